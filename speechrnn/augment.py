@@ -1,0 +1,128 @@
+"""Waveform to waveform and frames to frames, whole batches at once on the training device.
+
+Drawing and applying are apart: `draw` makes one small table of random numbers from an explicit generator, `apply`
+is a pure function of samples and table.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from speechrnn.config import Augment, Range
+
+
+class Draws(NamedTuple):
+    """What happens to each context, all [B]: a shift in samples, a rate, a gain, a noise start and its SNR in dB.
+
+    `cut` marks the contexts in which most of the word lies outside. A noise start of -1 adds none.
+    """
+
+    shift: Tensor
+    rate: Tensor
+    gain: Tensor
+    noise_start: Tensor
+    noise_snr_db: Tensor
+    cut: Tensor
+
+
+def _uniform(n: int, low_high: Range, generator: torch.Generator) -> Tensor:
+    low, high = low_high
+    return low + (high - low) * torch.rand(n, generator=generator)
+
+
+def draw(
+    config: Augment,
+    *,
+    word_start: Tensor,
+    word_end: Tensor,
+    is_silence: Tensor,
+    context_samples: int,
+    n_noise_samples: int,
+    sample_rate_hz: int,
+    generator: torch.Generator,
+) -> Draws:
+    """Draw an augmentation for each context from the extent of its word [B] in samples. All on the CPU."""
+    n = len(word_start)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return _uniform(n, (low, high), generator)
+
+    rate = 1 + uniform(-config.resample, config.resample)
+    middle = context_samples / 2
+    start = middle + (word_start - middle) / rate  # where the word stands once it is resampled about the middle
+    end = middle + (word_end - middle) / rate
+    shift = uniform(-config.shift_ms, config.shift_ms) * sample_rate_hz / 1000
+    anywhere = -start + uniform(0, 1) * (context_samples - end + start).clamp(min=0)
+    hidden = uniform(0.55, 0.9) * (end - start)
+    off_edge = torch.where(uniform(0, 1) < 0.5, -start - hidden, context_samples - end + hidden)
+    kind = uniform(0, 1)
+    has_word = ~is_silence & (word_end > word_start)
+    cut = has_word & (kind < config.cut_share)
+    placed = has_word & ~cut & (kind < config.cut_share + config.place_share)
+    shift = torch.where(cut, off_edge, torch.where(placed, anywhere, shift))
+    gain_db = torch.where(
+        is_silence, _uniform(n, config.silence_gain_db, generator), _uniform(n, config.gain_db, generator)
+    )
+    noisy = ~is_silence & (uniform(0, 1) < config.noise_share) & (n_noise_samples >= context_samples)
+    noise_start = (uniform(0, 1) * max(0, n_noise_samples - context_samples)).long()
+    return Draws(
+        shift.round(),
+        rate,
+        10 ** (gain_db / 20),
+        torch.where(noisy, noise_start, -1),
+        _uniform(n, config.noise_snr_db, generator),
+        cut,
+    )
+
+
+def apply(samples: Tensor, draws: Draws, noise: Tensor) -> Tensor:
+    """Samples [B, T] in [-1, 1], resampled about their middle, shifted, mixed with noise [T'], scaled and clipped.
+
+    The signal-to-noise ratio is that of the mean powers over the whole context.
+    """
+    shifted = shift_and_resample(samples, draws.shift, draws.rate)
+    rows = torch.nonzero(draws.noise_start >= 0).squeeze(1)
+    if len(rows):
+        cut = noise.unfold(0, samples.shape[1], 1)[draws.noise_start[rows]]
+        signal_rms = shifted[rows].square().mean(1).sqrt()
+        noise_rms = cut.square().mean(1).sqrt().clamp(min=1e-6)
+        level = signal_rms / noise_rms * 10 ** (-draws.noise_snr_db[rows] / 20)
+        shifted[rows] += cut * level.unsqueeze(1)
+    return (shifted * draws.gain.unsqueeze(1)).clamp(-1, 1)
+
+
+def shift_and_resample(samples: Tensor, shift: Tensor, rate: Tensor) -> Tensor:
+    """Samples [B, T] moved later by `shift` samples [B] and read `rate` times as fast [B], zero outside.
+
+    Between samples the value is interpolated linearly.
+    """
+    n_samples = samples.shape[1]
+    time = torch.arange(n_samples, device=samples.device, dtype=torch.float32)
+    middle = n_samples / 2
+    source = (time - middle - shift.unsqueeze(1)) * rate.unsqueeze(1) + middle
+    left = source.floor()
+    fraction = source - left
+    padded = torch.nn.functional.pad(samples, (2, 2))
+    index = left.clamp(-2, n_samples).long() + 2
+    return padded.gather(1, index) * (1 - fraction) + padded.gather(1, index + 1) * fraction
+
+
+def mask_frames(frames: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
+    """SpecAugment (Park et al., 2019, arXiv 1904.08779) without warping: stretches of time and of features set to 0."""
+    frames = _mask(frames, 1, config.n_time_masks, config.time_mask_frames, generator)
+    return _mask(frames, 2, config.n_feature_masks, config.feature_mask_size, generator)
+
+
+def _mask(frames: Tensor, dimension: int, n_masks: int, longest: int, generator: torch.Generator) -> Tensor:
+    n_rows, size = frames.shape[0], frames.shape[dimension]
+    place = torch.arange(size, device=frames.device)
+    shape = (1, -1, 1) if dimension == 1 else (1, 1, -1)
+    for _ in range(n_masks):
+        length = torch.rand(n_rows, 1, generator=generator) * longest
+        start = torch.rand(n_rows, 1, generator=generator) * (size - length)
+        masked = (place >= start.to(frames.device)) & (place < (start + length).to(frames.device))
+        frames = frames.masked_fill(masked.view(n_rows, *shape[1:]), 0.0)
+    return frames

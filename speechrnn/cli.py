@@ -1,0 +1,371 @@
+"""The `speechrnn` command: thin verbs over the library. Errors are one line on standard error and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+import msgspec
+
+import speechrnn
+from speechrnn.errors import ConfigError, DeviceError, SpeechRnnError
+
+if TYPE_CHECKING:
+    from speechrnn.formats import Transcript
+    from speechrnn.runtime import Recognizer
+    from speechrnn.spec import Options
+    from speechrnn.training import Progress
+
+Item = TypeVar("Item")
+_FORMATS = ("table", "json", "jsonl", "csv", "vtt", "srt", "audacity", "ctm")
+_PATH = click.Path(path_type=Path)
+_model = click.option(
+    "--model", default="commands8", show_default=True, help="A shipped model's name, or a model file."
+)
+
+
+def _note(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _note(f"speechrnn: {message}")
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the installed program."""
+    try:
+        cli.main(standalone_mode=False)
+    except SpeechRnnError as error:
+        _fail(str(error))
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "speechrnn"
+        _fail(f"{error.format_message()} See: {command} --help")
+    except click.exceptions.Exit as error:
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, click.Abort):
+        _note("interrupted")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush is quiet, too
+        raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed; this needs: pip install 'speechrnn[train]'")
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror}")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(speechrnn.__version__, prog_name="speechrnn")
+def cli() -> None:
+    """Recurrent recognition of spoken commands: train, transcribe, evaluate."""
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write into one line that names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise DeviceError(f"{path}: cannot write there ({error.strerror}); give another place") from None
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _writing(path):
+        path.write_text(text, encoding="utf-8")
+
+
+def _track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
+    """A progress bar on a terminal; the bare items elsewhere."""
+    if not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, total=total, description=what, console=Console(stderr=True), transient=True)
+
+
+def _options(recognizer: Recognizer, thresholds: Sequence[str]) -> Options:
+    """The model's options with thresholds given as a number for all keywords or as keyword=number."""
+    options = recognizer.info.options
+    common, own = options.threshold, dict(options.thresholds)
+    for text in thresholds:
+        word, equals, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise ConfigError(f"--threshold {text}: expected a number such as 0.8, or keyword=number") from None
+        if not 0 < value <= 1:
+            raise ConfigError(f"--threshold {text}: expected a number above 0 and at most 1")
+        if equals:
+            own[word] = value
+        else:
+            common, own = value, {}
+    return msgspec.structs.replace(options, threshold=common, thresholds=own)
+
+
+@cli.command()
+@click.argument("audio", nargs=-1, required=True, type=_PATH)
+@_model
+@click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
+@click.option("--output", type=_PATH, help="Write to this file; to a folder, one file for each audio.")
+@click.option("--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable.")
+def transcribe(
+    audio: tuple[Path, ...], model: str, format_: str, output: Path | None, threshold: tuple[str, ...]
+) -> None:
+    """Find keywords in recordings of any length, rate and channel count; folders are searched."""
+    from speechrnn import formats
+    from speechrnn.runtime import load
+
+    recognizer = load(model)
+    options = _options(recognizer, threshold)
+    files, failed = _find(audio)
+    one_each = output is not None and (output.is_dir() or (len(files) > 1 and format_ in formats.ONE_FILE_FORMATS))
+    if format_ in formats.ONE_FILE_FORMATS and len(files) > 1 and output is None:
+        raise ConfigError(f"--format {format_} holds one recording, got {len(files)}; give --output FOLDER")
+    write = formats.FORMATS[format_]
+    if output is not None:
+        with _writing(output):
+            (output if one_each else output.parent).mkdir(parents=True, exist_ok=True)
+            if not one_each:
+                output.touch()  # fail now rather than after the work
+    transcripts = []
+    for file in files:
+        try:
+            transcript = _transcribe_file(recognizer, options, file)
+        except SpeechRnnError as error:
+            _note(f"speechrnn: {error}")
+            failed += 1
+            continue
+        transcripts.append(transcript)
+        if output is None and format_ in ("table", "jsonl"):
+            click.echo(write([transcript]), nl=False)
+        elif one_each and output is not None:
+            _write_text(output / (file.stem + formats.SUFFIXES[format_]), write([transcript]))
+    if output is not None and not one_each and transcripts:
+        _write_text(output, write(transcripts))
+    elif output is None and format_ not in ("table", "jsonl") and transcripts:
+        click.echo(write(transcripts), nl=False)
+    _end(failed, len(files))
+
+
+def _find(audio: Sequence[Path]) -> tuple[list[Path], int]:
+    """The audio files that arguments mean; an argument that means none is reported and counted as failed."""
+    from speechrnn.audio import find_audio
+
+    files, failed = [], 0
+    for path in audio:
+        try:
+            files += find_audio(path)
+        except SpeechRnnError as error:
+            _note(f"speechrnn: {error}")
+            failed += 1
+    return files, failed
+
+
+def _end(failed: int, n_files: int) -> None:
+    if failed:
+        if n_files > 1:
+            _note(f"speechrnn: {failed} of {max(n_files, failed)} inputs failed, the others are done")
+        raise SystemExit(2)
+
+
+def _transcribe_file(recognizer: Recognizer, options: Options, file: Path) -> Transcript:
+    from speechrnn.formats import Transcript
+    from speechrnn.sources import FileSource
+    from speechrnn.spotter import KeywordSpotter
+
+    spotter = KeywordSpotter(recognizer, options)
+    with FileSource(file, spotter.sample_rate_hz) as source:
+        duration_s = source.duration_s or 0.0
+        found = []
+        for block in _track(source.blocks(), round(duration_s), file.name):
+            found += spotter.push(block)
+        found += spotter.finish()
+    return Transcript(str(file), duration_s, tuple(found))
+
+
+@cli.command()
+@click.argument("audio", nargs=-1, required=True, type=_PATH)
+@_model
+@click.option("--format", "format_", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many labels to show in a table.")
+def classify(audio: tuple[Path, ...], model: str, format_: str, top: int) -> None:
+    """Say which word each one-word clip holds, with the probability of every label."""
+    from speechrnn.audio import read
+    from speechrnn.runtime import load
+
+    recognizer = load(model)
+    files, failed = _find(audio)
+    results: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            posteriors = recognizer.classify(read(file, recognizer.info.spec.sample_rate_hz))
+        except SpeechRnnError as error:
+            _note(f"speechrnn: {error}")
+            failed += 1
+            continue
+        ranked = sorted(zip(recognizer.labels, map(float, posteriors), strict=True), key=lambda item: -item[1])
+        if format_ == "table":
+            click.echo(f"{file}  " + "  ".join(f"{label} {share:.3f}" for label, share in ranked[:top]))
+        else:
+            probabilities = {label: round(share, 5) for label, share in ranked}
+            results.append({"audio": str(file), "label": ranked[0][0], "probabilities": probabilities})
+    if format_ == "json":
+        text = msgspec.json.encode(results[0] if len(results) == 1 else results)
+        click.echo(msgspec.json.format(text, indent=2))
+    _end(failed, len(files))
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("folder", type=_PATH)
+@click.option("--json", "json_path", type=_PATH, help="Write the scores to this file.")
+@click.option("--plots", type=_PATH, help="Draw the confusion matrix into this folder.")
+def evaluate(model: str, folder: Path, json_path: Path | None, plots: Path | None) -> None:
+    """Score MODEL on the clips of FOLDER, laid out as LABEL/*.wav.
+
+    Folders that are no label of the model count as unknown, _silence_ as silence.
+    """
+    from speechrnn import evaluation
+    from speechrnn.runtime import load
+
+    if json_path is not None:
+        with _writing(json_path):
+            json_path.parent.mkdir(parents=True, exist_ok=True)
+            json_path.touch()
+    if plots is not None:
+        with _writing(plots):
+            plots.mkdir(parents=True, exist_ok=True)
+    result = evaluation.evaluate(load(model), folder, lambda files, n: _track(files, n, "evaluating"))
+    click.echo(evaluation.to_table(result), nl=False)
+    if json_path is not None:
+        _write_text(json_path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+    if plots is not None:
+        with _writing(plots):
+            evaluation.plot_confusion(result, plots / "confusion.png")
+
+
+@cli.command()
+@click.argument("model")
+def describe(model: str) -> None:
+    """Print what a model file says of itself: features, network, labels, thresholds, provenance."""
+    from speechrnn.describe import describe_model
+
+    click.echo(describe_model(model), nl=False)
+
+
+@cli.command()
+@click.argument("config", type=_PATH)
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable.")
+@click.option("--data", type=click.Path(), help="Folder that the paths in [data] start from.")
+@click.option("--download", type=click.Choice(("v0.01", "v0.02")), help="Fetch Speech Commands first.")
+def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download: str | None) -> None:
+    """Pack the audio of CONFIG into one memory-mapped file, and report clips that cannot be used."""
+    from speechrnn import dataset
+    from speechrnn.config import load_experiment
+
+    experiment = load_experiment(config, [*overrides, *([f'data.dir="{data}"'] if data else [])])
+    if download:
+        dataset.download(Path(experiment.data.dir), download)
+    pack = dataset.prepare(experiment.data, lambda clips, n: _track(clips, n, "packing"))
+    folder = Path(experiment.data.dir) / experiment.data.packed
+    click.echo(f"{folder}: {len(pack.clips)} clips, {len(pack.samples) / dataset.PACKED_RATE_HZ / 3600:.2f} hours")
+    if pack.problems:
+        report = folder / "problems.txt"
+        _write_text(report, "".join(f"{clip.path}: {clip.problem}\n" for clip in pack.problems))
+        click.echo(f"{len(pack.problems)} clips cannot be used: see {report}")
+
+
+@cli.command()
+@click.argument("config", type=_PATH)
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable.")
+@click.option("--data", type=click.Path(), help="Folder that the paths in [data] start from.")
+@click.option("--run-dir", type=_PATH, help="Where the run is kept; runs/NAME-OF-CONFIG if not given.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+def train(config: Path, overrides: tuple[str, ...], data: str | None, run_dir: Path | None, resume: bool) -> None:
+    """Train the model of CONFIG; safe to interrupt and to --resume."""
+    from speechrnn import dataset
+    from speechrnn.config import load_experiment
+
+    experiment = load_experiment(config, [*overrides, *([f'data.dir="{data}"'] if data else [])])
+    run_dir = run_dir or Path("runs") / config.stem
+    pack = dataset.prepare(experiment.data, lambda clips, n: _track(clips, n, "packing"))
+    from speechrnn.training import fit
+
+    with _writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+    show = _ProgressLine()
+    try:
+        accuracy = fit(experiment, pack, run_dir, resume=resume, on_progress=show)
+    except KeyboardInterrupt:
+        show.end()
+        _note(f"interrupted; go on with: speechrnn train {config} --run-dir {run_dir} --resume")
+        raise SystemExit(130) from None
+    show.end()
+    click.echo(f"{run_dir / 'best.pt'}: {100 * accuracy:.2f} % of validation contexts")
+
+
+class _ProgressLine:
+    """Training progress: one line that is rewritten on a terminal, a new line every half minute elsewhere."""
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        self._shown_at = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        left = timedelta(seconds=round(progress.left_s))
+        line = (
+            f"epoch {progress.epoch}/{progress.n_epochs}  step {progress.step}/{progress.n_steps}  "
+            f"loss {progress.loss:.3f}  validation {100 * progress.accuracy:.2f} %  "
+            f"{progress.utterances_per_s:.0f} utterances/s  {left} left"
+        )
+        if self._on_terminal:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        elif time.monotonic() - self._shown_at > 30 or progress.step == progress.n_steps:
+            self._shown_at = time.monotonic()
+            _note(line)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._on_terminal:
+            sys.stderr.write("\n")
+
+
+@cli.command()
+@click.argument("checkpoint", type=_PATH)
+@click.argument("output", type=_PATH)
+@click.option("--audio", type=_PATH, help="Real audio for the check; the data the model was trained on if not given.")
+def export(checkpoint: Path, output: Path, audio: Path | None) -> None:
+    """Turn a training CHECKPOINT into an ONNX model file, checked against torch on real audio."""
+    import numpy as np
+
+    from speechrnn.audio import find_audio, read
+    from speechrnn.export import export as write_onnx
+    from speechrnn.recognizer import load_checkpoint
+
+    net, info = load_checkpoint(checkpoint)
+    data = info.provenance.config.get("data", {})
+    folder = audio or Path(data.get("dir", "data")) / data.get("commands", "")
+    if not folder.exists():
+        raise ConfigError(f"{folder}: no such audio to check the export on; give --audio FILE-OR-FOLDER")
+    files = find_audio(folder)
+    length = info.spec.context_samples
+    clips = [read(file, info.spec.sample_rate_hz)[:length] for file in files[:: max(1, len(files) // 64)]]
+    contexts = np.stack([np.pad(clip, (0, length - len(clip))) for clip in clips])
+    with _writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        difference = write_onnx(net, info, contexts, output)
+    size_kb = output.stat().st_size / 1000
+    click.echo(
+        f"{output}: {size_kb:.0f} kB, at most {difference:.1e} from torch on {len(contexts)} contexts of {folder}"
+    )

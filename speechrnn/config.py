@@ -1,0 +1,180 @@
+"""How a run is done: one experiment per TOML file. Needs no torch; inference never reads it."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from speechrnn.errors import ConfigError
+from speechrnn.spec import Options, Spec, Struct, check
+
+Range = tuple[float, float]
+
+
+class Data(Struct, frozen=True):
+    """Where the audio lies, all of it below `dir`, and how an epoch is mixed.
+
+    An epoch holds every keyword clip once, and unknown and silence in these shares of the whole.
+    """
+
+    dir: str = "data"
+    commands: str = "SpeechCommands/speech_commands_v0.02"
+    words: tuple[str, ...] = ()
+    words_validation: tuple[str, ...] = ()
+    speech: tuple[str, ...] = ()
+    noise: tuple[str, ...] = ()
+    packed: str = "packed"
+    unknown_share: float = 0.1
+    silence_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(
+            min(self.unknown_share, self.silence_share) >= 0 and self.unknown_share + self.silence_share < 1,
+            f"expected shares of at least 0 that sum to less than 1, got {self.unknown_share} and {self.silence_share}",
+        )
+
+
+class Augment(Struct, frozen=True):
+    """How training audio is varied; every part is off at 0.
+
+    `shift_ms` and `resample` are largest deviations, `*_share` are shares of the batch, ranges are drawn uniformly.
+    `place_share` of the words stand anywhere in the context; `cut_share` lie mostly outside it and count as unknown.
+    """
+
+    shift_ms: float = 0.0
+    resample: float = 0.0
+    place_share: float = 0.0
+    cut_share: float = 0.0
+    gain_db: Range = (0.0, 0.0)
+    silence_gain_db: Range = (0.0, 0.0)
+    noise_share: float = 0.0
+    noise_snr_db: Range = (0.0, 30.0)
+    n_time_masks: int = 0
+    time_mask_frames: int = 25
+    n_feature_masks: int = 0
+    feature_mask_size: int = 7
+
+    def __post_init__(self) -> None:
+        for name in ("place_share", "cut_share", "noise_share"):
+            check(0 <= getattr(self, name) <= 1, f"expected 0 <= {name} <= 1, got {getattr(self, name)}")
+        check(self.place_share + self.cut_share <= 1, "expected place_share + cut_share of at most 1")
+        check(0 <= self.resample < 0.5, f"expected 0 <= resample < 0.5, got {self.resample}")
+        for name in ("gain_db", "silence_gain_db", "noise_snr_db"):
+            low, high = getattr(self, name)
+            check(low <= high, f"expected {name} as [lowest, highest], got [{low}, {high}]")
+
+
+class Train(Struct, frozen=True):
+    """The optimisation: AdamW, linear warm-up, cosine decay to zero, an exponential moving average of the weights."""
+
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_epochs: float = 1.0
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.999
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check(self.epochs >= 1, f"expected epochs of at least 1, got {self.epochs}")
+        check(self.batch_size >= 1, f"expected batch_size of at least 1, got {self.batch_size}")
+        check(self.learning_rate > 0, f"expected learning_rate above 0, got {self.learning_rate}")
+        check(
+            0 <= self.warmup_epochs < self.epochs,
+            f"expected 0 <= warmup_epochs < epochs ({self.epochs}), got {self.warmup_epochs}",
+        )
+        check(self.clip_norm > 0, f"expected clip_norm above 0, got {self.clip_norm}")
+        check(0 <= self.label_smoothing < 1, f"expected 0 <= label_smoothing < 1, got {self.label_smoothing}")
+        check(0 <= self.ema_decay < 1, f"expected 0 <= ema_decay < 1, got {self.ema_decay}")
+
+
+class Experiment(Struct, frozen=True):
+    """A whole run: what is made, from what, how, and how it will decide."""
+
+    model: Spec
+    data: Data = Data()
+    augment: Augment = Augment()
+    train: Train = Train()
+    options: Options = Options()
+
+
+def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read an experiment from a TOML file; each override is `section.key=value`, the value written as in TOML.
+
+    Raises ConfigError naming the file and the path of what is wrong.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); give a .toml file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML, got something else: {error}") from None
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return msgspec.convert(tree, Experiment)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(str(error), tree)}") from None
+
+
+def to_tree(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as plain tables, without the values that TOML cannot hold."""
+    tree: dict[str, Any] = _without_none(msgspec.to_builtins(experiment))
+    return tree
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    *sections, key = path.strip().split(".")
+    if not equals or not key or not sections:
+        raise ConfigError(f"--set {override}: expected section.key=value, such as train.epochs=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+    tree[key] = value
+
+
+def _explain(message: str, tree: dict[str, Any]) -> str:
+    """A validation message, with the keys that would have been right where an unknown one came."""
+    _, unknown, rest = message.partition("unknown field `")
+    if not unknown:
+        return message
+    key, _, place = rest.partition("`")
+    place = place.removeprefix(" - at `$").rstrip("`").lstrip(".")
+    struct: Any = Experiment
+    node: Any = tree
+    for name in filter(None, place.split(".")):
+        field_type = struct.__annotations__.get(name) if isinstance(struct, type) else None
+        resolved = {field.name: field.type for field in msgspec.structs.fields(struct)}.get(name, field_type)
+        node = node.get(name, {})
+        struct = _struct_of(resolved, node)
+    known = [field.name for field in msgspec.structs.fields(struct)]
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"expected one of: {', '.join(known)}"
+    return f"unknown key `{key}` in [{place or 'the top level'}]; {hint}"
+
+
+def _struct_of(kind: Any, node: Any) -> Any:
+    """The structure among the alternatives of a type that a table is meant for."""
+    options = [option for option in getattr(kind, "__args__", (kind,)) if hasattr(option, "__struct_fields__")]
+    tagged = [option for option in options if option.__struct_config__.tag == node.get("type")]
+    return (tagged or options)[0]

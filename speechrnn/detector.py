@@ -1,0 +1,80 @@
+"""Posteriors to detections: smoothing, thresholds, release, refractory. Knows numbers and names, no audio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from speechrnn.errors import ConfigError
+from speechrnn.labels import Labels
+from speechrnn.spec import Options
+
+
+class Detection(msgspec.Struct, frozen=True):
+    """A keyword that was heard: when, with what score in (0, 1], and when it was decided. Times on the sample clock."""
+
+    label: str
+    start_s: float
+    end_s: float
+    score: float
+    decided_s: float
+
+
+class Detector:
+    """Turns one row of posteriors per step into detections.
+
+    A keyword fires when the mean of its last posteriors reaches its threshold and is the highest. It is then held
+    until that mean falls below `release` times the threshold and `refractory_ms` have passed.
+    """
+
+    def __init__(self, labels: Labels, options: Options) -> None:
+        unknown = sorted(set(options.thresholds) - set(labels.keywords))
+        if unknown:
+            raise ConfigError(
+                f"threshold for {', '.join(unknown)}: no keyword of this model; expected {', '.join(labels.keywords)}"
+            )
+        self._keywords = labels.keywords
+        self._options = options
+        self._thresholds = np.array([options.thresholds.get(word, options.threshold) for word in labels.keywords])
+        self._n_smoothed = max(1, round(options.smoothing_ms / options.step_ms))
+        self._n_refractory = -(-options.refractory_ms // options.step_ms)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, as before the first step."""
+        n = len(self._keywords)
+        self._step = 0
+        self._last = np.zeros((self._n_smoothed, n))
+        self._held = np.zeros(n, dtype=bool)
+        self._fired = np.full(n, -self._n_refractory)
+        self._rose = np.zeros(n, dtype=np.int64)
+
+    def push(self, posteriors: NDArray[np.floating]) -> list[Detection]:
+        """Take the posteriors of further steps [n, C], keywords first, and return what fires at them."""
+        return [detection for row in posteriors for detection in self._decide(row[: len(self._keywords)])]
+
+    def _decide(self, row: NDArray[np.floating]) -> Iterable[Detection]:
+        self._step += 1
+        was_low = self._last[-1] < self._thresholds / 2
+        self._rose[was_low & (row >= self._thresholds / 2)] = self._step
+        self._last = np.vstack([self._last[1:], row])
+        mean = self._last.mean(axis=0)
+        rested = self._step - self._fired >= self._n_refractory
+        self._held &= ~((mean < self._options.release * self._thresholds) & rested)
+        best = int(mean.argmax())
+        if self._held[best] or mean[best] < self._thresholds[best]:
+            return []
+        self._held[best] = True
+        self._fired[best] = self._step
+        return [self._detection(best, float(mean[best]))]
+
+    def _detection(self, keyword: int, score: float) -> Detection:
+        """The word ended about when its posterior rose, less the model's typical lag; its length is the typical one."""
+        options = self._options
+        end_ms = max(0, int(self._rose[keyword]) * options.step_ms - options.lag_ms)
+        start_ms = max(0, end_ms - options.word_ms)
+        decided_s = self._step * options.step_ms / 1000
+        return Detection(self._keywords[keyword], start_ms / 1000, end_ms / 1000, round(min(score, 1.0), 4), decided_s)

@@ -1,0 +1,25 @@
+"""The errors a user can cause. Each carries one line: what was expected, what came, what to do."""
+
+
+class SpeechRnnError(Exception):
+    """Base of every error that this package raises on purpose; the command line prints it and exits with 2."""
+
+
+class AudioError(SpeechRnnError):
+    """Audio that cannot be used: missing, empty, damaged, or not audio at all."""
+
+
+class ModelFileError(SpeechRnnError):
+    """A model file that cannot be loaded, or a model name that is not known."""
+
+
+class ConfigError(SpeechRnnError):
+    """A configuration or an option with an unknown key, a wrong type, or numbers that contradict each other."""
+
+
+class DataError(SpeechRnnError):
+    """Training or evaluation data that is missing or does not fit the configuration."""
+
+
+class DeviceError(SpeechRnnError):
+    """An audio device or an output location that cannot be used."""

@@ -1,0 +1,47 @@
+"""Ordered class names with their roles: keywords first, then unknown, then silence."""
+
+from __future__ import annotations
+
+import msgspec
+
+UNKNOWN = "unknown"
+SILENCE = "silence"
+FOLDER_LABELS = {"_unknown_": UNKNOWN, "_silence_": SILENCE, "_background_noise_": SILENCE}
+"""Folder names of the Speech Commands archives that stand for a role rather than for a word."""
+
+
+class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The classes of a model, in the order of its outputs.
+
+    `unknown` is any speech that is no keyword, `silence` anything that is no speech. Neither is ever detected.
+    """
+
+    keywords: tuple[str, ...]
+    unknown: bool = True
+    silence: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.keywords:
+            raise ValueError("expected at least one keyword, got none")
+        repeated = sorted({word for word in self.keywords if self.keywords.count(word) > 1})
+        if repeated:
+            raise ValueError(f"expected each keyword once, got more of: {', '.join(repeated)}")
+        reserved = sorted({UNKNOWN, SILENCE, *FOLDER_LABELS} & set(self.keywords))
+        if reserved:
+            raise ValueError(f"expected words as keywords, got the reserved name: {', '.join(reserved)}")
+        if len(self.names) < 2:
+            raise ValueError("expected at least two classes, got one")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All class names, in the order of the model's outputs."""
+        return self.keywords + (UNKNOWN,) * self.unknown + (SILENCE,) * self.silence
+
+    def of_folder(self, folder: str) -> str | None:
+        """The class that clips in a folder of this name belong to, or None if the model has no class for them."""
+        name = FOLDER_LABELS.get(folder, folder)
+        if name == SILENCE:
+            return SILENCE if self.silence else None
+        if name in self.keywords:
+            return name
+        return UNKNOWN if self.unknown else None

@@ -1,0 +1,170 @@
+"""Recurrent classifiers: frames [B, N, F] to logits [B, C]. Knows nothing of audio, features or labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from speechrnn.spec import Classifier
+
+_CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+class ConvStem(nn.Module):
+    """Convolution over time, layer normalisation and ReLU. N frames become ceil(N / stride)."""
+
+    def __init__(self, n_features: int, n_channels: int, kernel_frames: int, stride_frames: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(n_features, n_channels, kernel_frames, stride_frames, padding=kernel_frames // 2)
+        self.norm = nn.LayerNorm(n_channels)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames [B, N, F] to [B, ceil(N / stride), n_channels]."""
+        convolved: Tensor = self.conv(frames.transpose(1, 2))
+        return torch.relu(self.norm(convolved.transpose(1, 2)))
+
+
+class AttentionPooling(nn.Module):
+    """Weighted mean over time, the weights being a softmax of each frame's product with one learned query."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(n_features, 1)
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """States [B, N, D] and a mask [B, N] of real frames (None: all) to [B, D]."""
+        scores = self.query(states)
+        if mask is not None:
+            scores = scores.masked_fill(~mask.unsqueeze(-1), float("-inf"))
+        pooled: Tensor = (states * scores.softmax(dim=1)).sum(dim=1)
+        return pooled
+
+
+class RecurrentClassifier(nn.Module):
+    """[convolution] -> recurrent layers -> pooling over time -> linear layer, as `spec` says."""
+
+    def __init__(self, spec: Classifier, n_features: int, n_classes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        conv = spec.conv
+        self.stem = ConvStem(n_features, conv.n_channels, conv.kernel_frames, conv.stride_frames) if conv else None
+        n_inputs = conv.n_channels if conv else n_features
+        options: dict[str, Any] = {"nonlinearity": spec.nonlinearity} if spec.cell == "rnn" else {}
+        self.rnn: nn.RNNBase = _CELLS[spec.cell](
+            n_inputs,
+            spec.hidden_size,
+            spec.n_layers,
+            batch_first=True,
+            dropout=spec.dropout if spec.n_layers > 1 else 0.0,
+            bidirectional=spec.bidirectional,
+            **options,
+        )
+        n_states = spec.hidden_size * (2 if spec.bidirectional else 1)
+        self.pooling = AttentionPooling(n_states) if spec.pooling == "attention" else None
+        self.dropout = nn.Dropout(spec.dropout)
+        self.output = nn.Linear(n_states, n_classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Orthogonal recurrent weights (Saxe et al., 2013), LSTM forget gates open (Jozefowicz et al., 2015)."""
+        size = self.spec.hidden_size
+        for name, parameter in self.rnn.named_parameters():
+            if name.startswith("weight_hh"):
+                for gate in torch.split(parameter.data, size):
+                    nn.init.orthogonal_(gate)
+            elif name.startswith("weight_ih"):
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+                if self.spec.cell == "lstm" and name.startswith("bias_ih"):
+                    parameter.data[size : 2 * size] = 1.0
+
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Frames [B, N, F], of which `lengths` [B] are real in each row (None: all), to logits [B, C]."""
+        mask = None
+        if lengths is not None:
+            frames = frames * _mask(lengths, frames.shape[1]).unsqueeze(-1)
+        if self.stem is not None:
+            frames = self.stem(frames)
+            if lengths is not None and self.spec.conv is not None:
+                lengths = -(-lengths // self.spec.conv.stride_frames)
+        if lengths is None:
+            states, _ = self.rnn(frames)
+        else:
+            mask = _mask(lengths, frames.shape[1])
+            packed = pack_padded_sequence(frames, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            states, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=frames.shape[1])
+        logits: Tensor = self.output(self.dropout(self._pool(states, mask)))
+        return logits
+
+    def _pool(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """States [B, N, D] to [B, D]."""
+        if self.pooling is not None:
+            pooled: Tensor = self.pooling(states, mask)
+            return pooled
+        if self.spec.pooling == "mean":
+            return states.mean(1) if mask is None else states.sum(1) / mask.sum(1, keepdim=True)
+        last = states[:, -1] if mask is None else states[torch.arange(len(states)), mask.sum(1) - 1]
+        if not self.spec.bidirectional:
+            return last
+        size = self.spec.hidden_size  # the backward direction has read everything at the first frame
+        return torch.cat([last[:, :size], states[:, 0, size:]], dim=1)
+
+
+def _mask(lengths: Tensor, n_frames: int) -> Tensor:
+    return torch.arange(n_frames, device=lengths.device) < lengths.unsqueeze(1)
+
+
+class LayerSummary(NamedTuple):
+    """One line of a summary: output shape without the batch, trainable parameters, multiply-accumulates."""
+
+    name: str
+    shape: tuple[int, ...]
+    n_parameters: int
+    n_macs: int
+
+
+def summarise(classifier: RecurrentClassifier, n_frames: int) -> list[LayerSummary]:
+    """Layers of a classifier with their cost for one sequence of `n_frames` frames.
+
+    Multiply-accumulates count the matrix products alone, not biases, activations or the pooling.
+    """
+
+    def n_parameters(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+    spec, rows = classifier.spec, []
+    if classifier.stem is not None and spec.conv is not None:
+        conv = classifier.stem.conv
+        n_frames = -(-n_frames // spec.conv.stride_frames)
+        rows.append(
+            LayerSummary(
+                "conv", (n_frames, conv.out_channels), n_parameters(classifier.stem), n_frames * conv.weight.numel()
+            )
+        )
+    n_directions = 2 if spec.bidirectional else 1
+    for layer in range(spec.n_layers):
+        named = [
+            (name, p)
+            for name, p in classifier.rnn.named_parameters()
+            if name.partition("_l")[2].split("_")[0] == str(layer)
+        ]
+        n_weights = sum(p.numel() for name, p in named if name.startswith("weight"))
+        rows.append(
+            LayerSummary(
+                f"{spec.cell} {layer + 1}",
+                (n_frames, spec.hidden_size * n_directions),
+                sum(p.numel() for _, p in named),
+                n_frames * n_weights,
+            )
+        )
+    if classifier.pooling is not None:
+        query = classifier.pooling.query
+        rows.append(LayerSummary("attention", (query.in_features,), n_parameters(query), n_frames * query.in_features))
+    output = classifier.output
+    rows.append(LayerSummary("output", (output.out_features,), n_parameters(output), output.weight.numel()))
+    return rows

@@ -1,0 +1,136 @@
+"""A model file to a `Recognizer`: ONNX Runtime by default, torch when given a training checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from speechrnn.audio import Samples
+from speechrnn.errors import ModelFileError
+from speechrnn.spec import ModelInfo
+
+Array = NDArray[np.float32]
+METADATA_KEY = "speechrnn"
+"""The key in ONNX metadata under which a model file carries its ModelInfo as JSON."""
+_SHIPPED = Path(__file__).parent / "pretrained"
+
+
+class Recognizer:
+    """A loaded model. It has no state between calls, so threads and spotters can share one.
+
+    Takes its features, labels and context from the model file; there is nothing to configure.
+    """
+
+    def __init__(self, info: ModelInfo, logits: Callable[[Samples], Array]) -> None:
+        self.info = info
+        self._logits = logits
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the posteriors."""
+        return self.info.spec.labels.names
+
+    def logits(self, samples: Samples) -> Array:
+        """Class scores [B, C] of contexts [B, context_samples], float32 in [-1, 1]."""
+        return self._logits(np.ascontiguousarray(samples, dtype=np.float32))
+
+    def posteriors(self, samples: Samples) -> Array:
+        """Class probabilities [B, C] of contexts [B, context_samples]; each row sums to 1."""
+        logits = self.logits(samples)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def classify(self, samples: Samples) -> Array:
+        """Class probabilities [C] of a one-word clip [T] of any length.
+
+        A clip shorter than a context is put into the middle of silence. Of a longer one, the context in which some
+        keyword is most probable decides.
+        """
+        context = self.info.spec.context_samples
+        if len(samples) <= context:
+            before = (context - len(samples)) // 2
+            contexts = np.pad(samples, (before, context - len(samples) - before))[None]
+        else:
+            step = self.info.options.step_ms * self.info.spec.sample_rate_hz // 1000
+            n_steps = -(-(len(samples) - context) // step)
+            padded = np.pad(samples, (0, context + n_steps * step - len(samples)))
+            contexts = np.lib.stride_tricks.sliding_window_view(padded, context)[::step]
+        rows = np.concatenate([self.posteriors(row[None]) for row in contexts])
+        n_keywords = len(self.info.spec.labels.keywords)
+        best: Array = rows[rows[:, :n_keywords].max(axis=1).argmax()]
+        return best
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.onnx"))
+
+
+def find_model(model: str | Path) -> Path:
+    """The file of a shipped model's name or of a path. Raises ModelFileError if there is none."""
+    path = Path(model)
+    if path.is_file():
+        return path
+    shipped = _SHIPPED / f"{model}.onnx"
+    if path.name == str(model) and shipped.is_file():
+        return shipped
+    raise ModelFileError(
+        f"{model}: no such model; expected a .onnx or .pt file or one of the shipped: {', '.join(shipped_models())}"
+    )
+
+
+def load(model: str | Path = "commands8", *, n_threads: int = 1) -> Recognizer:
+    """Load a shipped model by name, or any model file by path. Raises ModelFileError."""
+    path = find_model(model)
+    return _load_checkpoint(path, n_threads) if path.suffix == ".pt" else _load_onnx(path, n_threads)
+
+
+def _load_onnx(path: Path, n_threads: int) -> Recognizer:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base of their own
+        raise ModelFileError(f"{path}: damaged, or not an ONNX model ({str(error).splitlines()[0]})") from None
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ModelFileError(f"{path}: an ONNX model, but not of speechrnn; make one with: speechrnn export")
+    try:
+        info = msgspec.json.decode(text, type=ModelInfo)
+    except msgspec.DecodeError as error:
+        raise ModelFileError(f"{path}: made by another version of speechrnn ({error}); export it again") from None
+
+    def logits(samples: Samples) -> Array:
+        outputs: list[Any] = session.run(["logits"], {"samples": samples})
+        return np.asarray(outputs[0], dtype=np.float32)
+
+    return Recognizer(info, logits)
+
+
+def _load_checkpoint(path: Path, n_threads: int) -> Recognizer:
+    try:
+        import torch
+
+        from speechrnn.recognizer import load_checkpoint
+    except ModuleNotFoundError as error:
+        raise ModelFileError(
+            f"{path}: a training checkpoint needs {error.name}, which is not installed; "
+            "pip install 'speechrnn[train]', or give the exported .onnx file"
+        ) from None
+    net, info = load_checkpoint(path)
+    torch.set_num_threads(n_threads)
+
+    def logits(samples: Samples) -> Array:
+        with torch.inference_mode():
+            return np.asarray(net(torch.from_numpy(samples)).numpy(), dtype=np.float32)
+
+    return Recognizer(info, logits)

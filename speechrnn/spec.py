@@ -1,0 +1,199 @@
+"""What a model file says about itself: the spec (what it is), the options (how it decides), its provenance.
+
+The same structures are read from configuration files, stored in checkpoints and in ONNX metadata, and checked by
+the type checker. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from speechrnn.labels import Labels
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Frozen, with unknown fields forbidden: a misspelt key is an error and never a silent default."""
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds; msgspec adds where in the file it was."""
+    if not condition:
+        raise ValueError(message)
+
+
+class _Frames(Struct, frozen=True):
+    """How a waveform is cut into frames and what part of the spectrum each frame describes."""
+
+    n_mels: int = 80
+    frame_ms: float = 30.0
+    hop_ms: float = 10.0
+    f_min_hz: float = 20.0
+    f_max_hz: float = 7600.0
+
+    def __post_init__(self) -> None:
+        check(self.n_mels >= 1, f"expected n_mels of at least 1, got {self.n_mels}")
+        check(0 < self.hop_ms <= self.frame_ms, f"expected 0 < hop_ms <= frame_ms, got {self.hop_ms}, {self.frame_ms}")
+        check(
+            0 <= self.f_min_hz < self.f_max_hz,
+            f"expected 0 <= f_min_hz < f_max_hz, got {self.f_min_hz:g} and {self.f_max_hz:g}",
+        )
+
+    def frame_samples(self, sample_rate_hz: int) -> int:
+        """Length of the analysis window."""
+        return round(self.frame_ms * sample_rate_hz / 1000)
+
+    def hop_samples(self, sample_rate_hz: int) -> int:
+        """Samples between the starts of two frames."""
+        return round(self.hop_ms * sample_rate_hz / 1000)
+
+    def n_fft(self, sample_rate_hz: int) -> int:
+        """Length of the transform, and the samples that one frame reads: the next power of two."""
+        return int(2 ** (self.frame_samples(sample_rate_hz) - 1).bit_length())
+
+    def n_frames(self, n_samples: int, sample_rate_hz: int) -> int:
+        """Number of whole frames in so many samples: nothing is padded or reflected."""
+        return max(0, 1 + (n_samples - self.n_fft(sample_rate_hz)) // self.hop_samples(sample_rate_hz))
+
+
+class Mfcc(_Frames, frozen=True, tag_field="type", tag="mfcc"):
+    """Mel-frequency cepstral coefficients (Davis and Mermelstein, 1980): the DCT of the log-mel spectrum."""
+
+    n_coefficients: int = 40
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(
+            1 <= self.n_coefficients <= self.n_mels,
+            f"expected 1 <= n_coefficients <= n_mels, got {self.n_coefficients} and {self.n_mels}",
+        )
+
+    @property
+    def n_features(self) -> int:
+        """Values per frame."""
+        return self.n_coefficients
+
+
+class LogMel(_Frames, frozen=True, tag_field="type", tag="log_mel"):
+    """Natural logarithm of the power in each mel band."""
+
+    @property
+    def n_features(self) -> int:
+        """Values per frame."""
+        return self.n_mels
+
+
+class Conv(Struct, frozen=True):
+    """A convolution over time in front of the recurrence, which shortens the sequence by its stride."""
+
+    n_channels: int = 128
+    kernel_frames: int = 5
+    stride_frames: int = 3
+
+    def __post_init__(self) -> None:
+        check(self.n_channels >= 1, f"expected n_channels of at least 1, got {self.n_channels}")
+        check(
+            self.kernel_frames >= 1 and self.kernel_frames % 2 == 1,
+            f"expected an odd kernel_frames, got {self.kernel_frames}",
+        )
+        check(
+            1 <= self.stride_frames <= self.kernel_frames,
+            f"expected 1 <= stride_frames <= kernel_frames, got {self.stride_frames} and {self.kernel_frames}",
+        )
+
+
+class Classifier(Struct, frozen=True):
+    """A recurrent classifier. `nonlinearity` belongs to the plain `rnn` cell; `conv` may be left out."""
+
+    cell: Literal["rnn", "lstm", "gru"] = "gru"
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    hidden_size: int = 128
+    n_layers: int = 2
+    bidirectional: bool = True
+    dropout: float = 0.1
+    pooling: Literal["last", "mean", "attention"] = "attention"
+    conv: Conv | None = None
+
+    def __post_init__(self) -> None:
+        check(self.hidden_size >= 1, f"expected hidden_size of at least 1, got {self.hidden_size}")
+        check(self.n_layers >= 1, f"expected n_layers of at least 1, got {self.n_layers}")
+        check(0 <= self.dropout < 1, f"expected 0 <= dropout < 1, got {self.dropout}")
+        check(
+            self.cell == "rnn" or self.nonlinearity == "tanh",
+            f"expected nonlinearity 'relu' with cell 'rnn' only, got it with '{self.cell}'",
+        )
+
+
+class Spec(Struct, frozen=True):
+    """What a model is: the only authority on its audio, its features, its network and its classes."""
+
+    labels: Labels
+    features: Mfcc | LogMel = Mfcc()
+    classifier: Classifier = Classifier()
+    sample_rate_hz: int = 16000
+    context_ms: int = 1000
+
+    def __post_init__(self) -> None:
+        nyquist_hz = self.sample_rate_hz / 2
+        check(
+            self.features.f_max_hz <= nyquist_hz,
+            f"expected f_max_hz of at most half the sample rate, {nyquist_hz:g}, got {self.features.f_max_hz:g}",
+        )
+        check(
+            self.features.n_frames(self.context_samples, self.sample_rate_hz) >= 1,
+            f"expected a context of at least one frame, got context_ms = {self.context_ms}",
+        )
+
+    @property
+    def context_samples(self) -> int:
+        """Length of the audio that one decision looks at."""
+        return self.context_ms * self.sample_rate_hz // 1000
+
+
+class Options(Struct, frozen=True):
+    """How posteriors become detections.
+
+    A keyword fires when the mean of its last posteriors reaches its threshold. It then stays quiet until that mean
+    has fallen below `release` times the threshold and `refractory_ms` have passed.
+    """
+
+    step_ms: int = 100
+    smoothing_ms: int = 300
+    threshold: float = 0.7
+    thresholds: dict[str, float] = {}
+    release: float = 0.7
+    refractory_ms: int = 500
+    lag_ms: int = 0
+    word_ms: int = 500
+
+    def __post_init__(self) -> None:
+        check(self.step_ms >= 10, f"expected step_ms of at least 10, got {self.step_ms}")
+        check(
+            self.smoothing_ms >= self.step_ms,
+            f"expected smoothing_ms of at least one step ({self.step_ms}), got {self.smoothing_ms}",
+        )
+        for name, value in {"threshold": self.threshold, **self.thresholds}.items():
+            check(0 < value <= 1, f"expected a threshold above 0 and at most 1, got {name} = {value:g}")
+        check(0 < self.release <= 1, f"expected 0 < release <= 1, got {self.release}")
+        check(self.refractory_ms >= 0, f"expected refractory_ms of at least 0, got {self.refractory_ms}")
+        check(self.word_ms > 0, f"expected word_ms above 0, got {self.word_ms}")
+
+
+class Provenance(Struct, frozen=True):
+    """Where a model comes from; shown by `describe`, read by nothing else."""
+
+    created: str = ""
+    speechrnn_version: str = ""
+    config: dict[str, Any] = {}
+    data: dict[str, int] = {}
+    scores: dict[str, float] = {}
+
+
+class ModelInfo(Struct, frozen=True):
+    """Everything that a model file carries besides its weights. `format` counts incompatible changes."""
+
+    spec: Spec
+    options: Options = Options()
+    provenance: Provenance = Provenance()
+    format: Literal[1] = 1

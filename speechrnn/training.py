@@ -1,0 +1,368 @@
+"""The training loop: an experiment and a pack of audio to a run folder of checkpoints, log and picture.
+
+Every random number of a step comes from a generator seeded with (seed, epoch, step), so a run that was killed and
+resumed gives the same weights, bit for bit on a CPU, as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import tomli_w
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+import speechrnn
+from speechrnn import augment
+from speechrnn.audio import INT16_SCALE
+from speechrnn.config import Experiment, Train, to_tree
+from speechrnn.dataset import Batch, Examples, Pack, validation_batch
+from speechrnn.errors import ConfigError, DataError
+from speechrnn.labels import SILENCE
+from speechrnn.recognizer import RecognizerNet, load_plain, save_checkpoint, write_atomically
+from speechrnn.spec import ModelInfo, Provenance
+
+_SAVE_EVERY_S = 60.0
+_LOG_EVERY_STEPS = 20
+_N_NORM_CONTEXTS = 2048
+
+
+class Progress(NamedTuple):
+    """Where a run stands, for whoever shows it."""
+
+    epoch: int
+    n_epochs: int
+    step: int
+    n_steps: int
+    loss: float
+    accuracy: float
+    utterances_per_s: float
+    left_s: float
+
+
+class _Log:
+    """JSON lines, one per record. After a resume, records of steps that will be done again are dropped."""
+
+    def __init__(self, path: Path, n_steps_done: int) -> None:
+        lines = path.read_text().splitlines(keepends=True) if path.exists() and n_steps_done else []
+        kept = [line for line in lines if line.endswith("\n") and msgspec.json.decode(line)["step"] <= n_steps_done]
+        path.write_text("".join(kept))
+        self._path = path
+
+    def write(self, **record: float) -> None:
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(record) + b"\n")
+
+
+def learning_rate(config: Train, step: int, steps_per_epoch: int) -> float:
+    """The rate of a step: linear warm-up, then a cosine down to zero at the end (Loshchilov and Hutter, 2017)."""
+    n_warmup, n_steps = round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch
+    if step < n_warmup:
+        return config.learning_rate * (step + 1) / n_warmup
+    return config.learning_rate * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup))) / 2
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential moving average that forgets faster at first, so that it never remembers the initial weights."""
+
+    def update(averages: list[Tensor], weights: list[Tensor], n_averaged: Tensor) -> None:
+        n = int(n_averaged)
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+def _seed_of(*numbers: int) -> int:
+    """One seed from several numbers, far from the seeds of neighbouring steps."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=6).digest(), "little")
+
+
+def _to_float(samples: np.ndarray[Any, np.dtype[np.int16]], device: torch.device) -> Tensor:
+    return torch.from_numpy(samples).to(device).float() / INT16_SCALE
+
+
+@torch.no_grad()
+def predict(net: RecognizerNet, batch: Batch, device: torch.device, rows_at_once: int = 256) -> Tensor:
+    """Logits [B, C] of raw contexts, on the CPU."""
+    was_training = net.training
+    net.eval()
+    parts = [
+        net(_to_float(rows, device)).cpu()
+        for rows in np.array_split(batch.samples, -(-len(batch.samples) // rows_at_once))
+    ]
+    net.train(was_training)
+    return torch.cat(parts)
+
+
+class Trainer:
+    """One run: the network, its average, the optimiser and the place in the schedule. `fit` drives it."""
+
+    def __init__(self, experiment: Experiment, pack: Pack, fabric: Fabric) -> None:
+        self.experiment = experiment
+        self.fabric = fabric
+        spec, config = experiment.model, experiment.train
+        self.training = Examples(pack, spec, experiment.data, "training")
+        self.validation = Examples(pack, spec, experiment.data, "validation")
+        self.validation_batch = validation_batch(self.validation)
+        self.n_per_epoch = len(self._plan(0))
+        self.steps_per_epoch = self.n_per_epoch // config.batch_size
+        if self.steps_per_epoch == 0:
+            raise DataError(f"expected at least one batch of {config.batch_size}, got {self.n_per_epoch} contexts")
+        self.silence = spec.labels.names.index(SILENCE) if spec.labels.silence else -1
+        self.unknown = spec.labels.names.index("unknown") if spec.labels.unknown else -1
+        if experiment.augment.cut_share and self.unknown < 0:
+            raise ConfigError("augment.cut_share: words cut off are unknown, but model.labels.unknown is false")
+        torch.manual_seed(config.seed)
+        self.net = RecognizerNet(spec)
+        self._fit_norm()
+        self.net.to(fabric.device)
+        self.noise = _to_float(self.training.noise_samples(), fabric.device)
+        decayed = [p for p in self.net.classifier.parameters() if p.ndim > 1]
+        others = [p for p in self.net.classifier.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            foreach=True,
+        )
+        self.classifier, self.optimizer = fabric.setup(self.net.classifier, optimizer)
+        self.average = AveragedModel(self.net.classifier, multi_avg_fn=_moving_average(config.ema_decay))
+        self.step = 0
+        self.n_clipped = 0
+        self.best_accuracy = 0.0
+
+    def _plan(self, epoch: int) -> list[Any]:
+        return self.training.epoch(np.random.default_rng(_seed_of(self.experiment.train.seed, epoch)))
+
+    def _fit_norm(self) -> None:
+        """Feature statistics over the first contexts of the first epoch, without augmentation."""
+        batch = self.training.batch(self._plan(0)[:_N_NORM_CONTEXTS], np.random.default_rng(0))
+        with torch.no_grad():
+            parts = [
+                self.net.front_end(_to_float(rows, torch.device("cpu"))) for rows in np.array_split(batch.samples, 16)
+            ]
+        self.net.norm.fit(torch.cat(parts))
+
+    def batch(self, plan: list[Any], step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        """The augmented samples [B, T] and labels [B] of a step, and the generator for what is drawn after them."""
+        seed = _seed_of(self.experiment.train.seed, step, 1)
+        generator = torch.Generator().manual_seed(seed)
+        raw = self.training.batch(plan, np.random.default_rng(seed))
+        labels = torch.from_numpy(raw.labels)
+        draws = augment.draw(
+            self.experiment.augment,
+            word_start=torch.from_numpy(raw.word_start),
+            word_end=torch.from_numpy(raw.word_end),
+            is_silence=labels == self.silence,
+            context_samples=raw.samples.shape[1],
+            n_noise_samples=len(self.noise),
+            sample_rate_hz=self.experiment.model.sample_rate_hz,
+            generator=generator,
+        )
+        labels = torch.where(draws.cut, self.unknown, labels)
+        device = self.fabric.device
+        draws = augment.Draws(*(values.to(device) for values in draws))
+        return augment.apply(_to_float(raw.samples, device), draws, self.noise), labels.to(device), generator
+
+    def train_step(self, plan: list[Any]) -> float:
+        """One optimisation step; returns its loss."""
+        config = self.experiment.train
+        samples, labels, generator = self.batch(plan, self.step)
+        with torch.no_grad():
+            frames = augment.mask_frames(self.net.frames(samples), self.experiment.augment, generator)
+        torch.manual_seed(_seed_of(config.seed, self.step, 2))  # dropout draws from torch's own generator
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step, self.steps_per_epoch)
+        self.optimizer.zero_grad()
+        logits = self.classifier(frames)
+        loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(self.classifier, self.optimizer, max_norm=config.clip_norm)
+        self.n_clipped += int(norm is not None and float(norm) > config.clip_norm)
+        self.optimizer.step()
+        self.average.update_parameters(self.net.classifier)
+        self.step += 1
+        return float(loss.detach())
+
+    def averaged_net(self) -> RecognizerNet:
+        """A copy of the network with the averaged weights, in evaluation mode."""
+        net = RecognizerNet(self.net.spec).to(self.fabric.device)
+        net.load_state_dict(self.net.state_dict())
+        net.classifier.load_state_dict(self.average.module.state_dict())
+        return net.eval()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a later `restore` needs."""
+        return {
+            "experiment": msgspec.json.encode(self.experiment).decode(),
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "n_clipped": self.n_clipped,
+            "best_accuracy": self.best_accuracy,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state. Raises ConfigError if it belongs to another experiment."""
+        saved = msgspec.json.decode(state["experiment"], type=Experiment)
+        if saved != self.experiment:
+            raise ConfigError("--resume: the run was started with another configuration; use its config.toml")
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.n_clipped, self.best_accuracy = state["step"], state["n_clipped"], state["best_accuracy"]
+
+    def info(self, accuracy: float) -> ModelInfo:
+        """What the model file of this moment says about itself."""
+        provenance = Provenance(
+            created=datetime.now(UTC).strftime("%Y-%m-%d"),
+            speechrnn_version=speechrnn.__version__,
+            config=to_tree(self.experiment),
+            data={f"training {name}": n for name, n in self.training.counts().items()},
+            scores={
+                "validation accuracy": round(accuracy, 5),
+                "validation contexts": len(self.validation_batch.labels),
+                "training contexts seen": self.step * self.experiment.train.batch_size,
+            },
+        )
+        return ModelInfo(spec=self.experiment.model, options=self.experiment.options, provenance=provenance)
+
+
+def fit(
+    experiment: Experiment,
+    pack: Pack,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    accelerator: str = "auto",
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> float:
+    """Train into `run_dir` and return the best validation accuracy.
+
+    Writes config.toml, log.jsonl, curves.png, `last.pt` (to resume from) and `best.pt` (the model with the best
+    validation accuracy, averaged weights). KeyboardInterrupt saves `last.pt` before it is raised again.
+    Raises ConfigError if the folder holds a run and `resume` is not set.
+    """
+    last = run_dir / "last.pt"
+    if last.exists() and not resume:
+        raise ConfigError(f"{run_dir}: holds a run already; give --resume to go on with it, or another --run-dir")
+    if resume and not last.exists():
+        raise ConfigError(f"{run_dir}: nothing to resume; expected last.pt there")
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=experiment.train.precision)
+    trainer = Trainer(experiment, pack, fabric)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if resume:
+        trainer.restore(load_plain(last))
+    (run_dir / "config.toml").write_text(tomli_w.dumps(to_tree(experiment)))
+    log = _Log(run_dir / "log.jsonl", trainer.step)
+    try:
+        _run_epochs(trainer, run_dir, log, on_progress)
+    except KeyboardInterrupt:
+        write_atomically(trainer.state(), last)
+        raise
+    write_atomically(trainer.state(), last)
+    plot_run(run_dir)
+    return trainer.best_accuracy
+
+
+def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callable[[Progress], None]) -> None:
+    config = trainer.experiment.train
+    n_steps, batch_size = config.epochs * trainer.steps_per_epoch, config.batch_size
+    accuracy, losses, saved_at = 0.0, [], time.monotonic()
+    first_step, started = trainer.step, time.monotonic()
+    while trainer.step < n_steps:
+        epoch, first = divmod(trainer.step, trainer.steps_per_epoch)
+        plan = trainer._plan(epoch)
+        for step in range(first, trainer.steps_per_epoch):
+            losses.append(trainer.train_step(plan[step * batch_size : (step + 1) * batch_size]))
+            elapsed_s = time.monotonic() - started
+            steps_per_s = (trainer.step - first_step) / elapsed_s
+            if trainer.step % _LOG_EVERY_STEPS == 0 or step == trainer.steps_per_epoch - 1:
+                loss = sum(losses) / len(losses)
+                losses = []
+                rate = learning_rate(config, trainer.step - 1, trainer.steps_per_epoch)
+                log.write(
+                    step=trainer.step,
+                    loss=loss,
+                    learning_rate=rate,
+                    clipped_share=trainer.n_clipped / trainer.step,
+                    utterances_per_s=round(steps_per_s * batch_size, 1),
+                )
+                left_s = (n_steps - trainer.step) / steps_per_s
+                on_progress(
+                    Progress(
+                        epoch + 1,
+                        config.epochs,
+                        trainer.step,
+                        n_steps,
+                        loss,
+                        accuracy,
+                        steps_per_s * batch_size,
+                        left_s,
+                    )
+                )
+            if time.monotonic() - saved_at > _SAVE_EVERY_S:
+                write_atomically(trainer.state(), run_dir / "last.pt")
+                saved_at = time.monotonic()
+        accuracy = _validate(trainer, run_dir, log)
+        write_atomically(trainer.state(), run_dir / "last.pt")
+
+
+def _validate(trainer: Trainer, run_dir: Path, log: _Log) -> float:
+    """Score the averaged network after an epoch, log it, and keep it if it is the best so far."""
+    net = trainer.averaged_net()
+    batch = trainer.validation_batch
+    labels = torch.from_numpy(batch.labels)
+    logits = predict(net, batch, trainer.fabric.device)
+    correct = logits.argmax(1) == labels
+    accuracy = float(correct.float().mean())
+    per_class = {
+        f"validation {name}": round(float(correct[labels == i].float().mean()), 4)
+        for i, name in enumerate(net.spec.labels.names)
+    }
+    loss = float(nn.functional.cross_entropy(logits, labels))
+    log.write(step=trainer.step, validation_loss=loss, validation_accuracy=accuracy, **per_class)
+    if accuracy >= trainer.best_accuracy:
+        trainer.best_accuracy = accuracy
+        save_checkpoint(run_dir / "best.pt", net.cpu(), trainer.info(accuracy))
+    return accuracy
+
+
+def plot_run(run_dir: Path) -> None:
+    """Draw loss, validation accuracy and learning rate over the steps of a run into curves.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    records = [msgspec.json.decode(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    steps = [r for r in records if "loss" in r]
+    scores = [r for r in records if "validation_accuracy" in r]
+    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
+    top.plot(
+        [r["step"] for r in steps], [r["loss"] for r in steps], color="tab:blue", lw=1, label="training, augmented"
+    )
+    top.plot(
+        [r["step"] for r in scores], [r["validation_loss"] for r in scores], color="tab:orange", label="validation"
+    )
+    top.set(ylabel="cross-entropy (nats)")
+    top.legend(frameon=False)
+    middle.plot([r["step"] for r in scores], [100 * r["validation_accuracy"] for r in scores], color="tab:orange")
+    middle.set(ylabel="validation accuracy (%)")
+    bottom.plot([r["step"] for r in steps], [r["learning_rate"] for r in steps], color="tab:green")
+    bottom.set(ylabel="learning rate", xlabel="step", ylim=(0, None))
+    for axis in (top, middle, bottom):
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(run_dir / "curves.png", dpi=100)
+    plt.close(figure)
