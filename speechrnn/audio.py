@@ -54,9 +54,10 @@ def open_audio(path: Path) -> soundfile.SoundFile:
         raise AudioError(f"{path}: expected audio, got an empty file")
     try:
         file = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, TypeError) as error:  # a TypeError for .raw, which has no header
         kinds = ", ".join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))
-        raise AudioError(f"{path}: not readable as audio ({error.error_string}); expected one of {kinds}") from None
+        reason = getattr(error, "error_string", error)
+        raise AudioError(f"{path}: not readable as audio ({reason}); expected one of {kinds}") from None
     if file.frames == 0:
         file.close()
         raise AudioError(f"{path}: expected audio, got a file with no samples")
@@ -85,10 +86,19 @@ def _missing_seconds(path: Path, file: soundfile.SoundFile) -> float:
     return missing / bytes_per_s if missing > 1 else 0.0  # one byte may be the padding of an odd chunk
 
 
+def read_block(file: soundfile.SoundFile, n_samples: int) -> Samples:
+    """The next samples of an open file, at most `n_samples`, mixed to mono. Raises AudioError where it is damaged."""
+    try:
+        samples = file.read(n_samples, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{file.name}: damaged audio ({error.error_string})") from None
+    return check_samples(to_mono(samples), str(file.name))
+
+
 def read(path: Path, sample_rate_hz: int) -> Samples:
     """A whole audio file as mono float32 [T] at `sample_rate_hz`. Raises AudioError as `open_audio` does."""
     with open_audio(path) as file:
-        samples = check_samples(to_mono(file.read(dtype="float32")), str(path))
+        samples = read_block(file, -1)
         if file.samplerate == sample_rate_hz:
             return samples
         return np.asarray(soxr.resample(samples, file.samplerate, sample_rate_hz), dtype=np.float32)

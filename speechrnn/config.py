@@ -87,6 +87,7 @@ class Train(Struct, frozen=True):
         check(self.epochs >= 1, f"expected epochs of at least 1, got {self.epochs}")
         check(self.batch_size >= 1, f"expected batch_size of at least 1, got {self.batch_size}")
         check(self.learning_rate > 0, f"expected learning_rate above 0, got {self.learning_rate}")
+        check(self.weight_decay >= 0, f"expected weight_decay of at least 0, got {self.weight_decay}")
         check(
             0 <= self.warmup_epochs < self.epochs,
             f"expected 0 <= warmup_epochs < epochs ({self.epochs}), got {self.warmup_epochs}",

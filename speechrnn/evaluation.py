@@ -50,9 +50,9 @@ def evaluate(recognizer: Recognizer, folder: Path, track: Track = lambda paths, 
     confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
     per_label: dict[str, FolderScore] = {}
     failed = []
-    files = find_audio(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder laid out as LABEL/*.wav, got a file; see: speechrnn classify")
+        raise DataError(f"{folder}: expected a folder laid out as LABEL/*.wav; for single clips: speechrnn classify")
+    files = find_audio(folder)
     for file in track(files, len(files)):
         truth = recognizer.info.spec.labels.of_folder(file.parent.name)
         if truth is None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from onnxscript.optimizer import optimize
 
 from speechrnn.audio import Samples
 from speechrnn.errors import ModelFileError
+from speechrnn.features import fold_spectrograms
 from speechrnn.recognizer import RecognizerNet
 from speechrnn.runtime import METADATA_KEY, load
 from speechrnn.spec import ModelInfo
@@ -54,17 +56,19 @@ def _write(net: RecognizerNet, info: ModelInfo, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside the exporter
             program = torch.onnx.export(
-                net.eval(),
+                fold_spectrograms(net.eval()),
                 (samples,),
                 dynamo=True,
                 dynamic_shapes={"samples": {0: torch.export.Dim("batch")}},
                 input_names=["samples"],
                 output_names=["logits"],
+                optimize=False,
                 verbose=False,
             )
+            assert program is not None
+            optimize(program.model, output_size_limit=4096)  # larger constants are cheaper to compute than to store
     finally:
         registration.setLevel(level)
-    assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces of the exporting machine
     program.model.metadata_props[METADATA_KEY] = msgspec.json.encode(info).decode()

@@ -7,6 +7,9 @@ Knows nothing of labels, networks or files. torchaudio's defaults would make a f
 
 from __future__ import annotations
 
+import copy
+import math
+
 import torch
 import torchaudio
 from torch import Tensor, nn
@@ -85,3 +88,52 @@ class FeatureNorm(nn.Module):
         flat = frames.reshape(-1, frames.shape[-1])
         self.mean.copy_(flat.mean(0))
         self.std.copy_(flat.std(0).clamp(min=1e-3))
+
+
+class FoldedSpectrogram(nn.Module):
+    """The power spectrum of `torchaudio.transforms.Spectrogram` by matrix products: the form for export.
+
+    About the centre of a periodic Hann window the real part of the spectrum is the cosine transform of the frame's
+    even part, the imaginary part the sine transform of its odd part: half the products of a plain DFT, and several
+    times faster than the STFT operator of ONNX Runtime. The tables are computed in the graph, not stored.
+    """
+
+    window: Tensor
+
+    def __init__(self, spectrogram: torchaudio.transforms.Spectrogram) -> None:
+        super().__init__()
+        self.n_fft: int = spectrogram.n_fft
+        self.hop: int = spectrogram.hop_length
+        self.half_window: int = spectrogram.win_length // 2
+        self.register_buffer("window", spectrogram.window[self.half_window :].clone())
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Samples [B, T] to powers [B, n_fft / 2 + 1, N]."""
+        n_frames = 1 + (samples.shape[1] - self.n_fft) // self.hop
+        centre = self.n_fft // 2
+        after = _frames(samples[:, centre:], self.half_window, self.hop, n_frames)
+        before = _frames(samples[:, centre - self.half_window + 1 :], self.half_window, self.hop, n_frames).flip(2)
+        offset, bin_ = torch.arange(self.half_window), torch.arange(self.n_fft // 2 + 1)
+        phase = offset.unsqueeze(1) * bin_ % self.n_fft * (2 * torch.pi / self.n_fft)
+        weight = (self.window * torch.where(offset == 0, 0.5, 1.0)).unsqueeze(1)  # the centre is in both halves
+        real, imaginary = (after + before) @ (phase.cos() * weight), (after - before) @ (phase.sin() * weight)
+        power: Tensor = real * real + imaginary * imaginary
+        return power.transpose(1, 2)
+
+
+def fold_spectrograms(net: nn.Module) -> nn.Module:
+    """A copy of a network in which every spectrogram with a window of even length is in its form for export."""
+    net = copy.deepcopy(net)
+    for module in net.modules():
+        if isinstance(module, torchaudio.transforms.MelSpectrogram) and module.spectrogram.win_length % 2 == 0:
+            module.spectrogram = FoldedSpectrogram(module.spectrogram)
+    return net
+
+
+def _frames(samples: Tensor, length: int, hop: int, n_frames: int) -> Tensor:
+    """Overlapping frames [B, N, length] of samples [B, T], from blocks that divide both length and hop."""
+    block = math.gcd(length, hop)
+    step = hop // block
+    n_blocks = length // block + (n_frames - 1) * step
+    blocks = samples[:, : n_blocks * block].reshape(samples.shape[0], n_blocks, block)
+    return torch.cat([blocks[:, i : i + (n_frames - 1) * step + 1 : step] for i in range(length // block)], dim=2)

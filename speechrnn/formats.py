@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,7 +78,10 @@ def to_csv(transcripts: Sequence[Transcript]) -> str:
 
 def to_vtt(transcripts: Sequence[Transcript]) -> str:
     """WebVTT subtitles."""
-    cues = [f"{_clock(f.start_s, '.')} --> {_clock(f.end_s, '.')}\n{f.label}\n" for f in _all(transcripts)]
+    cues = [
+        f"{_clock(f.start_s, '.')} --> {_clock(f.end_s, '.')}\n{html.escape(f.label, quote=False)}\n"
+        for f in _all(transcripts)
+    ]
     return "\n".join(["WEBVTT\n", *cues])
 
 
@@ -98,15 +102,16 @@ def to_audacity(transcripts: Sequence[Transcript]) -> str:
 def to_ctm(transcripts: Sequence[Transcript]) -> str:
     """NIST's time-marked conversation format: recording, channel, start, duration, word, confidence."""
     return "".join(
-        f"{_recording(transcript)} 1 {f.start_s:.3f} {f.end_s - f.start_s:.3f} {f.label} {f.score:.4f}\n"
+        f"{_one_field(Path(transcript.audio).stem)} 1 {f.start_s:.3f} {f.end_s - f.start_s:.3f} "
+        f"{_one_field(f.label)} {f.score:.4f}\n"
         for transcript in transcripts
         for f in transcript.detections
     )
 
 
-def _recording(transcript: Transcript) -> str:
-    """The file's name without spaces, which separate the fields of CTM."""
-    return "_".join(Path(transcript.audio).stem.split())
+def _one_field(text: str) -> str:
+    """Text without spaces, which separate the fields of CTM."""
+    return "_".join(text.split())
 
 
 def _all(transcripts: Sequence[Transcript]) -> list[Detection]:

@@ -60,7 +60,7 @@ def load_checkpoint(path: Path) -> tuple[RecognizerNet, ModelInfo]:
         info = msgspec.json.decode(content["info"], type=ModelInfo)
         net = RecognizerNet(info.spec)
         net.load_state_dict(content["weights"])
-    except (KeyError, TypeError, RuntimeError, msgspec.DecodeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, msgspec.DecodeError) as error:
         raise ModelFileError(f"{path}: not a speechrnn checkpoint ({str(error).splitlines()[0]})") from None
     return net.eval(), info
 
@@ -73,8 +73,8 @@ def load_plain(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path}: cannot read the checkpoint ({error.strerror})") from None
     except pickle.UnpicklingError:
         raise ModelFileError(f"{path}: holds more than plain data, or is no checkpoint; refused") from None
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise ModelFileError(f"{path}: damaged or no checkpoint ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # unpickling damaged bytes raises nearly anything
+        raise ModelFileError(f"{path}: damaged, or no checkpoint ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise ModelFileError(
             f"{path}: not a speechrnn checkpoint (expected a dictionary, got {type(content).__name__})"

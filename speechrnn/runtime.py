@@ -98,10 +98,10 @@ def _load_onnx(path: Path, n_threads: int) -> Recognizer:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     except Exception as error:  # its exceptions have no common base of their own
         raise ModelFileError(f"{path}: damaged, or not an ONNX model ({str(error).splitlines()[0]})") from None
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:
         raise ModelFileError(f"{path}: an ONNX model, but not of speechrnn; make one with: speechrnn export")
     try:

@@ -8,10 +8,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
-import soundfile
 
-from speechrnn.audio import Resampler, Samples, check_samples, open_audio, to_mono
-from speechrnn.errors import AudioError
+from speechrnn.audio import Resampler, Samples, check_samples, open_audio, read_block
 
 
 class AudioSource(Protocol):
@@ -64,7 +62,6 @@ class FileSource(_Closing):
     """
 
     def __init__(self, path: Path, sample_rate_hz: int) -> None:
-        self._path = path
         self._file = open_audio(path)
         self.sample_rate_hz = sample_rate_hz
         self.duration_s: float | None = self._file.frames / self._file.samplerate
@@ -73,11 +70,7 @@ class FileSource(_Closing):
         """Yield the file from its beginning, mixed to mono and resampled."""
         resampler = Resampler(self._file.samplerate, self.sample_rate_hz)
         while True:
-            try:
-                read = self._file.read(self._file.samplerate, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise AudioError(f"{self._path}: damaged audio ({error.error_string})") from None
-            mono = check_samples(to_mono(read), str(self._path))
+            mono = read_block(self._file, self._file.samplerate)
             block = resampler.push(mono, last=len(mono) == 0)
             if len(block):
                 yield block

@@ -141,6 +141,10 @@ class Spec(Struct, frozen=True):
             f"expected f_max_hz of at most half the sample rate, {nyquist_hz:g}, got {self.features.f_max_hz:g}",
         )
         check(
+            self.features.hop_samples(self.sample_rate_hz) >= 1,
+            f"expected hop_ms of at least one sample, got {self.features.hop_ms:g}",
+        )
+        check(
             self.features.n_frames(self.context_samples, self.sample_rate_hz) >= 1,
             f"expected a context of at least one frame, got context_ms = {self.context_ms}",
         )

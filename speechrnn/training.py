@@ -146,10 +146,9 @@ class Trainer:
     def _fit_norm(self) -> None:
         """Feature statistics over the first contexts of the first epoch, without augmentation."""
         batch = self.training.batch(self._plan(0)[:_N_NORM_CONTEXTS], np.random.default_rng(0))
+        parts_of_rows = np.array_split(batch.samples, min(16, len(batch.samples)))
         with torch.no_grad():
-            parts = [
-                self.net.front_end(_to_float(rows, torch.device("cpu"))) for rows in np.array_split(batch.samples, 16)
-            ]
+            parts = [self.net.front_end(_to_float(rows, torch.device("cpu"))) for rows in parts_of_rows]
         self.net.norm.fit(torch.cat(parts))
 
     def batch(self, plan: list[Any], step: int) -> tuple[Tensor, Tensor, torch.Generator]:

@@ -1,0 +1,208 @@
+"""Measure what the project promises about speed, each as a ratio within this run: python -m pipelines.benchmark.
+
+Needs the train extra and no data: the audio is made, for the cost does not depend on what it says. Run it on an idle
+machine; the figures that were measured are in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from lightning_fabric import Fabric
+
+from speechrnn import augment
+from speechrnn.config import Experiment, load_experiment
+from speechrnn.dataset import Clip, Pack
+from speechrnn.export import export
+from speechrnn.recognizer import RecognizerNet, save_checkpoint
+from speechrnn.runtime import load
+from speechrnn.spec import ModelInfo
+from speechrnn.training import Trainer
+
+_N_STEPS = 15
+_N_RUNS = 200
+_CLI = "from speechrnn.cli import main; main()"
+
+
+class Row(NamedTuple):
+    """One measured figure, what it was compared with, and what was aimed at."""
+
+    what: str
+    measured: str
+    against: str
+    ratio: str
+    aim: str
+
+
+def _mean_s(function: Callable[[], object], n: int) -> float:
+    """Mean time of `n` calls, after two that are not counted."""
+    function(), function()
+    start = time.perf_counter()
+    for _ in range(n):
+        function()
+    return (time.perf_counter() - start) / n
+
+
+def made_pack(experiment: Experiment) -> Pack:
+    """A pack of noise in memory: 40 one-second clips of each keyword and of unknown words, and a minute of noise."""
+    random = np.random.default_rng(0)
+    words = [*experiment.model.labels.keywords, "other"]
+    sizes = [16000] * 40 * len(words) + [960000]
+    samples = (random.standard_normal(sum(sizes)) * 3000).astype(np.int16)
+    clips, offset = [], 0
+    for number, size in enumerate(sizes):
+        is_noise = size > 16000
+        clips.append(
+            Clip(
+                path=f"{number}.wav",
+                size=2 * size,
+                mtime_ns=0,
+                kind="noise" if is_noise else "command",
+                split="training" if is_noise or number % 40 < 36 else "validation",
+                word="" if is_noise else words[number // 40],
+                offset=offset,
+                n_samples=size,
+                word_start=0 if is_noise else 4000,
+                word_end=0 if is_noise else 12000,
+            )
+        )
+        offset += size
+    return Pack(clips, samples, [])
+
+
+def training_rows(experiment: Experiment) -> list[Row]:
+    """The share of data, augmentation and features in a training step, on all cores."""
+    fabric = Fabric(accelerator="cpu", devices=1, precision=experiment.train.precision)
+    trainer = Trainer(experiment, made_pack(experiment), fabric)
+    size = experiment.train.batch_size
+    plan = trainer.training.epoch(np.random.default_rng(0))
+    plan = (plan * (1 + size // len(plan)))[:size]
+
+    def prepare() -> None:
+        samples, _, generator = trainer.batch(plan, trainer.step)
+        with torch.no_grad():
+            augment.mask_frames(trainer.net.frames(samples), experiment.augment, generator)
+
+    step_s = _mean_s(lambda: trainer.train_step(plan), _N_STEPS)
+    prepare_s = _mean_s(prepare, _N_STEPS)
+    return [
+        Row(
+            "data, augmentation and features",
+            f"{1000 * prepare_s:.0f} ms",
+            f"training step of {size}: {1000 * step_s:.0f} ms",
+            f"{100 * prepare_s / step_s:.0f} %",
+            "at most 30 %",
+        ),
+        Row(
+            "training with all augmentation",
+            f"{size / step_s:.0f} utterances/s",
+            f"network alone: {size / (step_s - prepare_s):.0f} utterances/s",
+            f"{100 * (step_s - prepare_s) / step_s:.0f} %",
+            "",
+        ),
+    ]
+
+
+def inference_row(onnx: Path, checkpoint: Path, context: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> Row:
+    """Time of one context, one thread, ONNX Runtime against torch."""
+    n_threads = torch.get_num_threads()
+    by_onnx, by_torch = load(onnx), load(checkpoint)
+    onnx_s = _mean_s(lambda: by_onnx.logits(context), _N_RUNS)
+    torch_s = _mean_s(lambda: by_torch.logits(context), _N_RUNS)
+    torch.set_num_threads(n_threads)
+    return Row(
+        "one context of 1 s, ONNX Runtime, one thread",
+        f"{1000 * onnx_s:.2f} ms",
+        f"torch: {1000 * torch_s:.2f} ms",
+        f"{torch_s / onnx_s:.1f} times faster",
+        "faster",
+    )
+
+
+def classify_row(onnx: Path, checkpoint: Path, clip: Path) -> Row:
+    """`speechrnn classify` on one clip, a new process each time, through ONNX Runtime and through torch."""
+
+    def run(model: Path) -> None:
+        command = [sys.executable, "-c", _CLI, "classify", str(clip), "--model", str(model)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    onnx_s, torch_s = _mean_s(lambda: run(onnx), 5), _mean_s(lambda: run(checkpoint), 3)
+    return Row(
+        "`classify` on one clip, whole process",
+        f"{onnx_s:.2f} s",
+        f"through torch: {torch_s:.2f} s",
+        f"{torch_s / onnx_s:.1f} times faster",
+        "under 0.7 s, at least 4 times faster",
+    )
+
+
+def transcribe_row(model: str, folder: Path, minutes: float) -> Row:
+    """`speechrnn transcribe` on a long file at the model's ten decisions a second, on one core."""
+    random = np.random.default_rng(0)
+    path = folder / "long.wav"
+    with soundfile.SoundFile(path, "w", 16000, 1, "PCM_16") as file:
+        for _ in range(round(minutes * 60)):
+            file.write(random.standard_normal(16000) * 0.05)
+    command = [sys.executable, "-c", _CLI, "transcribe", str(path), "--model", model, "--format", "json"]
+    core = min(os.sched_getaffinity(0))
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+    elapsed_s = time.perf_counter() - start
+    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+    return Row(
+        f"`transcribe` of {minutes:g} minutes, one core",
+        f"{elapsed_s:.1f} s, {peak_mb:.0f} MB",
+        f"audio: {60 * minutes:.0f} s",
+        f"real-time factor {elapsed_s / (60 * minutes):.4f}",
+        "at most 0.02, under 200 MB",
+    )
+
+
+def to_markdown(rows: list[Row]) -> str:
+    """A table for docs/benchmarks.md."""
+    lines = ["| what | measured | against | ratio | aim |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def main() -> None:
+    """Measure everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("configs/commands8.toml"))
+    parser.add_argument("--model", default="commands8", help="the model that transcribes")
+    parser.add_argument("--minutes", type=float, default=10, help="length of the audio to transcribe")
+    arguments = parser.parse_args()
+    experiment = load_experiment(arguments.config)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # Child processes first: the peak memory of children counts the largest one so far.
+        rows = [transcribe_row(arguments.model, folder, arguments.minutes)]
+        net, info = RecognizerNet(experiment.model).eval(), ModelInfo(spec=experiment.model)
+        random = np.random.default_rng(0)
+        contexts = (random.standard_normal((4, info.spec.context_samples)) * 0.05).astype(np.float32)
+        onnx, checkpoint, clip = folder / "model.onnx", folder / "model.pt", folder / "clip.wav"
+        save_checkpoint(checkpoint, net, info)
+        export(net, info, contexts, onnx)
+        soundfile.write(clip, contexts[0], info.spec.sample_rate_hz)
+        rows = [
+            *training_rows(experiment),
+            inference_row(onnx, checkpoint, contexts[:1]),
+            classify_row(onnx, checkpoint, clip),
+            *rows,
+        ]
+    print(to_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
