@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from speechrnn.training import Trainer
 _N_STEPS = 15
 _N_RUNS = 200
 _CLI = "from speechrnn.cli import main; main()"
+_PEAK = "import sys; print(next(x for x in open('/proc/self/status') if 'VmHWM' in x), file=sys.stderr)"
 
 
 class Row(NamedTuple):
@@ -155,12 +155,13 @@ def transcribe_row(model: str, folder: Path, minutes: float) -> Row:
     with soundfile.SoundFile(path, "w", 16000, 1, "PCM_16") as file:
         for _ in range(round(minutes * 60)):
             file.write(random.standard_normal(16000) * 0.05)
-    command = [sys.executable, "-c", _CLI, "transcribe", str(path), "--model", model, "--format", "json"]
+    arguments = ["transcribe", str(path), "--model", model, "--format", "json"]
     core = min(os.sched_getaffinity(0))
+    command = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}}); {_CLI}; {_PEAK}", *arguments]
     start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
     elapsed_s = time.perf_counter() - start
-    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+    peak_mb = int(result.stderr.split()[-2]) / 1000
     return Row(
         f"`transcribe` of {minutes:g} minutes, one core",
         f"{elapsed_s:.1f} s, {peak_mb:.0f} MB",
@@ -186,8 +187,6 @@ def main() -> None:
     experiment = load_experiment(arguments.config)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # Child processes first: the peak memory of children counts the largest one so far.
-        rows = [transcribe_row(arguments.model, folder, arguments.minutes)]
         net, info = RecognizerNet(experiment.model).eval(), ModelInfo(spec=experiment.model)
         random = np.random.default_rng(0)
         contexts = (random.standard_normal((4, info.spec.context_samples)) * 0.05).astype(np.float32)
@@ -199,7 +198,7 @@ def main() -> None:
             *training_rows(experiment),
             inference_row(onnx, checkpoint, contexts[:1]),
             classify_row(onnx, checkpoint, clip),
-            *rows,
+            transcribe_row(arguments.model, folder, arguments.minutes),
         ]
     print(to_markdown(rows))
 

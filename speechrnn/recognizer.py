@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,10 @@ def load_checkpoint(path: Path) -> tuple[RecognizerNet, ModelInfo]:
 def load_plain(path: Path) -> dict[str, Any]:
     """The dictionary in a file written by torch, tensors and plain data only. Raises ModelFileError otherwise."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of files that are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ModelFileError(f"{path}: cannot read the checkpoint ({error.strerror})") from None
     except pickle.UnpicklingError:
         raise ModelFileError(f"{path}: holds more than plain data, or is no checkpoint; refused") from None

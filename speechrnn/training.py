@@ -214,7 +214,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a saved state. Raises ConfigError if it belongs to another experiment."""
         saved = msgspec.json.decode(state["experiment"], type=Experiment)
-        if saved != self.experiment:
+        if msgspec.structs.replace(saved, options=self.experiment.options) != self.experiment:
             raise ConfigError("--resume: the run was started with another configuration; use its config.toml")
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
