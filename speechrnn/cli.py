@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -18,6 +19,8 @@ import speechrnn
 from speechrnn.errors import ConfigError, DeviceError, SpeechRnnError
 
 if TYPE_CHECKING:
+    from speechrnn.config import Experiment
+    from speechrnn.dataset import Pack
     from speechrnn.formats import Transcript
     from speechrnn.runtime import Recognizer
     from speechrnn.spec import Options
@@ -271,18 +274,38 @@ def describe(model: str) -> None:
 def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download: str | None) -> None:
     """Pack the audio of CONFIG into one memory-mapped file, and report clips that cannot be used."""
     from speechrnn import dataset
+
+    experiment = _experiment(config, overrides, data)
+    if download:
+        expected = Path(experiment.data.dir) / experiment.data.commands
+        target = Path("SpeechCommands") / f"speech_commands_{download}"
+        if Path(experiment.data.commands) != target:
+            raise ConfigError(f"--download {download}: {config} reads {expected}; add --set data.commands={target}")
+        dataset.download(Path(experiment.data.dir), download)
+    pack = _pack(experiment)
+    hours = len(pack.samples) / dataset.PACKED_RATE_HZ / 3600
+    click.echo(f"{Path(experiment.data.dir) / experiment.data.packed}: {len(pack.clips)} clips, {hours:.2f} hours")
+
+
+def _experiment(config: Path, overrides: Sequence[str], data: str | None) -> Experiment:
     from speechrnn.config import load_experiment
 
-    experiment = load_experiment(config, [*overrides, *([f'data.dir="{data}"'] if data else [])])
-    if download:
-        dataset.download(Path(experiment.data.dir), download)
+    experiment = load_experiment(config, overrides)
+    if data is None:
+        return experiment
+    return msgspec.structs.replace(experiment, data=msgspec.structs.replace(experiment.data, dir=data))
+
+
+def _pack(experiment: Experiment) -> Pack:
+    """The packed audio of an experiment; clips that cannot be used are counted and listed in a file."""
+    from speechrnn import dataset
+
     pack = dataset.prepare(experiment.data, lambda clips, n: _track(clips, n, "packing"))
-    folder = Path(experiment.data.dir) / experiment.data.packed
-    click.echo(f"{folder}: {len(pack.clips)} clips, {len(pack.samples) / dataset.PACKED_RATE_HZ / 3600:.2f} hours")
     if pack.problems:
-        report = folder / "problems.txt"
+        report = Path(experiment.data.dir) / experiment.data.packed / "problems.txt"
         _write_text(report, "".join(f"{clip.path}: {clip.problem}\n" for clip in pack.problems))
-        click.echo(f"{len(pack.problems)} clips cannot be used: see {report}")
+        _note(f"{len(pack.problems)} clips cannot be used; they are listed in {report}")
+    return pack
 
 
 @cli.command()
@@ -293,14 +316,12 @@ def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 def train(config: Path, overrides: tuple[str, ...], data: str | None, run_dir: Path | None, resume: bool) -> None:
     """Train the model of CONFIG; safe to interrupt and to --resume."""
-    from speechrnn import dataset
-    from speechrnn.config import load_experiment
-
-    experiment = load_experiment(config, [*overrides, *([f'data.dir="{data}"'] if data else [])])
-    run_dir = run_dir or Path("runs") / config.stem
-    pack = dataset.prepare(experiment.data, lambda clips, n: _track(clips, n, "packing"))
+    experiment = _experiment(config, overrides, data)
     from speechrnn.training import fit
 
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the precision
+    run_dir = run_dir or Path("runs") / config.stem
+    pack = _pack(experiment)
     with _writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     show = _ProgressLine()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from speechrnn.audio import AUDIO_SUFFIXES, from_int16
+from speechrnn.audio import AUDIO_SUFFIXES, from_int16, to_int16
 from speechrnn.config import Data
 from speechrnn.errors import DataError
 from speechrnn.labels import SILENCE, UNKNOWN
@@ -60,17 +61,28 @@ class Pack(NamedTuple):
 
 
 def download(folder: Path, version: str) -> Path:
-    """Fetch and unpack Speech Commands v0.01 or v0.02 below `folder` with torchaudio, which has the checksums."""
+    """Fetch and unpack Speech Commands v0.01 or v0.02 below `folder` with torchaudio, which has the checksums.
+
+    Nothing is done if it is there. Unpacked aside and moved when complete, so an interruption leaves no half of it.
+    """
     from torchaudio.datasets import SPEECHCOMMANDS
 
     name = f"speech_commands_{version}"
-    if not (folder / "SpeechCommands" / name).is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            SPEECHCOMMANDS(folder, url=name, download=True)
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"could not download {name} ({error}); check the network and run again") from None
-    return folder / "SpeechCommands" / name
+    target = folder / "SpeechCommands" / name
+    if target.is_dir():
+        return target
+    aside = folder / "downloading"
+    unpacked = aside / "SpeechCommands" / name
+    shutil.rmtree(unpacked, ignore_errors=True)
+    aside.mkdir(parents=True, exist_ok=True)
+    try:
+        SPEECHCOMMANDS(aside, url=name, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"could not download {name} ({error}); check the network and run again") from None
+    target.parent.mkdir(exist_ok=True)
+    unpacked.rename(target)
+    shutil.rmtree(aside)
+    return target
 
 
 def split_of(file_name: str) -> Split:
@@ -215,7 +227,7 @@ def _pack_clip(base: Path, clip: Clip, offset: int) -> tuple[Clip, Int16]:
     samples = np.zeros(0, dtype=np.int16)
     problem = ""
     try:
-        read, rate_hz = soundfile.read(base / clip.path, dtype="int16")
+        read, rate_hz = soundfile.read(base / clip.path, dtype="float32")  # as int16, float files would not be scaled
         if read.ndim > 1:
             problem = f"{read.shape[1]} channels"
         elif rate_hz != PACKED_RATE_HZ:
@@ -223,7 +235,7 @@ def _pack_clip(base: Path, clip: Clip, offset: int) -> tuple[Clip, Int16]:
         elif not read.any():
             problem = "no sound"
         else:
-            samples = read
+            samples = to_int16(read)
     except (soundfile.LibsndfileError, OSError) as error:
         problem = f"not readable: {error}"
     start, end = word_extent(samples)
@@ -376,7 +388,7 @@ def _draw_sounding(samples: Int16, context_samples: int, random: np.random.Gener
     energy = (from_int16(samples[: n_hops * hop]).reshape(n_hops, hop) ** 2).sum(1)
     energy = np.convolve(energy, np.ones(context_samples // hop), "valid")
     starts = np.flatnonzero(energy >= energy.max() / 4)
-    return int(starts[random.integers(len(starts))]) * hop
+    return min(int(starts[random.integers(len(starts))]) * hop, len(samples) - context_samples)
 
 
 def validation_batch(examples: Examples) -> Batch:

@@ -39,6 +39,7 @@ class Detector:
         self._keywords = labels.keywords
         self._options = options
         self._thresholds = np.array([options.thresholds.get(word, options.threshold) for word in labels.keywords])
+        self._rise_levels = self._thresholds * max(0.5, options.release)  # so that every release is followed by a rise
         self._n_smoothed = max(1, round(options.smoothing_ms / options.step_ms))
         self._n_refractory = -(-options.refractory_ms // options.step_ms)
         self.reset()
@@ -58,8 +59,7 @@ class Detector:
 
     def _decide(self, row: NDArray[np.floating]) -> Iterable[Detection]:
         self._step += 1
-        was_low = self._last[-1] < self._thresholds / 2
-        self._rose[was_low & (row >= self._thresholds / 2)] = self._step
+        self._rose[(self._last[-1] < self._rise_levels) & (row >= self._rise_levels)] = self._step
         self._last = np.vstack([self._last[1:], row])
         mean = self._last.mean(axis=0)
         rested = self._step - self._fired >= self._n_refractory

@@ -51,13 +51,18 @@ class Progress(NamedTuple):
 
 
 class _Log:
-    """JSON lines, one per record. After a resume, records of steps that will be done again are dropped."""
+    """JSON lines, one per record. After a resume, records of what will be done again are dropped."""
 
     def __init__(self, path: Path, n_steps_done: int) -> None:
         lines = path.read_text().splitlines(keepends=True) if path.exists() and n_steps_done else []
-        kept = [line for line in lines if line.endswith("\n") and msgspec.json.decode(line)["step"] <= n_steps_done]
-        path.write_text("".join(kept))
+        path.write_text("".join(line for line in lines if line.endswith("\n") and self._is_done(line, n_steps_done)))
         self._path = path
+
+    @staticmethod
+    def _is_done(line: str, n_steps_done: int) -> bool:
+        """Whether a line is of a step that was done, and is not the score after the last one."""
+        record = msgspec.json.decode(line)
+        return bool(record["step"] < n_steps_done or (record["step"] == n_steps_done and "loss" in record))
 
     def write(self, **record: float) -> None:
         with self._path.open("ab") as file:
@@ -279,6 +284,8 @@ def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callabl
     n_steps, batch_size = config.epochs * trainer.steps_per_epoch, config.batch_size
     accuracy, losses, saved_at = 0.0, [], time.monotonic()
     first_step, started = trainer.step, time.monotonic()
+    if trainer.step and trainer.step % trainer.steps_per_epoch == 0:  # stopped before the epoch's score was kept
+        accuracy = _validate(trainer, run_dir, log)
     while trainer.step < n_steps:
         epoch, first = divmod(trainer.step, trainer.steps_per_epoch)
         plan = trainer._plan(epoch)
