@@ -77,4 +77,4 @@ class Detector:
         end_ms = max(0, int(self._rose[keyword]) * options.step_ms - options.lag_ms)
         start_ms = max(0, end_ms - options.word_ms)
         decided_s = self._step * options.step_ms / 1000
-        return Detection(self._keywords[keyword], start_ms / 1000, end_ms / 1000, round(min(score, 1.0), 4), decided_s)
+        return Detection(self._keywords[keyword], start_ms / 1000, end_ms / 1000, round(score, 4), decided_s)

@@ -1,0 +1,92 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import settings
+
+from speechrnn.dataset import Pack, prepare
+from speechrnn.labels import Labels
+from speechrnn.spec import Classifier, Conv, Mfcc, ModelInfo, Options, Provenance, Spec
+from tests import made_data
+from tests.helpers import SmallModel, noise
+
+settings.register_profile("speechrnn", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("speechrnn")
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a process, in tests of what it leaves behind."""
+
+
+@pytest.fixture(scope="session")
+def made_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a whole made data set, laid out as Speech Commands; read it, but change nothing in it."""
+    return made_data.write(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="session")
+def made_pack(made_dir: Path) -> Pack:
+    """The made data set, packed."""
+    return prepare(made_data.data(made_dir))
+
+
+class SmokeRun(NamedTuple):
+    """The files of one run of the whole road, and what each command printed."""
+
+    data: Path
+    run_dir: Path
+    checkpoint: Path
+    model: Path
+    printed: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def smoke_run(made_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
+    """`configs/smoke.toml` prepared, trained and exported by the command line on made data."""
+    from click.testing import CliRunner
+
+    from speechrnn.cli import cli
+
+    folder = tmp_path_factory.mktemp("smoke")
+    run_dir, model = folder / "run", folder / "smoke.onnx"
+    config, data = str(CONFIGS / "smoke.toml"), ["--data", str(made_dir)]
+    printed = {}
+    for arguments in (
+        ["prepare", config, *data],
+        ["train", config, *data, "--run-dir", str(run_dir)],
+        ["export", str(run_dir / "best.pt"), str(model)],
+    ):
+        result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        printed[arguments[0]] = result.stdout
+    return SmokeRun(made_dir, run_dir, run_dir / "best.pt", model, printed)
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
+    """An untrained network at 8 kHz as a checkpoint and as ONNX; read its files, but change nothing in them."""
+    import torch
+
+    from speechrnn.export import export
+    from speechrnn.recognizer import RecognizerNet, save_checkpoint
+
+    spec = Spec(
+        labels=Labels(("yes", "nö, never")),
+        features=Mfcc(n_mels=16, n_coefficients=8, f_max_hz=3800.0),
+        classifier=Classifier(hidden_size=8, n_layers=1, conv=Conv(n_channels=8)),
+        sample_rate_hz=8000,
+    )
+    options = Options(threshold=0.6, thresholds={"yes": 0.8}, lag_ms=120)
+    provenance = Provenance(created="2026-01-02", config={"train": {"epochs": 3}}, scores={"accuracy": 0.9})
+    info = ModelInfo(spec=spec, options=options, provenance=provenance)
+    torch.manual_seed(0)
+    net = RecognizerNet(spec).eval()
+    folder, contexts = tmp_path_factory.mktemp("small"), noise(5, spec.context_samples)
+    save_checkpoint(folder / "small.pt", net, info)
+    export(net, info, contexts, folder / "small.onnx")
+    return SmallModel(net, info, folder / "small.pt", folder / "small.onnx", contexts)

@@ -1,0 +1,105 @@
+"""What the inference tests share: signals, audio files, one-line errors, and a recognizer that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import soundfile
+from hypothesis import strategies as st
+
+from speechrnn.audio import Samples
+from speechrnn.labels import Labels
+from speechrnn.runtime import Recognizer
+from speechrnn.spec import ModelInfo, Spec
+
+if TYPE_CHECKING:
+    from speechrnn.recognizer import RecognizerNet
+
+RATE_HZ = 16000
+LEVELS = {"yes": 0.25, "no": 0.5, "unknown": 0.75}
+"""The fake recognizer's words: stretches in which every sample has this value."""
+FAKE_INFO = ModelInfo(spec=Spec(labels=Labels(("yes", "no"))))
+
+
+class SmallModel(NamedTuple):
+    """An untrained network, both of its files, and the contexts [5, T] on which the export was checked."""
+
+    net: RecognizerNet
+    info: ModelInfo
+    checkpoint: Path
+    onnx: Path
+    contexts: Samples
+
+
+def sine(frequency_hz: float, duration_s: float, rate_hz: int = RATE_HZ) -> Samples:
+    """A sine of half of full scale [T]."""
+    time_s = np.arange(round(duration_s * rate_hz)) / rate_hz
+    return (0.5 * np.sin(2 * np.pi * frequency_hz * time_s)).astype(np.float32)
+
+
+def noise(*shape: int, seed: int = 0) -> Samples:
+    """White noise of a tenth of full scale."""
+    return np.random.default_rng(seed).normal(0, 0.1, shape).astype(np.float32)
+
+
+def silence(duration_s: float) -> Samples:
+    """Zeros [T] at 16 kHz."""
+    return np.zeros(round(duration_s * RATE_HZ), dtype=np.float32)
+
+
+def word(label: str, duration_s: float = 0.3) -> Samples:
+    """Samples [T] at 16 kHz in which the fake recognizer hears a word."""
+    return np.full(round(duration_s * RATE_HZ), LEVELS[label], dtype=np.float32)
+
+
+def fake_recognizer(info: ModelInfo = FAKE_INFO, *, heard: list[Samples] | None = None) -> Recognizer:
+    """Hears a word as soon as a tenth of a second of it lies in the context, else silence.
+
+    Every context that it is given is added to `heard`.
+    """
+    names = info.spec.labels.names
+
+    def logits(samples: Samples) -> Samples:
+        if heard is not None:
+            heard.extend(samples.copy())
+        scores = np.zeros((len(samples), len(names)), dtype=np.float32)
+        scores[:, names.index("silence")] = 5
+        for label in LEVELS.keys() & set(names):
+            share = (np.abs(samples - LEVELS[label]) < 0.01).sum(axis=1) / (0.25 * info.spec.sample_rate_hz)
+            scores[:, names.index(label)] = 15 * np.minimum(share, 1)
+        return scores
+
+    return Recognizer(info, logits)
+
+
+def write_audio(path: Path, samples: Samples, rate_hz: int = RATE_HZ, subtype: str | None = None) -> Path:
+    """Samples [T] or [T, channels] as a file of the suffix's format, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate_hz, subtype=subtype)
+    return path
+
+
+def cuts(n_samples: int) -> st.SearchStrategy[list[int]]:
+    """Places, in order and some of them equal, at which a stream of `n_samples` is cut."""
+    return st.lists(st.integers(0, n_samples), max_size=20).map(sorted)
+
+
+def cut(samples: Samples, places: Sequence[int]) -> list[Samples]:
+    """A stream [T] cut at these places; equal places give empty blocks."""
+    return np.split(samples, list(places))
+
+
+def every(n_samples: int, samples: Samples) -> list[Samples]:
+    """A stream [T] in blocks of equal length and a remainder."""
+    return cut(samples, range(n_samples, len(samples), n_samples))
+
+
+def assert_one_line(error: Exception, *parts: str) -> None:
+    """An error that a user sees is one line, and names these parts."""
+    message = str(error)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message

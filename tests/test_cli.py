@@ -1,0 +1,281 @@
+"""The command line: what it prints, where it writes, and one clear line for every kind of bad input."""
+
+import csv
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "commands.wav"
+WORDS = ["yes", "no", "up", "down", "left", "right", "stop", "go"]
+COMMAND = [sys.executable, "-c", "from speechrnn.cli import main; main()"]
+
+
+def run(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def write_wav(path: Path, samples: np.ndarray, rate_hz: int = 16000, subtype: str = "PCM_16") -> Path:
+    soundfile.write(path, samples, rate_hz, subtype=subtype)
+    return path
+
+
+def labels(output: str) -> list[str]:
+    return [found["label"] for found in json.loads(output)["detections"]]
+
+
+def test_transcribe_prints_a_table_of_words_and_times() -> None:
+    result = run("transcribe", EXAMPLE)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert [row[0] for row in rows if len(row) == 4 and row[0] != "word"] == WORDS
+
+
+def test_json_of_one_file_is_an_object() -> None:
+    document = json.loads(run("transcribe", EXAMPLE, "--format", "json").stdout)
+    assert document.keys() == {"audio", "duration_s", "detections"}
+    assert document["audio"] == str(EXAMPLE)
+    assert document["duration_s"] == pytest.approx(soundfile.info(EXAMPLE).duration, abs=1e-3)
+    assert all(found.keys() == {"label", "start_s", "end_s", "score"} for found in document["detections"])
+    assert labels(json.dumps(document)) == WORDS
+
+
+def test_a_folder_gives_an_object_for_each_file() -> None:
+    documents = json.loads(run("transcribe", "examples", "--format", "json").stdout)
+    assert [Path(document["audio"]).name for document in documents] == ["commands.wav", "drive.flac", "menu.ogg"]
+
+
+def test_output_goes_to_a_file(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "words.csv"
+    result = run("transcribe", EXAMPLE, "--format", "csv", "--output", target)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert [row["label"] for row in csv.DictReader(io.StringIO(target.read_text()))] == WORDS
+
+
+def test_subtitles_of_several_files_go_to_a_folder(tmp_path: Path) -> None:
+    assert run("transcribe", "examples", "--format", "srt", "--output", tmp_path / "titles").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "titles").iterdir()) == ["commands.srt", "drive.srt", "menu.srt"]
+    assert "one recording" in run("transcribe", "examples", "--format", "srt").stderr
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [("1", []), ("yes=1", WORDS[1:])])
+def test_thresholds_can_be_raised_for_all_or_one(threshold: str, expected: list[str]) -> None:
+    assert labels(run("transcribe", EXAMPLE, "--format", "json", "--threshold", threshold).stdout) == expected
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "channels", "subtype"), [(8000, 1, "PCM_16"), (16000, 8, "PCM_24"), (192000, 1, "FLOAT")]
+)
+def test_any_rate_and_channel_count_is_transcribed(tmp_path: Path, rate_hz: int, channels: int, subtype: str) -> None:
+    import soxr
+
+    samples, source_hz = soundfile.read(EXAMPLE, dtype="float32")
+    resampled = soxr.resample(samples, source_hz, rate_hz)
+    path = write_wav(tmp_path / "audio.wav", np.stack([resampled] * channels, axis=1), rate_hz, subtype)
+    found = labels(run("transcribe", path, "--format", "json").stdout)
+    assert len(set(WORDS) & set(found)) >= 6  # 8 kHz leaves out half of the spectrum
+
+
+def test_50_ms_of_audio_is_enough_to_be_transcribed_and_classified(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "short.wav", np.random.default_rng(0).normal(0, 0.01, 800))
+    assert labels(run("transcribe", path, "--format", "json").stdout) == []
+    assert run("classify", path).returncode == 0
+
+
+def test_classify_gives_every_probability(tmp_path: Path) -> None:
+    samples, rate_hz = soundfile.read(EXAMPLE)
+    path = write_wav(tmp_path / "yes.wav", samples[int(0.8 * rate_hz) : int(1.8 * rate_hz)])
+    document = json.loads(run("classify", path, "--format", "json").stdout)
+    assert document["label"] == "yes"
+    assert set(document["probabilities"]) == {*WORDS, "unknown", "silence"}
+    assert sum(document["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    many = json.loads(run("classify", path, path, "--format", "json").stdout)
+    assert [item["label"] for item in many] == ["yes", "yes"]
+
+
+def test_describe_shows_the_shipped_model() -> None:
+    output = run("describe", "commands8").stdout
+    for expected in ("lstm", "yes no up down left right stop go", "threshold", "validation accuracy"):
+        assert expected in output
+
+
+def test_one_bad_file_among_many_leaves_the_others_done(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_text("not audio")
+    result = run("transcribe", bad, EXAMPLE, tmp_path / "missing.wav", "--format", "jsonl")
+    assert result.returncode == 2
+    assert labels(result.stdout) == WORDS
+    assert len(result.stderr.splitlines()) == 3
+    assert "2 of 3" in result.stderr
+
+
+def missing(folder: Path) -> Path:
+    return folder / "missing.wav"
+
+
+def empty(folder: Path) -> Path:
+    path = folder / "empty.wav"
+    path.touch()
+    return path
+
+
+def text(folder: Path) -> Path:
+    path = folder / "text.wav"
+    path.write_text("these are words, not sound\n" * 50)
+    return path
+
+
+def truncated(folder: Path) -> Path:
+    path = folder / "truncated.wav"
+    path.write_bytes(EXAMPLE.read_bytes()[:50_000])
+    return path
+
+
+def no_samples(folder: Path) -> Path:
+    return write_wav(folder / "none.wav", np.zeros(0))
+
+
+def not_a_number(folder: Path) -> Path:
+    samples = np.zeros(16000, dtype=np.float32)
+    samples[8000] = np.nan
+    return write_wav(folder / "nan.wav", samples, subtype="FLOAT")
+
+
+def no_audio_in_folder(folder: Path) -> Path:
+    (folder / "notes.txt").write_text("nothing to hear")
+    return folder
+
+
+BAD_AUDIO = [
+    (missing, "no such file"),
+    (empty, "empty file"),
+    (text, "not readable as audio"),
+    (truncated, "truncated"),
+    (no_samples, "no samples"),
+    (not_a_number, "NaN"),
+    (no_audio_in_folder, "no audio in this folder"),
+]
+
+
+@pytest.mark.parametrize("verb", ["transcribe", "classify"])
+@pytest.mark.parametrize(("make", "expected"), BAD_AUDIO, ids=[make.__name__ for make, _ in BAD_AUDIO])
+def test_bad_audio_is_one_clear_line(verb: str, make: Callable[[Path], Path], expected: str, tmp_path: Path) -> None:
+    path = make(tmp_path)
+    result = run(verb, path)
+    assert_one_line(result, expected, str(path))
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], *expected: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert all(part in result.stderr for part in expected), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def pickled_code(folder: Path) -> Path:
+    class Payload:
+        def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+            return os.mkdir, (str(folder / "owned"),)
+
+    path = folder / "model.pt"
+    path.write_bytes(pickle.dumps(Payload()))
+    return path
+
+
+def half_a_model(folder: Path) -> Path:
+    path = folder / "model.onnx"
+    content = (ROOT / "speechrnn" / "pretrained" / "commands8.onnx").read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda folder: "commands9", "commands8"),
+        (lambda folder: folder / "missing.onnx", "no such model"),
+        (half_a_model, "damaged"),
+        (pickled_code, "refused"),
+    ],
+    ids=["unknown_name", "missing", "truncated", "pickled_code"],
+)
+@pytest.mark.parametrize("verb", ["transcribe", "describe"])
+def test_bad_models_are_one_clear_line(
+    verb: str, make: Callable[[Path], str | Path], expected: str, tmp_path: Path
+) -> None:
+    model = make(tmp_path)
+    arguments = ["describe", model] if verb == "describe" else ["transcribe", EXAMPLE, "--model", model]
+    assert_one_line(run(*arguments), expected)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("train.epoch=2", ["train", "epochs"]),
+        ("train.epochs=many", ["int", "train.epochs"]),
+        ("model.features.hop_ms=40", ["hop_ms <= frame_ms", "model.features"]),
+        ("epochs=2", ["section.key=value"]),
+    ],
+)
+def test_bad_settings_are_one_clear_line(setting: str, expected: list[str]) -> None:
+    assert_one_line(run("train", "configs/commands8.toml", "--set", setting), *expected)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["transcribe"],
+        ["transcribe", EXAMPLE, "--format", "morse"],
+        ["transcribe", EXAMPLE, "--threshold", "loud"],
+        ["transcribe", EXAMPLE, "--threshold", "maybe=0.5"],
+        ["transcribe", EXAMPLE, "--treshold", "0.5"],
+        ["listn"],
+        ["train", "configs/none.toml"],
+        ["prepare", "configs/commands8.toml", "--data", "no/such/folder"],
+        ["evaluate", "commands8", "no/such/folder"],
+        ["evaluate", "commands8", EXAMPLE],
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_one_clear_line(arguments: list[str | Path]) -> None:
+    assert_one_line(run(*arguments))
+
+
+def test_a_full_output_device_is_one_clear_line() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    assert_one_line(run("transcribe", EXAMPLE, "--format", "csv", "--output", full), "/dev/full", "space")
+
+
+@pytest.mark.parametrize("target", ["read-only/words.csv", "file/words.csv"])
+def test_an_output_place_that_cannot_be_written_is_one_clear_line(target: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    folder.chmod(0o500)
+    place = Path("/proc/1/words.csv") if target.startswith("read-only") and os.geteuid() == 0 else tmp_path / target
+    assert_one_line(run("transcribe", EXAMPLE, "--format", "csv", "--output", place), str(place))
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = " ".join(["python", "-c", "'from speechrnn.cli import main; main()'"])
+    shell = f"{shutil.which('env')} PYTHONPATH={ROOT} {command} transcribe examples examples examples | head -n 1"
+    shell = shell.replace("python", sys.executable, 1)
+    result = subprocess.run(shell, shell=True, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.stdout.startswith("examples/commands.wav")
+    assert "Traceback" not in result.stderr

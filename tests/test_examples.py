@@ -1,0 +1,63 @@
+"""The recordings that come with the project, heard by the model that comes with it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from pipelines.make_examples import RECORDINGS, Recording, make
+from speechrnn import audio
+from speechrnn.detector import Detection
+from speechrnn.runtime import Recognizer, load
+from speechrnn.sources import FileSource
+from speechrnn.spotter import KeywordSpotter
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+RECORDED = pytest.mark.parametrize("name", [recording.name for recording in RECORDINGS])
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return load("commands8")
+
+
+def truth(name: str, recognizer: Recognizer) -> list[tuple[str, float, float]]:
+    """The keywords of an example in order: word, start and end in seconds."""
+    lines = (EXAMPLES / name).with_suffix(".labels.txt").read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    keywords = recognizer.info.spec.labels.keywords
+    return [(word, float(start), float(end)) for start, end, word in rows if word in keywords]
+
+
+def spot(name: str, recognizer: Recognizer) -> list[Detection]:
+    spotter = KeywordSpotter(recognizer)
+    with FileSource(EXAMPLES / name, spotter.sample_rate_hz) as source:
+        found = [detection for block in source.blocks() for detection in spotter.push(block)]
+    return found + spotter.finish()
+
+
+@RECORDED
+def test_every_word_is_found_once_and_nothing_else(name: str, recognizer: Recognizer) -> None:
+    assert [found.label for found in spot(name, recognizer)] == [word for word, _, _ in truth(name, recognizer)]
+
+
+@RECORDED
+def test_times_lie_on_the_words(name: str, recognizer: Recognizer) -> None:
+    for found, (_, start_s, end_s) in zip(spot(name, recognizer), truth(name, recognizer), strict=True):
+        overlap_s = min(found.end_s, end_s) - max(found.start_s, start_s)
+        assert overlap_s > 0.5 * (end_s - start_s)
+        assert abs(found.end_s - end_s) < 0.25
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
+def test_the_script_makes_the_recordings_again(recording: Recording, tmp_path: Path) -> None:
+    make(recording, tmp_path)
+    made, kept = tmp_path / recording.name, EXAMPLES / recording.name
+    assert soundfile.info(made).samplerate == soundfile.info(kept).samplerate == recording.rate_hz
+    assert soundfile.info(made).channels == soundfile.info(kept).channels == recording.channels
+    label_lines = made.with_suffix(".labels.txt").read_text().splitlines()
+    assert [line.split("\t")[2] for line in label_lines] == recording.words.split()
+    duration_s = len(audio.read(made, 16000)) / 16000
+    assert duration_s == pytest.approx(len(audio.read(kept, 16000)) / 16000, abs=0.5)

@@ -1,0 +1,99 @@
+"""The whole road on made data by the command line: prepare, train, export, then every command that reads a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from speechrnn.cli import cli
+from tests import made_data
+from tests.conftest import CONFIGS, SmokeRun
+
+
+def run(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture
+def testing_clips(smoke_run: SmokeRun, tmp_path: Path) -> Path:
+    """The clips that no part of training saw, as LABEL/*.wav."""
+    commands = smoke_run.data / "SpeechCommands" / "speech_commands_v0.02"
+    for name in (commands / "testing_list.txt").read_text().split():
+        target = tmp_path / "clips" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((commands / name).read_bytes())
+    return tmp_path / "clips"
+
+
+def test_prepare_says_what_was_packed(smoke_run: SmokeRun) -> None:
+    n_files = len(list(smoke_run.data.rglob("*.wav")))
+    assert f"{smoke_run.data / 'packed'}: {n_files} clips" in smoke_run.printed["prepare"]
+
+
+def test_prepare_reports_the_clips_that_cannot_be_used(tmp_path: Path) -> None:
+    root = made_data.write(tmp_path, n_speakers=2, n_takes=1)
+    broken = root / "SpeechCommands" / "speech_commands_v0.02" / "yes" / "broken_nohash_0.wav"
+    broken.write_bytes(b"no audio")
+    result = run("prepare", CONFIGS / "smoke.toml", "--data", root)
+    assert "1 clips cannot be used" in result.output
+    assert str(broken.relative_to(root)) in (root / "packed" / "problems.txt").read_text()
+
+
+def test_training_reaches_nine_in_ten_and_says_so(smoke_run: SmokeRun) -> None:
+    path, _, accuracy = smoke_run.printed["train"].strip().partition(": ")
+    assert path == str(smoke_run.checkpoint)
+    assert float(accuracy.split()[0]) >= 90
+
+
+def test_train_takes_a_setting_from_the_command_line(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    settings = ["--set", "train.epochs=1", "--set", "train.warmup_epochs=0", "--set", "model.classifier.cell=rnn"]
+    run("train", CONFIGS / "smoke.toml", "--data", smoke_run.data, "--run-dir", tmp_path, *settings)
+    described = run("describe", tmp_path / "best.pt").stdout
+    assert "rnn 1" in described
+    assert "gru" not in described
+
+
+def test_describe_tells_labels_layers_and_accuracy(smoke_run: SmokeRun) -> None:
+    lines = [line.split() for line in run("describe", smoke_run.model).stdout.splitlines()]
+    assert ["labels.keywords", "yes", "no"] in lines
+    assert ["classifier.hidden_size", "32"] in lines
+    assert [line[1:4] for line in lines if line[:2] == ["gru", "1"]] == [["1", "25", "x"]]
+    assert [float(line[2]) >= 0.9 for line in lines if line[:2] == ["validation", "accuracy"]] == [True]
+
+
+@pytest.mark.parametrize("word", ["yes", "no"])
+@pytest.mark.parametrize("kind", ["checkpoint", "model"])
+def test_classify_names_the_word(smoke_run: SmokeRun, testing_clips: Path, word: str, kind: str) -> None:
+    clip = sorted((testing_clips / word).iterdir())[0]
+    found = json.loads(run("classify", clip, "--model", getattr(smoke_run, kind), "--format", "json").stdout)
+    assert found["label"] == word
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_evaluate_scores_unseen_clips_and_draws_them(smoke_run: SmokeRun, testing_clips: Path, tmp_path: Path) -> None:
+    scores = tmp_path / "scores" / "smoke.json"
+    result = run("evaluate", smoke_run.model, testing_clips, "--json", scores, "--plots", tmp_path / "plots")
+    written = json.loads(scores.read_text())
+    assert written["n"] == len(list(testing_clips.rglob("*.wav")))
+    assert written["accuracy"] >= 0.9
+    assert written["per_label"]["bed"]["predicted"].get("unknown", 0) >= 3
+    assert f"accuracy {100 * written['accuracy']:.2f} %" in result.stdout
+    assert (tmp_path / "plots" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_transcribe_finds_each_keyword_in_its_place(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    spoken = ["yes", "bed", "no", "yes", "cat", "no"]
+    samples, starts = made_data.stream(spoken, 1.0, np.random.default_rng(5))
+    made_data.write_wav(tmp_path / "stream.wav", samples)
+    result = run("transcribe", tmp_path / "stream.wav", "--model", smoke_run.model, "--format", "json")
+    found = json.loads(result.stdout)["detections"]
+    expected = [(word, start) for word, start in zip(spoken, starts, strict=True) if word in ("yes", "no")]
+    assert [detection["label"] for detection in found] == [word for word, _ in expected]
+    for detection, (_, start) in zip(found, expected, strict=True):
+        assert detection["start_s"] == pytest.approx(start, abs=0.5)

@@ -1,0 +1,105 @@
+"""The contract that every audio source keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechrnn.audio import Samples, read
+from speechrnn.errors import AudioError
+from speechrnn.sources import ArraySource, FileSource, read_all
+from tests.helpers import RATE_HZ, noise, sine, write_audio
+
+DURATION_S = 2.345
+Make = Callable[[Path], ArraySource | FileSource]
+
+
+def array_source(rate_hz: int, block_samples: int) -> Make:
+    samples = sine(1000, DURATION_S, rate_hz)
+    return lambda _: ArraySource(samples, rate_hz, block_samples=block_samples)
+
+
+def file_source(name: str, file_rate_hz: int, n_channels: int, rate_hz: int = RATE_HZ) -> Make:
+    samples = np.stack([sine(1000, DURATION_S, file_rate_hz)] * n_channels, axis=1)
+    return lambda folder: FileSource(write_audio(folder / name, samples, file_rate_hz), rate_hz)
+
+
+SOURCES: dict[str, Make] = {
+    "array": array_source(RATE_HZ, 16000),
+    "array in one block": array_source(RATE_HZ, 10**9),
+    "array in odd blocks at 8 kHz": array_source(8000, 77),
+    "wav": file_source("a.wav", 16000, 1),
+    "wav of 8 channels at 44.1 kHz": file_source("a.wav", 44100, 8),
+    "wav at 192 kHz": file_source("a.wav", 192000, 1),
+    "wav at 8 kHz": file_source("a.wav", 8000, 2),
+    "flac at 48 kHz": file_source("a.flac", 48000, 2),
+    "wav for a model at 8 kHz": file_source("a.wav", 44100, 1, rate_hz=8000),
+}
+every_source = pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES.keys())
+
+
+@every_source
+def test_blocks_are_mono_float32_and_not_empty(make: Make, tmp_path: Path) -> None:
+    with make(tmp_path) as source:
+        blocks = list(source.blocks())
+    assert {(block.dtype.name, block.ndim) for block in blocks} == {("float32", 1)}
+    assert min(map(len, blocks)) > 0
+
+
+@every_source
+def test_blocks_hold_the_whole_of_the_audio(make: Make, tmp_path: Path) -> None:
+    with make(tmp_path) as source:
+        assert source.duration_s == pytest.approx(DURATION_S, abs=1e-3)
+        samples = read_all(source)
+    expected = sine(1000, DURATION_S, source.sample_rate_hz)
+    assert abs(len(samples) - len(expected)) <= 2
+    np.testing.assert_allclose(samples[200:-200], expected[200 : len(samples) - 200], atol=1e-3)
+
+
+@every_source
+def test_close_may_be_called_twice_and_after_a_part(make: Make, tmp_path: Path) -> None:
+    source = make(tmp_path)
+    next(source.blocks())
+    source.close()
+    source.close()
+
+
+@every_source
+def test_with_lets_errors_through(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="mine"), make(tmp_path):
+        raise KeyError("mine")
+
+
+def test_with_closes_the_file(tmp_path: Path) -> None:
+    with FileSource(write_audio(tmp_path / "a.wav", noise(100)), RATE_HZ) as source:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        read_all(source)
+
+
+@pytest.mark.parametrize("file_rate_hz", [8000, 16000, 44100, 48000])
+def test_a_file_by_blocks_equals_the_file_at_once(file_rate_hz: int, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.wav", noise(5 * file_rate_hz // 2, 2), file_rate_hz)
+    with FileSource(path, RATE_HZ) as source:
+        np.testing.assert_array_equal(read_all(source), read(path, RATE_HZ))
+
+
+def test_a_long_file_comes_one_second_at_a_time(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.wav", noise(8000 * 60), 8000)
+    with FileSource(path, RATE_HZ) as source:
+        assert max(map(len, source.blocks())) <= 1.1 * RATE_HZ
+
+
+@pytest.mark.parametrize(
+    "samples", [np.zeros(9, np.int16), np.zeros((9, 2), np.float32), np.full(9, np.nan, np.float32)]
+)
+def test_an_array_that_is_no_audio_is_refused(samples: Samples) -> None:
+    with pytest.raises(AudioError, match="array"):
+        ArraySource(samples, RATE_HZ)
+
+
+def test_an_empty_array_has_no_blocks() -> None:
+    assert list(ArraySource(noise(0), RATE_HZ).blocks()) == []
