@@ -17,6 +17,7 @@ class KeywordSpotter:
 
     The stream starts in silence; every step of samples gives one decision over the context that ends with it. The
     same audio gives the same posteriors and detections however it is cut into blocks. Spotters may share a recognizer.
+    `latest` holds the posteriors [C] of the last step.
     """
 
     def __init__(self, recognizer: Recognizer, options: Options | None = None) -> None:
@@ -35,6 +36,7 @@ class KeywordSpotter:
         self._context[:] = 0
         self._n_next = 0
         self._n_samples = 0
+        self.latest = np.zeros(len(self.recognizer.labels), dtype=np.float32)
         self._detector.reset()
 
     @property
@@ -82,4 +84,6 @@ class KeywordSpotter:
                 self._n_next = 0
                 self._context = np.concatenate([self._context, self._next])[-len(self._context) :]
                 rows.append(self.recognizer.posteriors(self._context[None]))
+        if rows:
+            self.latest = rows[-1][0]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.recognizer.labels)), dtype=np.float32)
