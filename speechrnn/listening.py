@@ -224,8 +224,8 @@ class Recorder:
     def __init__(self, path: Path, sample_rate_hz: int) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._labels = path.with_suffix(".labels.txt").open("w", encoding="utf-8")
             self._file = soundfile.SoundFile(path, "w", sample_rate_hz, 1)
+            self._labels = path.with_suffix(".labels.txt").open("w", encoding="utf-8")
         except OSError as error:
             raise DeviceError(f"{path}: cannot write there ({error.strerror}); give another place") from None
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:

@@ -45,7 +45,8 @@ class LiveView:
         self._level_db = _QUIETEST_DB
         self._clipped_at_s = -_HOLD_S
         self._message = ""
-        self._live = Live(console=console, refresh_per_second=12, get_renderable=self._render)
+        self._console = console or Console()
+        self._live = Live(console=self._console, refresh_per_second=12, get_renderable=self._render)
         self._live.start()
 
     def write(self, block: Samples, found: list[Detection]) -> None:
@@ -85,7 +86,7 @@ class LiveView:
             title_align="left",
             subtitle=subtitle,
             subtitle_align="left",
-            width=min(72, self._live.console.width),
+            width=min(72, self._console.width),
             padding=(1, 2),
         )
 
