@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from speechrnn.dataset import Pack
     from speechrnn.formats import Transcript
     from speechrnn.runtime import Recognizer
+    from speechrnn.sources import AudioSource
     from speechrnn.spec import Options
     from speechrnn.training import Progress
 
@@ -226,6 +228,114 @@ def classify(audio: tuple[Path, ...], model: str, format_: str, top: int) -> Non
         text = msgspec.json.encode(results[0] if len(results) == 1 else results)
         click.echo(msgspec.json.format(text, indent=2))
     _end(failed, len(files))
+
+
+@cli.command()
+@_model
+@click.option("--source", help="A recording, or - for raw 16-bit PCM on standard input; the microphone if not given.")
+@click.option(
+    "--rate", "rate_hz", default=16000, show_default=True, type=click.IntRange(1000), help="Rate of --source -."
+)
+@click.option("--realtime", is_flag=True, help="Play a --source at the speed of the sound.")
+@click.option("--device", help="Name or number of the microphone; see: speechrnn devices.")
+@click.option("--keywords", metavar="WORD,WORD", help="Only these may fire.")
+@click.option("--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable.")
+@click.option("--step", "step_ms", type=click.IntRange(10, 1000), help="Milliseconds between two decisions.")
+@click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), help="Stop after so many seconds.")
+@click.option("--jsonl", is_flag=True, help="Print one JSON object for each detection.")
+@click.option("--run", "command", metavar="COMMAND", help="Run this at each detection: 'notify {label} {score}'.")
+@click.option("--save", type=_PATH, metavar="FILE", help="Keep the audio, with the detections beside it.")
+def listen(
+    model: str,
+    source: str | None,
+    rate_hz: int,
+    realtime: bool,
+    device: str | None,
+    keywords: str | None,
+    threshold: tuple[str, ...],
+    step_ms: int | None,
+    duration_s: float | None,
+    jsonl: bool,
+    command: str | None,
+    save: Path | None,
+) -> None:
+    """Hear keywords as they are spoken: from the microphone, a pipe or a recording. Ctrl-C ends it."""
+    from speechrnn.listening import CommandRunner, Printer, Recorder, Sink, run
+    from speechrnn.runtime import load
+    from speechrnn.spotter import KeywordSpotter
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to press Ctrl-C
+    recognizer = load(model)
+    options = _options(recognizer, threshold)
+    if keywords is not None:
+        options = msgspec.structs.replace(options, only=tuple(word.strip() for word in keywords.split(",")))
+    if step_ms is not None:
+        smoothing_ms = max(step_ms, options.smoothing_ms)
+        options = msgspec.structs.replace(options, step_ms=step_ms, smoothing_ms=smoothing_ms)
+    spotter = KeywordSpotter(recognizer, options)
+    notes: list[Callable[[str], None]] = [_note]
+    opened = _open_source(source, rate_hz, realtime, device, spotter.sample_rate_hz, lambda line: notes[-1](line))
+    sinks: list[Sink] = []
+    if save is not None:
+        sinks.append(Recorder(save, spotter.sample_rate_hz))
+    if command is not None:
+        sinks.append(CommandRunner(command, lambda line: notes[-1](line)))
+    if jsonl or not sys.stdout.isatty():
+        sinks.append(Printer(jsonl, click.echo))
+        _note(f"listening to {opened.name}; Ctrl-C ends it")
+    else:
+        from speechrnn.view import LiveView
+
+        view = LiveView(opened, spotter)
+        notes.append(view.note)
+        sinks.append(view)
+    run(opened, spotter, sinks, duration_s)
+
+
+def _open_source(
+    source: str | None, rate_hz: int, realtime: bool, device: str | None, to_hz: int, note: Callable[[str], None]
+) -> AudioSource:
+    from speechrnn.sources import FileSource, Microphone, PipeSource, RealTimeSource
+
+    if source is None:
+        return Microphone(to_hz, device=_device(device), on_event=note)
+    is_pipe = source == "-"
+    opened: AudioSource = PipeSource(sys.stdin.buffer, rate_hz, to_hz) if is_pipe else FileSource(Path(source), to_hz)
+    return RealTimeSource(opened) if realtime else opened
+
+
+def _device(device: str | None) -> str | int | None:
+    return int(device) if device is not None and device.isdigit() else device
+
+
+@cli.command()
+def devices() -> None:
+    """List the microphones."""
+    from speechrnn.sources import input_devices
+
+    found = input_devices()
+    if not found:
+        raise DeviceError("no microphone found; plug one in, and see: speechrnn doctor")
+    for info in found:
+        mark = "*" if info["default"] else " "
+        click.echo(f"{mark} {info['index']:>3}  {info['name']}  ({info['channels']} channels, {info['rate_hz']} Hz)")
+
+
+@cli.command()
+@_model
+@click.option("--device", help="Name or number of the microphone; see: speechrnn devices.")
+def doctor(model: str, device: str | None) -> None:
+    """Check installation, model and microphone, and say what to do. Speak while it records for two seconds."""
+    from speechrnn.doctor import check_all
+
+    failed = False
+    for finding in check_all(model, _device(device)):
+        click.echo(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.what:<12}  {finding.seen}")
+        if not finding.ok:
+            failed = True
+            click.echo(f"{'':<23}{finding.advice}")
+    if failed:
+        raise SystemExit(2)
 
 
 @cli.command()

@@ -31,14 +31,16 @@ class Detector:
     """
 
     def __init__(self, labels: Labels, options: Options) -> None:
-        unknown = sorted(set(options.thresholds) - set(labels.keywords))
+        unknown = sorted({*options.thresholds, *options.only} - set(labels.keywords))
         if unknown:
-            raise ConfigError(
-                f"threshold for {', '.join(unknown)}: no keyword of this model; expected {', '.join(labels.keywords)}"
-            )
+            raise ConfigError(f"{', '.join(unknown)}: no keyword of this model; expected {', '.join(labels.keywords)}")
         self._keywords = labels.keywords
         self._options = options
-        self._thresholds = np.array([options.thresholds.get(word, options.threshold) for word in labels.keywords])
+        heard = options.only or labels.keywords
+        levels = [
+            options.thresholds.get(word, options.threshold) if word in heard else np.inf for word in labels.keywords
+        ]
+        self._thresholds = np.array(levels)
         self._rise_levels = self._thresholds * max(0.5, options.release)  # so that every release is followed by a rise
         self._n_smoothed = max(1, round(options.smoothing_ms / options.step_ms))
         self._n_refractory = -(-options.refractory_ms // options.step_ms)

@@ -25,11 +25,12 @@ def _plain(transcript: Transcript) -> dict[str, object]:
     return {
         "audio": transcript.audio,
         "duration_s": round(transcript.duration_s, 3),
-        "detections": [_fields(found) for found in transcript.detections],
+        "detections": [to_object(found) for found in transcript.detections],
     }
 
 
-def _fields(found: Detection) -> dict[str, object]:
+def to_object(found: Detection) -> dict[str, object]:
+    """A detection as the JSON formats show it."""
     return {"label": found.label, "start_s": found.start_s, "end_s": found.end_s, "score": found.score}
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import os
+import queue
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from speechrnn.audio import Resampler, Samples, check_samples, open_audio, read_block
+from speechrnn.audio import Resampler, Samples, check_samples, from_int16, open_audio, read_block, to_mono
+from speechrnn.errors import DeviceError
+
+_LOST_AFTER_S = 2.0
+_RETRY_EVERY_S = 1.0
 
 
 class AudioSource(Protocol):
     """A stream of audio. `duration_s` is None where the end is not known beforehand. `close` may be called twice."""
 
+    name: str
     sample_rate_hz: int
     duration_s: float | None
 
@@ -44,6 +54,7 @@ class ArraySource(_Closing):
     """Samples that are in memory, float32 [T] at `sample_rate_hz`, in blocks of `block_samples`."""
 
     def __init__(self, samples: Samples, sample_rate_hz: int, *, block_samples: int = 16000) -> None:
+        self.name = "array"
         self.sample_rate_hz = sample_rate_hz
         self.duration_s: float | None = len(samples) / sample_rate_hz
         self._samples = check_samples(samples, "array")
@@ -62,6 +73,7 @@ class FileSource(_Closing):
     """
 
     def __init__(self, path: Path, sample_rate_hz: int) -> None:
+        self.name = path.name
         self._file = open_audio(path)
         self.sample_rate_hz = sample_rate_hz
         self.duration_s: float | None = self._file.frames / self._file.samplerate
@@ -80,6 +92,203 @@ class FileSource(_Closing):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class PipeSource(_Closing):
+    """Raw 16-bit little-endian PCM from a pipe, such as standard input, as it arrives."""
+
+    def __init__(self, pipe: IO[bytes], rate_hz: int, sample_rate_hz: int, *, channels: int = 1) -> None:
+        self.name = "pipe"
+        self.sample_rate_hz = sample_rate_hz
+        self.duration_s: float | None = None
+        self._pipe = pipe
+        self._rate_hz = rate_hz
+        self._channels = channels
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield what has arrived, at most a tenth of a second at a time, until the pipe is closed."""
+        resampler = Resampler(self._rate_hz, self.sample_rate_hz)
+        frame_bytes = 2 * self._channels
+        rest = b""
+        while data := os.read(self._pipe.fileno(), frame_bytes * self._rate_hz // 10):
+            data = rest + data
+            whole = len(data) - len(data) % frame_bytes
+            rest = data[whole:]
+            samples = from_int16(np.frombuffer(data[:whole], dtype="<i2").reshape(-1, self._channels))
+            block = resampler.push(to_mono(samples))
+            if len(block):
+                yield block
+        block = resampler.push(np.zeros(0, dtype=np.float32), last=True)
+        if len(block):
+            yield block
+
+
+class RealTimeSource(_Closing):
+    """Another source at the speed of the sound: each block comes when a microphone would have heard its end."""
+
+    def __init__(self, source: AudioSource) -> None:
+        self._source = source
+        self.name = source.name
+        self.sample_rate_hz = source.sample_rate_hz
+        self.duration_s = source.duration_s
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield the blocks of the other source, cut to a tenth of a second."""
+        size = self.sample_rate_hz // 10
+        started, n_samples = time.monotonic(), 0
+        for block in self._source.blocks():
+            for part in np.split(block, range(size, len(block), size)):
+                n_samples += len(part)
+                time.sleep(max(0.0, started + n_samples / self.sample_rate_hz - time.monotonic()))
+                yield part
+
+    def close(self) -> None:
+        """Close the other source."""
+        self._source.close()
+
+
+class Microphone(_Closing):
+    """A microphone through PortAudio, opened at the rate it offers, its channels mixed.
+
+    The audio callback copies into a bounded queue and does nothing else. Blocks that the consumer was too slow for
+    are counted in `n_dropped_samples` and replaced by silence of the same length, so that times stay true. If the
+    device goes away, `on_event` is told, and the stream goes on when it is back; its clock stands still meanwhile.
+    Raises DeviceError if there is no such device, it is busy, or PortAudio is not installed.
+    """
+
+    def __init__(
+        self,
+        sample_rate_hz: int,
+        *,
+        device: str | int | None = None,
+        queue_s: float = 5.0,
+        on_event: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.sample_rate_hz = sample_rate_hz
+        self.duration_s: float | None = None
+        self.n_dropped_samples = 0
+        self._device = device
+        self._queue_s = queue_s
+        self._on_event = on_event
+        self._sounddevice = _import_sounddevice()
+        self._closed = False
+        self._stream: Any = None
+        self._open()
+
+    @property
+    def rate_hz(self) -> int:
+        """The rate that the device was opened at."""
+        return self._rate_hz
+
+    def _open(self) -> None:
+        sounddevice = self._sounddevice
+        try:
+            info = sounddevice.query_devices(self._device, kind="input")
+            self._rate_hz = int(info["default_samplerate"])
+            self.name = str(info["name"])
+            block = self._rate_hz // 50
+            self._queue: queue.Queue[NDArray[np.float32]] = queue.Queue(maxsize=int(self._queue_s * 50))
+            self._n_missed = 0
+            self._stream = sounddevice.InputStream(
+                device=self._device,
+                samplerate=self._rate_hz,
+                channels=min(2, int(info["max_input_channels"])),
+                blocksize=block,
+                dtype="float32",
+                callback=self._receive,
+            )
+            self._stream.start()
+        except (sounddevice.PortAudioError, ValueError) as error:
+            self._stream = None
+            asked = "no microphone found" if self._device is None else f"microphone {self._device}"
+            raise DeviceError(f"{asked} ({_reason(error)}); see the inputs with: speechrnn devices") from None
+
+    def _receive(self, data: NDArray[np.float32], n_frames: int, times: object, status: Any) -> None:
+        """Called by PortAudio's own thread."""
+        try:
+            self._queue.put_nowait(data.copy())
+        except queue.Full:
+            self._n_missed += n_frames
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield what the microphone hears until the source is closed."""
+        resampler = Resampler(self._rate_hz, self.sample_rate_hz)
+        while not self._closed:
+            try:
+                data = self._queue.get(timeout=_LOST_AFTER_S)
+            except queue.Empty:
+                if self._closed:
+                    return
+                self._reopen()
+                resampler = Resampler(self._rate_hz, self.sample_rate_hz)
+                continue
+            block = resampler.push(to_mono(data))
+            if self._n_missed and self._queue.empty():
+                missed, self._n_missed = self._n_missed, 0
+                n_missed = round(missed * self.sample_rate_hz / self._rate_hz)
+                self.n_dropped_samples += n_missed
+                block = np.concatenate([block, np.zeros(n_missed, dtype=np.float32)])
+            if len(block):
+                yield block
+
+    def _reopen(self) -> None:
+        """Wait until the device is there again."""
+        self._on_event(f"{self.name}: the microphone is gone; waiting for it to come back")
+        while not self._closed:
+            self._abort()
+            self._sounddevice._terminate()  # PortAudio lists devices only when it starts
+            self._sounddevice._initialize()
+            try:
+                self._open()
+            except DeviceError:
+                time.sleep(_RETRY_EVERY_S)
+                continue
+            self._on_event(f"{self.name}: the microphone is back")
+            return
+
+    def _abort(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(self._sounddevice.PortAudioError):
+                stream.abort()
+                stream.close()
+
+    def close(self) -> None:
+        """Stop listening and let go of the device."""
+        self._closed = True
+        self._abort()
+
+
+def input_devices() -> list[dict[str, Any]]:
+    """Each input as `index`, `name`, `channels`, `rate_hz` and `default`. Raises DeviceError without PortAudio."""
+    sounddevice = _import_sounddevice()
+    default = sounddevice.default.device[0]
+    return [
+        {
+            "index": index,
+            "name": str(info["name"]),
+            "channels": int(info["max_input_channels"]),
+            "rate_hz": int(info["default_samplerate"]),
+            "default": index == default,
+        }
+        for index, info in enumerate(sounddevice.query_devices())
+        if info["max_input_channels"] > 0
+    ]
+
+
+def _import_sounddevice() -> Any:
+    try:
+        import sounddevice
+    except ModuleNotFoundError:
+        raise DeviceError("the microphone needs sounddevice: pip install 'speechrnn[mic]'") from None
+    except OSError:
+        raise DeviceError("the microphone needs PortAudio; on Debian: apt-get install libportaudio2") from None
+    return sounddevice
+
+
+def _reason(error: Exception) -> str:
+    """The words of a PortAudio error without its code."""
+    return str(error).split(" [")[0].replace("\n", " ") or type(error).__name__
 
 
 def read_all(source: AudioSource) -> Samples:

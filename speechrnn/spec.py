@@ -159,9 +159,11 @@ class Options(Struct, frozen=True):
     """How posteriors become detections.
 
     A keyword fires when the mean of its last posteriors reaches its threshold. It then stays quiet until that mean
-    has fallen below `release` times the threshold and `refractory_ms` have passed.
+    has fallen below `release` times the threshold and `refractory_ms` have passed. Only the keywords in `only` fire,
+    or all if it is empty.
     """
 
+    only: tuple[str, ...] = ()
     step_ms: int = 100
     smoothing_ms: int = 300
     threshold: float = 0.7

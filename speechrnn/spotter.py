@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +13,15 @@ from speechrnn.detector import Detection, Detector
 from speechrnn.runtime import Recognizer
 from speechrnn.spec import Options
 
+_TAIL_S = 0.2
+
 
 class KeywordSpotter:
     """Finds keywords in a stream of samples at the model's rate.
 
     The stream starts in silence; every step of samples gives one decision over the context that ends with it. The
     same audio gives the same posteriors and detections however it is cut into blocks. Spotters may share a recognizer.
+    `latest` holds the posteriors [C] of the last step.
     """
 
     def __init__(self, recognizer: Recognizer, options: Options | None = None) -> None:
@@ -26,6 +31,7 @@ class KeywordSpotter:
         self.sample_rate_hz = spec.sample_rate_hz
         self._detector = Detector(spec.labels, self.options)
         self._step_samples = self.options.step_ms * spec.sample_rate_hz // 1000
+        self._n_tail = round(_TAIL_S * spec.sample_rate_hz)
         self._context = np.zeros(spec.context_samples, dtype=np.float32)
         self._next = np.zeros(self._step_samples, dtype=np.float32)
         self.reset()
@@ -35,6 +41,9 @@ class KeywordSpotter:
         self._context[:] = 0
         self._n_next = 0
         self._n_samples = 0
+        self._n_decided = 0
+        self._n_heard = 0
+        self.latest = np.zeros(len(self.recognizer.labels), dtype=np.float32)
         self._detector.reset()
 
     @property
@@ -45,9 +54,21 @@ class KeywordSpotter:
     def push(self, samples: Samples) -> list[Detection]:
         """Take the next samples [T], float32 in [-1, 1], and return the keywords that they complete.
 
+        What a keyword was heard in, and the 200 ms that may hold its end, count as silence from then on: so one word
+        does not fire twice, and the same word said again does.
+
         Raises AudioError for another type or shape, and for values that are not finite.
         """
-        return self._detector.push(self.posteriors(samples))
+        found = []
+        for context in self._contexts(samples):
+            n_new = max(0, self._n_decided - self._n_heard)
+            context[: max(0, len(context) - n_new)] = 0
+            self.latest = self.recognizer.posteriors(context[None])[0]
+            fired = self._detector.push(self.latest[None])
+            if fired:
+                self._n_heard = self._n_decided + self._n_tail
+            found += fired
+        return found
 
     def finish(self) -> list[Detection]:
         """End the stream: one context of silence follows it, so its last word is found too. Times stay within it."""
@@ -68,10 +89,14 @@ class KeywordSpotter:
     def posteriors(self, samples: Samples) -> NDArray[np.float32]:
         """Take the next samples [T] and return the posteriors [n, C] of the steps that they complete, undetected.
 
-        For those who decide for themselves; `push` calls this and then the detector.
+        For those who decide for themselves.
         """
+        rows = [self.recognizer.posteriors(context[None]) for context in self._contexts(samples)]
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.recognizer.labels)), dtype=np.float32)
+
+    def _contexts(self, samples: Samples) -> Iterator[Samples]:
+        """A copy of the context [context_samples] of each step that the next samples [T] complete."""
         samples = check_samples(samples, "audio block")
-        rows = []
         self._n_samples += len(samples)
         while len(samples):
             taken = samples[: self._step_samples - self._n_next]
@@ -80,6 +105,6 @@ class KeywordSpotter:
             samples = samples[len(taken) :]
             if self._n_next == self._step_samples:
                 self._n_next = 0
+                self._n_decided += self._step_samples
                 self._context = np.concatenate([self._context, self._next])[-len(self._context) :]
-                rows.append(self.recognizer.posteriors(self._context[None]))
-        return np.concatenate(rows) if rows else np.zeros((0, len(self.recognizer.labels)), dtype=np.float32)
+                yield self._context.copy()
