@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import librosa
+import numpy as np
 import pytest
 import soundfile
 
 from pipelines.make_examples import RECORDINGS, Recording, make
 from speechrnn import audio
+from speechrnn.audio import Samples
 from speechrnn.detector import Detection
 from speechrnn.runtime import Recognizer, load
 from speechrnn.sources import FileSource
@@ -48,6 +51,33 @@ def test_times_lie_on_the_words(name: str, recognizer: Recognizer) -> None:
         overlap_s = min(found.end_s, end_s) - max(found.start_s, start_s)
         assert overlap_s > 0.5 * (end_s - start_s)
         assert abs(found.end_s - end_s) < 0.25
+
+
+def spoken(name: str, number: int, recognizer: Recognizer) -> Samples:
+    """One word of an example [T] at 16 kHz, counted from 0, without what is around it."""
+    _, start_s, end_s = truth(name, recognizer)[number]
+    return audio.read(EXAMPLES / name, 16000)[round(16000 * start_s) : round(16000 * end_s)]
+
+
+def labels_of(samples: Samples, recognizer: Recognizer) -> list[str]:
+    spotter = KeywordSpotter(recognizer)
+    return [found.label for found in spotter.push(samples) + spotter.finish()]
+
+
+@pytest.mark.parametrize(("name", "number"), [("commands.wav", 7), ("commands.wav", 1), ("drive.flac", 0)])
+def test_a_word_twice_with_half_a_second_between_is_two(name: str, number: int, recognizer: Recognizer) -> None:
+    word, pause = spoken(name, number, recognizer), np.zeros(8000, dtype=np.float32)
+    label = truth(name, recognizer)[number][0]
+    assert labels_of(np.concatenate([pause, word, pause, word, pause]), recognizer) == [label] * 2
+
+
+@pytest.mark.parametrize(("name", "number"), [("commands.wav", 7), ("commands.wav", 1), ("drive.flac", 0)])
+def test_a_word_drawn_out_to_twice_its_length_is_one(name: str, number: int, recognizer: Recognizer) -> None:
+    word = spoken(name, number, recognizer)
+    spectra = librosa.stft(word, n_fft=512)
+    drawn_out = librosa.istft(librosa.phase_vocoder(spectra, rate=0.5, n_fft=512), n_fft=512)
+    pause = np.zeros(8000, dtype=np.float32)
+    assert labels_of(np.concatenate([pause, drawn_out, pause]), recognizer) == [truth(name, recognizer)[number][0]]
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")

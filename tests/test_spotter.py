@@ -71,11 +71,37 @@ def test_the_words_of_a_stream_are_found_in_their_places() -> None:
 
 @given(places=cuts(len(SPEECH)))
 def test_any_cutting_gives_the_contexts_and_detections_of_one_push(places: list[int]) -> None:
+    heard_cut: list[Samples] = []
+    heard_whole: list[Samples] = []
+    found_cut = found_in(cut(SPEECH, places), fake_recognizer(heard=heard_cut))
+    found_whole = found_in([SPEECH], fake_recognizer(heard=heard_whole))
+    np.testing.assert_array_equal(heard_cut, heard_whole)
+    assert found_cut == found_whole
+
+
+def test_posteriors_are_those_of_the_plain_contexts() -> None:
     heard: list[Samples] = []
-    found = found_in(cut(SPEECH, places), fake_recognizer(heard=heard))
-    n_silent = CONTEXT_SAMPLES + -len(SPEECH) % STEP_SAMPLES
-    np.testing.assert_array_equal(heard, contexts_of(SPEECH, n_silent))
-    assert found == found_in([SPEECH])
+    KeywordSpotter(fake_recognizer(heard=heard), OPTIONS).posteriors(SPEECH)
+    np.testing.assert_array_equal(heard, contexts_of(SPEECH)[: len(SPEECH) // STEP_SAMPLES])
+
+
+def test_until_a_word_is_heard_push_looks_at_the_plain_contexts_and_then_only_at_what_follows() -> None:
+    heard: list[Samples] = []
+    samples = np.concatenate([0.02 * noise(RATE_HZ), word("yes"), 0.02 * noise(2 * RATE_HZ)])
+    (found,) = KeywordSpotter(fake_recognizer(heard=heard), OPTIONS).push(samples)
+    contexts = contexts_of(samples)
+    n_plain = round(found.decided_s * RATE_HZ) // STEP_SAMPLES
+    np.testing.assert_array_equal(heard[:n_plain], contexts[:n_plain])
+    for context, plain, n_new in zip(heard[n_plain:], contexts[n_plain:], range(-100, 900, 100), strict=False):
+        kept = max(0, n_new) * RATE_HZ // 1000
+        assert not context[: CONTEXT_SAMPLES - kept].any()
+        np.testing.assert_array_equal(context[CONTEXT_SAMPLES - kept :], plain[CONTEXT_SAMPLES - kept :])
+
+
+@pytest.mark.parametrize("pause_s", [0.5, 0.8, 1.2])
+def test_a_word_said_twice_is_heard_twice(pause_s: float) -> None:
+    samples = np.concatenate([silence(0.5), word("yes"), silence(pause_s), word("yes"), silence(0.5)])
+    assert [found.label for found in found_in([samples])] == ["yes", "yes"]
 
 
 @pytest.mark.parametrize("block_samples", [7, 160, 1599, 1600, 1601, 16000, 160000])
