@@ -382,18 +382,47 @@ def test_a_missing_folder_is_named(small_dir: Path, changes: dict[str, Any], fol
         prepare(made_data.data(small_dir, **changes))
 
 
-def test_downloading_what_is_there_asks_no_network(
-    small_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Archive:
+    """Stands for torchaudio's data set: unpacks one file, or two unless the network fails between them."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.fails = fails
+        self.n_fetched = 0
+
+    def __call__(self, root: Path, url: str, download: bool) -> None:
+        assert download
+        self.n_fetched += 1
+        folder = root / "SpeechCommands" / url / "yes"
+        folder.mkdir(parents=True)
+        (folder / "0.wav").write_bytes(b"first")
+        if self.fails:
+            raise OSError("no network")
+        (folder / "1.wav").write_bytes(b"second")
+
+
+def use(monkeypatch: pytest.MonkeyPatch, archive: Archive) -> Archive:
+    monkeypatch.setattr("torchaudio.datasets.SPEECHCOMMANDS", archive)
+    return archive
+
+
+def test_a_download_that_fails_leaves_nothing_that_looks_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torchaudio.datasets
-
-    def offline(*arguments: object, **options: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr(torchaudio.datasets, "SPEECHCOMMANDS", offline)
-    assert dataset.download(small_dir, "v0.02") == small_dir / COMMANDS
+    use(monkeypatch, Archive(fails=True))
     with pytest.raises(DataError, match=r"could not download speech_commands_v0\.01 \(no network\)"):
-        dataset.download(tmp_path, "v0.01")
+        dataset.download(tmp_path / "data", "v0.01")
+    assert not (tmp_path / "data" / "SpeechCommands").exists()
+    use(monkeypatch, Archive(fails=False))
+    target = dataset.download(tmp_path / "data", "v0.01")
+    assert target == tmp_path / "data" / "SpeechCommands" / "speech_commands_v0.01"
+    assert {path.name for path in (target / "yes").iterdir()} == {"0.wav", "1.wav"}
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["SpeechCommands"]
+
+
+def test_what_is_there_is_not_downloaded_again(small_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = use(monkeypatch, Archive(fails=True))
+    assert dataset.download(small_dir, "v0.02") == small_dir / COMMANDS
+    assert archive.n_fetched == 0
 
 
 # Where the word is
