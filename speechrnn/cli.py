@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -137,6 +139,12 @@ def transcribe(
     if format_ in formats.ONE_FILE_FORMATS and len(files) > 1 and output is None:
         raise ConfigError(f"--format {format_} holds one recording, got {len(files)}; give --output FOLDER")
     write = formats.FORMATS[format_]
+    if format_ == "json":
+        write = functools.partial(formats.to_json, several=len(files) > 1)
+    if one_each:
+        repeated = [name for name, n in Counter(file.stem for file in files).items() if n > 1]
+        if repeated:
+            raise ConfigError(f"{output}: several recordings are called {repeated[0]}; transcribe them one by one")
     if output is not None:
         with _writing(output):
             (output if one_each else output.parent).mkdir(parents=True, exist_ok=True)

@@ -53,10 +53,10 @@ def to_table(transcripts: Sequence[Transcript]) -> str:
     return "\n".join(lines)
 
 
-def to_json(transcripts: Sequence[Transcript]) -> str:
-    """One object for one file, an array of such objects for several."""
+def to_json(transcripts: Sequence[Transcript], *, several: bool | None = None) -> str:
+    """One object for one file, an array of such objects for several; `several` says that more were asked for."""
     plain = [_plain(transcript) for transcript in transcripts]
-    text = msgspec.json.encode(plain[0] if len(plain) == 1 else plain)
+    text = msgspec.json.encode(plain[0] if len(plain) == 1 and not several else plain)
     return msgspec.json.format(text, indent=2).decode() + "\n"
 
 

@@ -119,7 +119,7 @@ class Trainer:
         self.training = Examples(pack, spec, experiment.data, "training")
         self.validation = Examples(pack, spec, experiment.data, "validation")
         self.validation_batch = validation_batch(self.validation)
-        self.n_per_epoch = len(self._plan(0))
+        self.n_per_epoch = len(self.plan(0))
         self.steps_per_epoch = self.n_per_epoch // config.batch_size
         if self.steps_per_epoch == 0:
             raise DataError(f"expected at least one batch of {config.batch_size}, got {self.n_per_epoch} contexts")
@@ -145,12 +145,12 @@ class Trainer:
         self.n_clipped = 0
         self.best_accuracy = 0.0
 
-    def _plan(self, epoch: int) -> list[Any]:
+    def plan(self, epoch: int) -> list[Any]:
         return self.training.epoch(np.random.default_rng(_seed_of(self.experiment.train.seed, epoch)))
 
     def _fit_norm(self) -> None:
         """Feature statistics over the first contexts of the first epoch, without augmentation."""
-        batch = self.training.batch(self._plan(0)[:_N_NORM_CONTEXTS], np.random.default_rng(0))
+        batch = self.training.batch(self.plan(0)[:_N_NORM_CONTEXTS], np.random.default_rng(0))
         parts_of_rows = np.array_split(batch.samples, min(16, len(batch.samples)))
         with torch.no_grad():
             parts = [self.net.front_end(_to_float(rows, torch.device("cpu"))) for rows in parts_of_rows]
@@ -288,7 +288,7 @@ def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callabl
         accuracy = _validate(trainer, run_dir, log)
     while trainer.step < n_steps:
         epoch, first = divmod(trainer.step, trainer.steps_per_epoch)
-        plan = trainer._plan(epoch)
+        plan = trainer.plan(epoch)
         for step in range(first, trainer.steps_per_epoch):
             losses.append(trainer.train_step(plan[step * batch_size : (step + 1) * batch_size]))
             elapsed_s = time.monotonic() - started

@@ -58,6 +58,21 @@ def test_a_folder_gives_an_object_for_each_file() -> None:
     assert [Path(document["audio"]).name for document in documents] == ["commands.wav", "drive.flac", "menu.ogg"]
 
 
+def test_of_several_files_the_one_that_can_be_read_is_still_in_an_array(tmp_path: Path) -> None:
+    result = run("transcribe", EXAMPLE, tmp_path / "missing.wav", empty(tmp_path), "--format", "json")
+    assert result.returncode == 2
+    assert [document["audio"] for document in json.loads(result.stdout)] == [str(EXAMPLE)]
+
+
+def test_recordings_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(EXAMPLE, tmp_path / folder)
+    arguments: list[str | Path] = [tmp_path / "a", tmp_path / "b", "--format", "srt", "--output", tmp_path / "titles"]
+    assert_one_line(run("transcribe", *arguments), "commands")
+    assert not (tmp_path / "titles").exists()
+
+
 def test_output_goes_to_a_file(tmp_path: Path) -> None:
     target = tmp_path / "new" / "words.csv"
     result = run("transcribe", EXAMPLE, "--format", "csv", "--output", target)
