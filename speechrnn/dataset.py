@@ -52,6 +52,10 @@ class Clip(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+Planned = tuple[int, Clip | None]
+"""A context to come: its class, and the clip it is cut from, or None for silence."""
+
+
 class Pack(NamedTuple):
     """All packed recordings: the usable clips, their samples int16 [T], and the clips left out."""
 
@@ -319,7 +323,7 @@ class Examples:
         low, high = self._noise_part
         return clip.offset + int(low * clip.n_samples), clip.offset + int(high * clip.n_samples)
 
-    def epoch(self, random: np.random.Generator) -> list[tuple[int, Clip | None]]:
+    def epoch(self, random: np.random.Generator) -> list[Planned]:
         """The contexts of one epoch as (class, clip), shuffled; the clip is None for silence."""
         keywords = [
             (label, clip)
@@ -327,7 +331,7 @@ class Examples:
             if name not in self._shares
             for clip in self._clips[name]
         ]
-        plan: list[tuple[int, Clip | None]] = list(keywords)
+        plan: list[Planned] = list(keywords)
         for name, share in self._shares.items():
             if name not in self._clips:
                 continue
@@ -343,7 +347,7 @@ class Examples:
         order = random.permutation(len(plan))
         return [plan[i] for i in order]
 
-    def batch(self, plan: list[tuple[int, Clip | None]], random: np.random.Generator) -> Batch:
+    def batch(self, plan: list[Planned], random: np.random.Generator) -> Batch:
         """Cut the contexts of a part of an epoch."""
         samples = np.zeros((len(plan), self._context), dtype=np.int16)
         words = np.zeros((len(plan), 2), dtype=np.int64)

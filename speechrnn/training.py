@@ -26,7 +26,7 @@ import speechrnn
 from speechrnn import augment
 from speechrnn.audio import INT16_SCALE
 from speechrnn.config import Experiment, Train, to_tree
-from speechrnn.dataset import Batch, Examples, Pack, validation_batch
+from speechrnn.dataset import Batch, Examples, Pack, Planned, validation_batch
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.labels import SILENCE
 from speechrnn.recognizer import RecognizerNet, load_plain, save_checkpoint, write_atomically
@@ -145,7 +145,8 @@ class Trainer:
         self.n_clipped = 0
         self.best_accuracy = 0.0
 
-    def plan(self, epoch: int) -> list[Any]:
+    def plan(self, epoch: int) -> list[Planned]:
+        """The contexts of an epoch, in the order in which they are trained on."""
         return self.training.epoch(np.random.default_rng(_seed_of(self.experiment.train.seed, epoch)))
 
     def _fit_norm(self) -> None:
@@ -156,7 +157,7 @@ class Trainer:
             parts = [self.net.front_end(_to_float(rows, torch.device("cpu"))) for rows in parts_of_rows]
         self.net.norm.fit(torch.cat(parts))
 
-    def batch(self, plan: list[Any], step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+    def batch(self, plan: list[Planned], step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         """The augmented samples [B, T] and labels [B] of a step, and the generator for what is drawn after them."""
         seed = _seed_of(self.experiment.train.seed, step, 1)
         generator = torch.Generator().manual_seed(seed)
@@ -177,7 +178,7 @@ class Trainer:
         draws = augment.Draws(*(values.to(device) for values in draws))
         return augment.apply(_to_float(raw.samples, device), draws, self.noise), labels.to(device), generator
 
-    def train_step(self, plan: list[Any]) -> float:
+    def train_step(self, plan: list[Planned]) -> float:
         """One optimisation step; returns its loss."""
         config = self.experiment.train
         samples, labels, generator = self.batch(plan, self.step)
