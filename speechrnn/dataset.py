@@ -30,7 +30,7 @@ Int16 = NDArray[np.int16]
 Int64 = NDArray[np.int64]
 
 PACKED_RATE_HZ = 16000
-_NOISE_FOLDER = "_background_noise_"
+NOISE_FOLDER = "_background_noise_"
 _NOISE_TRAINING_PART = 0.8  # of each noise recording, the rest is for validation
 _HOP_SAMPLES = 160  # of the energy by which words are found
 _FLUSH_EVERY = 500
@@ -119,8 +119,8 @@ def find_sources(data: Data) -> list[Clip]:
     clips = []
     for file in _audio_files(commands):
         word = file.parent.name
-        if word == _NOISE_FOLDER:
-            clips.append(clip(file, "noise", "training"))
+        if word == NOISE_FOLDER:
+            clips.append(clip(file, "noise", "training", word))
         elif file.parent != commands:
             split = listed.get(f"{word}/{file.name}", "training") if listed else split_of(file.name)
             clips.append(clip(file, "command", split, word))
@@ -276,7 +276,8 @@ class Batch(NamedTuple):
 class Examples:
     """The clips of one split by class, and how a context is cut from each.
 
-    Silence is cut from noise recordings, of which training has the first part and validation the rest. Clips longer
+    Silence is cut from noise recordings: in training from the first part of all, in validation from the rest of those
+    that come with Speech Commands, as the official test clips are, or of all if there are none. Clips longer
     than a context, such as running speech, are cut at a drawn place that has sound in it.
     """
 
@@ -287,7 +288,9 @@ class Examples:
         self._context = spec.context_samples
         self._names = spec.labels.names
         words: dict[str, list[Clip]] = {name: [] for name in self._names}
-        self.noise = [clip for clip in pack.clips if clip.kind == "noise"]
+        all_noise = [clip for clip in pack.clips if clip.kind == "noise"]
+        own_noise = [clip for clip in all_noise if clip.word == NOISE_FOLDER]
+        self.noise = own_noise if split == "validation" and own_noise else all_noise
         for clip in pack.clips:
             if clip.kind == "noise" or clip.split != split:
                 continue
