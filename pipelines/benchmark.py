@@ -119,6 +119,7 @@ def inference_row(onnx: Path, checkpoint: Path, context: np.ndarray[tuple[int, i
     """Time of one context, one thread, ONNX Runtime against torch."""
     n_threads = torch.get_num_threads()
     by_onnx, by_torch = load(onnx), load(checkpoint)
+    torch.set_num_threads(1)
     onnx_s = _mean_s(lambda: by_onnx.logits(context), _N_RUNS)
     torch_s = _mean_s(lambda: by_torch.logits(context), _N_RUNS)
     torch.set_num_threads(n_threads)

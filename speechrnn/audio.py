@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def open_audio(path: Path) -> soundfile.SoundFile:
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: expected audio, got an empty file")
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)  # names need not be valid text
     except (soundfile.LibsndfileError, TypeError) as error:  # a TypeError for .raw, which has no header
         kinds = ", ".join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))
         reason = getattr(error, "error_string", error)
@@ -91,8 +92,8 @@ def read_block(file: soundfile.SoundFile, n_samples: int) -> Samples:
     try:
         samples = file.read(n_samples, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{file.name}: damaged audio ({error.error_string})") from None
-    return check_samples(to_mono(samples), str(file.name))
+        raise AudioError(f"{os.fsdecode(file.name)}: damaged audio ({error.error_string})") from None
+    return check_samples(to_mono(samples), os.fsdecode(file.name))
 
 
 def read(path: Path, sample_rate_hz: int) -> Samples:

@@ -170,6 +170,11 @@ def transcribe(
     _end(failed, len(files))
 
 
+def _shown(path: Path) -> str:
+    """A path as text, with ? for bytes that are not valid in it."""
+    return str(path).encode(errors="replace").decode()
+
+
 def _find(audio: Sequence[Path]) -> tuple[list[Path], int]:
     """The audio files that arguments mean; an argument that means none is reported and counted as failed."""
     from speechrnn.audio import find_audio
@@ -203,7 +208,7 @@ def _transcribe_file(recognizer: Recognizer, options: Options, file: Path) -> Tr
         for block in _track(source.blocks(), round(duration_s), file.name):
             found += spotter.push(block)
         found += spotter.finish()
-    return Transcript(str(file), duration_s, tuple(found))
+    return Transcript(_shown(file), duration_s, tuple(found))
 
 
 @cli.command()
@@ -228,10 +233,10 @@ def classify(audio: tuple[Path, ...], model: str, format_: str, top: int) -> Non
             continue
         ranked = sorted(zip(recognizer.labels, map(float, posteriors), strict=True), key=lambda item: -item[1])
         if format_ == "table":
-            click.echo(f"{file}  " + "  ".join(f"{label} {share:.3f}" for label, share in ranked[:top]))
+            click.echo(f"{_shown(file)}  " + "  ".join(f"{label} {share:.3f}" for label, share in ranked[:top]))
         else:
             probabilities = {label: round(share, 5) for label, share in ranked}
-            results.append({"audio": str(file), "label": ranked[0][0], "probabilities": probabilities})
+            results.append({"audio": _shown(file), "label": ranked[0][0], "probabilities": probabilities})
     if format_ == "json":
         text = msgspec.json.encode(results[0] if len(results) == 1 else results)
         click.echo(msgspec.json.format(text, indent=2))

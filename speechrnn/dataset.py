@@ -15,12 +15,11 @@ from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from speechrnn.audio import AUDIO_SUFFIXES, from_int16, to_int16
+from speechrnn.audio import AUDIO_SUFFIXES, from_int16, open_audio, read_block, to_int16
 from speechrnn.config import Data
-from speechrnn.errors import DataError
+from speechrnn.errors import AudioError, DataError
 from speechrnn.labels import SILENCE, UNKNOWN
 from speechrnn.spec import Spec
 
@@ -155,6 +154,9 @@ def prepare(data: Data, progress: Callable[[Iterable[Clip], int], Iterable[Clip]
         folder.mkdir(parents=True, exist_ok=True)
         _write_pack(folder, Path(data.dir), sources, progress)
         pack = _open_pack(folder, sources)
+        if not (folder / "samples.int16").stat().st_size:
+            first = next((f"{clip.path}: {clip.problem}" for clip in _read_index(folder / "index.jsonl")), "no file")
+            raise DataError(f"{data.dir}: none of the {len(sources)} audio files can be used; the first is {first}")
     if pack is None:
         raise DataError(f"{folder}: the audio changed while it was packed; run again")
     return pack
@@ -228,20 +230,19 @@ def _write_pack(
 
 def _pack_clip(base: Path, clip: Clip, offset: int) -> tuple[Clip, Int16]:
     """One clip with its place in the pack, and its samples [T]; none and a reason if it cannot be used."""
-    samples = np.zeros(0, dtype=np.int16)
-    problem = ""
+    path, samples, problem = base / clip.path, np.zeros(0, dtype=np.int16), ""
     try:
-        read, rate_hz = soundfile.read(base / clip.path, dtype="float32")  # as int16, float files would not be scaled
-        if read.ndim > 1:
-            problem = f"{read.shape[1]} channels"
-        elif rate_hz != PACKED_RATE_HZ:
-            problem = f"rate of {rate_hz} Hz"
-        elif not read.any():
-            problem = "no sound"
-        else:
-            samples = to_int16(read)
-    except (soundfile.LibsndfileError, OSError) as error:
-        problem = f"not readable: {error}"
+        with open_audio(path) as file:
+            if file.channels > 1:
+                problem = f"{file.channels} channels"
+            elif file.samplerate != PACKED_RATE_HZ:
+                problem = f"rate of {file.samplerate} Hz"
+            else:
+                samples = to_int16(read_block(file, -1))
+    except (AudioError, OSError) as error:
+        problem = str(error).removeprefix(f"{path}: ")
+    if not problem and not samples.any():
+        samples, problem = samples[:0], "no sound"
     start, end = word_extent(samples)
     return (
         msgspec.structs.replace(

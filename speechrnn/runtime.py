@@ -49,7 +49,7 @@ class Recognizer:
         """Class probabilities [C] of a one-word clip [T] of any length.
 
         A clip shorter than a context is put into the middle of silence. Of a longer one, the context in which some
-        keyword is most probable decides.
+        keyword is most probable decides if that keyword wins it, else the context that is least like silence.
         """
         context = self.info.spec.context_samples
         if len(samples) <= context:
@@ -61,8 +61,11 @@ class Recognizer:
             padded = np.pad(samples, (0, context + n_steps * step - len(samples)))
             contexts = np.lib.stride_tricks.sliding_window_view(padded, context)[::step]
         rows = np.concatenate([self.posteriors(row[None]) for row in contexts])
-        n_keywords = len(self.info.spec.labels.keywords)
+        labels = self.info.spec.labels
+        n_keywords = len(labels.keywords)
         best: Array = rows[rows[:, :n_keywords].max(axis=1).argmax()]
+        if best.argmax() >= n_keywords and labels.silence:
+            best = rows[rows[:, -1].argmin()]
         return best
 
 
@@ -85,9 +88,12 @@ def find_model(model: str | Path) -> Path:
 
 
 def load(model: str | Path = "commands8", *, n_threads: int = 1) -> Recognizer:
-    """Load a shipped model by name, or any model file by path. Raises ModelFileError."""
+    """Load a shipped model by name, or any model file by path. Raises ModelFileError.
+
+    `n_threads` is for ONNX models; a checkpoint runs on the threads that torch has.
+    """
     path = find_model(model)
-    return _load_checkpoint(path, n_threads) if path.suffix == ".pt" else _load_onnx(path, n_threads)
+    return _load_checkpoint(path) if path.suffix == ".pt" else _load_onnx(path, n_threads)
 
 
 def _load_onnx(path: Path, n_threads: int) -> Recognizer:
@@ -116,7 +122,7 @@ def _load_onnx(path: Path, n_threads: int) -> Recognizer:
     return Recognizer(info, logits)
 
 
-def _load_checkpoint(path: Path, n_threads: int) -> Recognizer:
+def _load_checkpoint(path: Path) -> Recognizer:
     try:
         import torch
 
@@ -127,7 +133,6 @@ def _load_checkpoint(path: Path, n_threads: int) -> Recognizer:
             "pip install 'speechrnn[train]', or give the exported .onnx file"
         ) from None
     net, info = load_checkpoint(path)
-    torch.set_num_threads(n_threads)
 
     def logits(samples: Samples) -> Array:
         with torch.inference_mode():

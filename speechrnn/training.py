@@ -142,6 +142,7 @@ class Trainer:
         self.classifier, self.optimizer = fabric.setup(self.net.classifier, optimizer)
         self.average = AveragedModel(self.net.classifier, multi_avg_fn=_moving_average(config.ema_decay))
         self.step = 0
+        self.is_between_steps = True  # else its state is of no step, and not worth keeping
         self.n_clipped = 0
         self.best_accuracy = 0.0
 
@@ -192,10 +193,12 @@ class Trainer:
         loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(self.classifier, self.optimizer, max_norm=config.clip_norm)
+        self.is_between_steps = False
         self.n_clipped += int(norm is not None and float(norm) > config.clip_norm)
         self.optimizer.step()
         self.average.update_parameters(self.net.classifier)
         self.step += 1
+        self.is_between_steps = True
         return float(loss.detach())
 
     def averaged_net(self) -> RecognizerNet:
@@ -209,6 +212,7 @@ class Trainer:
         """Everything that a later `restore` needs."""
         return {
             "experiment": msgspec.json.encode(self.experiment).decode(),
+            "clips": self.training.counts(),
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -219,9 +223,14 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a saved state. Raises ConfigError if it belongs to another experiment."""
-        saved = msgspec.json.decode(state["experiment"], type=Experiment)
+        try:
+            saved = msgspec.json.decode(state["experiment"], type=Experiment)
+        except (KeyError, msgspec.DecodeError) as error:
+            raise ConfigError(f"--resume: last.pt is of another version of speechrnn ({error}); start anew") from None
         if msgspec.structs.replace(saved, options=self.experiment.options) != self.experiment:
             raise ConfigError("--resume: the run was started with another configuration; use its config.toml")
+        if state["clips"] != self.training.counts():
+            raise ConfigError(f"--resume: the run had {state['clips']} clips, now there are {self.training.counts()}")
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -255,7 +264,8 @@ def fit(
     """Train into `run_dir` and return the best validation accuracy.
 
     Writes config.toml, log.jsonl, curves.png, `last.pt` (to resume from) and `best.pt` (the model with the best
-    validation accuracy, averaged weights). KeyboardInterrupt saves `last.pt` before it is raised again.
+    validation accuracy, averaged weights). KeyboardInterrupt saves `last.pt` before it is raised again, unless it came
+    while the weights were changed; then the one of at most a minute ago stays.
     Raises ConfigError if the folder holds a run and `resume` is not set.
     """
     last = run_dir / "last.pt"
@@ -268,12 +278,15 @@ def fit(
     run_dir.mkdir(parents=True, exist_ok=True)
     if resume:
         trainer.restore(load_plain(last))
+    else:
+        write_atomically(trainer.state(), last)
     (run_dir / "config.toml").write_text(tomli_w.dumps(to_tree(experiment)))
     log = _Log(run_dir / "log.jsonl", trainer.step)
     try:
         _run_epochs(trainer, run_dir, log, on_progress)
     except KeyboardInterrupt:
-        write_atomically(trainer.state(), last)
+        if trainer.is_between_steps:
+            write_atomically(trainer.state(), last)
         raise
     write_atomically(trainer.state(), last)
     plot_run(run_dir)

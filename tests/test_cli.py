@@ -294,3 +294,17 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     result = subprocess.run(shell, shell=True, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.stdout.startswith("examples/commands.wav")
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_name_that_is_not_valid_text_is_transcribed(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/w\xf6rter.wav"))
+    shutil.copy(EXAMPLE, path)
+    commands: list[list[str | Path]] = [
+        ["transcribe", path, "--format", "json"],
+        ["transcribe", path],
+        ["classify", path],
+    ]
+    for arguments in commands:
+        result = run(*arguments)
+        assert result.returncode == 0, result.stderr
+        assert "w?rter.wav" in result.stdout

@@ -652,6 +652,18 @@ def test_silence_of_training_and_validation_comes_from_disjoint_parts_of_the_noi
     assert {place // 100 for place in seen["training"]} == set(range(len(noise)))
 
 
+def test_validation_takes_its_silence_from_the_noise_of_speech_commands_or_from_all_if_it_has_none(
+    made_pack: Pack,
+) -> None:
+    def noises(pack: Pack, split: dataset.Split) -> set[str]:
+        return {Path(clip.path).name for clip in examples(pack, split).noise}
+
+    without = [clip for clip in made_pack.clips if clip.word != dataset.NOISE_FOLDER]
+    assert noises(made_pack, "training") == {"hiss.wav", "hum.wav"}
+    assert noises(made_pack, "validation") == {"hiss.wav"}
+    assert noises(Pack(without, made_pack.samples, []), "validation") == {"hum.wav"}
+
+
 # What cannot be trained on
 
 

@@ -79,7 +79,7 @@ def test_a_short_clip_stands_in_the_middle_of_silence(n_samples: int) -> None:
     )
 
 
-@pytest.mark.parametrize("label", ["yes", "no"])
+@pytest.mark.parametrize("label", ["yes", "no", "unknown"])
 @pytest.mark.parametrize("duration_s", [1.0, 1.05, 2.5, 7.03])
 @pytest.mark.parametrize("place", [0, 0.5, 1], ids=["start", "middle", "end"])
 def test_a_word_anywhere_in_a_clip_labels_it(label: str, duration_s: float, place: float) -> None:
