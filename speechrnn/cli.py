@@ -103,7 +103,7 @@ def _track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
 def _options(recognizer: Recognizer, thresholds: Sequence[str]) -> Options:
     """The model's options with thresholds given as a number for all keywords or as keyword=number."""
     options = recognizer.info.options
-    common, own = options.threshold, dict(options.thresholds)
+    common, own, given = options.threshold, dict(options.thresholds), {}
     for text in thresholds:
         word, equals, number = text.rpartition("=")
         try:
@@ -113,9 +113,10 @@ def _options(recognizer: Recognizer, thresholds: Sequence[str]) -> Options:
         if not 0 < value <= 1:
             raise ConfigError(f"--threshold {text}: expected a number above 0 and at most 1")
         if equals:
-            own[word] = value
+            given[word] = value
         else:
             common, own = value, {}
+    own |= given
     return msgspec.structs.replace(options, threshold=common, thresholds=own)
 
 
@@ -238,7 +239,7 @@ def classify(audio: tuple[Path, ...], model: str, format_: str, top: int) -> Non
             probabilities = {label: round(share, 5) for label, share in ranked}
             results.append({"audio": _shown(file), "label": ranked[0][0], "probabilities": probabilities})
     if format_ == "json":
-        text = msgspec.json.encode(results[0] if len(results) == 1 else results)
+        text = msgspec.json.encode(results[0] if len(files) == len(results) == 1 else results)
         click.echo(msgspec.json.format(text, indent=2))
     _end(failed, len(files))
 
@@ -378,6 +379,7 @@ def evaluate(model: str, folder: Path, json_path: Path | None, plots: Path | Non
     if plots is not None:
         with _writing(plots):
             evaluation.plot_confusion(result, plots / "confusion.png")
+    _end(len(result.failed), result.n + len(result.failed))
 
 
 @cli.command()
@@ -452,7 +454,8 @@ def train(config: Path, overrides: tuple[str, ...], data: str | None, run_dir: P
         accuracy = fit(experiment, pack, run_dir, resume=resume, on_progress=show)
     except KeyboardInterrupt:
         show.end()
-        _note(f"interrupted; go on with: speechrnn train {config} --run-dir {run_dir} --resume")
+        if (run_dir / "last.pt").exists():
+            _note(f"interrupted; go on with: speechrnn train {run_dir / 'config.toml'} --run-dir {run_dir} --resume")
         raise SystemExit(130) from None
     show.end()
     click.echo(f"{run_dir / 'best.pt'}: {100 * accuracy:.2f} % of validation contexts")

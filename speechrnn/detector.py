@@ -76,7 +76,7 @@ class Detector:
     def _detection(self, keyword: int, score: float) -> Detection:
         """The word ended about when its posterior rose, less the model's typical lag; its length is the typical one."""
         options = self._options
-        end_ms = max(0, int(self._rose[keyword]) * options.step_ms - options.lag_ms)
+        end_ms = min(max(0, int(self._rose[keyword]) * options.step_ms - options.lag_ms), self._step * options.step_ms)
         start_ms = max(0, end_ms - options.word_ms)
         decided_s = self._step * options.step_ms / 1000
         return Detection(self._keywords[keyword], start_ms / 1000, end_ms / 1000, round(score, 4), decided_s)

@@ -72,7 +72,8 @@ class FileSource(_Closing):
     Raises AudioError on construction if the file is missing or damaged, and while reading if damage shows later.
     """
 
-    def __init__(self, path: Path, sample_rate_hz: int) -> None:
+    def __init__(self, path: str | Path, sample_rate_hz: int) -> None:
+        path = Path(path)
         self.name = path.name
         self._file = open_audio(path)
         self.sample_rate_hz = sample_rate_hz
@@ -187,7 +188,7 @@ class Microphone(_Closing):
             self._rate_hz = int(info["default_samplerate"])
             self.name = str(info["name"])
             block = self._rate_hz // 50
-            self._queue: queue.Queue[NDArray[np.float32]] = queue.Queue(maxsize=int(self._queue_s * 50))
+            self._queue: queue.Queue[tuple[int, NDArray[np.float32]]] = queue.Queue(maxsize=int(self._queue_s * 50))
             self._n_missed = 0
             self._stream = sounddevice.InputStream(
                 device=self._device,
@@ -206,30 +207,28 @@ class Microphone(_Closing):
     def _receive(self, data: NDArray[np.float32], n_frames: int, times: object, status: Any) -> None:
         """Called by PortAudio's own thread."""
         try:
-            self._queue.put_nowait(data.copy())
+            self._queue.put_nowait((self._n_missed, data.copy()))
+            self._n_missed = 0
         except queue.Full:
             self._n_missed += n_frames
+            self.n_dropped_samples += round(n_frames * self.sample_rate_hz / self._rate_hz)
 
     def blocks(self) -> Iterator[Samples]:
         """Yield what the microphone hears until the source is closed."""
         resampler = Resampler(self._rate_hz, self.sample_rate_hz)
         while not self._closed:
             try:
-                data = self._queue.get(timeout=_LOST_AFTER_S)
+                n_missed, data = self._queue.get(timeout=_LOST_AFTER_S)
             except queue.Empty:
                 if self._closed:
                     return
                 self._reopen()
                 resampler = Resampler(self._rate_hz, self.sample_rate_hz)
                 continue
-            block = resampler.push(to_mono(data))
-            if self._n_missed and self._queue.empty():
-                missed, self._n_missed = self._n_missed, 0
-                n_missed = round(missed * self.sample_rate_hz / self._rate_hz)
-                self.n_dropped_samples += n_missed
-                block = np.concatenate([block, np.zeros(n_missed, dtype=np.float32)])
-            if len(block):
-                yield block
+            for part in (np.zeros(n_missed, dtype=np.float32), to_mono(data)):
+                block = resampler.push(part)
+                if len(block):
+                    yield block
 
     def _reopen(self) -> None:
         """Wait until the device is there again."""

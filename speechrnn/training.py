@@ -229,8 +229,10 @@ class Trainer:
             raise ConfigError(f"--resume: last.pt is of another version of speechrnn ({error}); start anew") from None
         if msgspec.structs.replace(saved, options=self.experiment.options) != self.experiment:
             raise ConfigError("--resume: the run was started with another configuration; use its config.toml")
-        if state["clips"] != self.training.counts():
-            raise ConfigError(f"--resume: the run had {state['clips']} clips, now there are {self.training.counts()}")
+        if state.get("clips") != self.training.counts():
+            raise ConfigError(
+                f"--resume: the run had {state.get('clips')} clips, now there are {self.training.counts()}"
+            )
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

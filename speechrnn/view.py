@@ -35,13 +35,14 @@ def bar(share: float, width: int) -> str:
 
 
 class LiveView:
-    """The terminal view; `update` it with every block."""
+    """The terminal view; `write` every block to it."""
 
     def __init__(self, source: AudioSource, spotter: KeywordSpotter, *, console: Console | None = None) -> None:
         self._source = source
         self._spotter = spotter
         self._found: deque[Detection] = deque(maxlen=_N_SHOWN)
         self._n_found = 0
+        self._position_s, self._posteriors = 0.0, spotter.latest
         self._level_db = _QUIETEST_DB
         self._clipped_at_s = -_HOLD_S
         self._message = ""
@@ -52,6 +53,7 @@ class LiveView:
     def write(self, block: Samples, found: list[Detection]) -> None:
         """Show a block [T] and the detections it gave."""
         if len(block):
+            self._position_s, self._posteriors = self._spotter.position_s, self._spotter.latest
             self._level_db = level_db(block)
             if np.abs(block).max() >= _CLIPPED:
                 self._clipped_at_s = self._spotter.position_s
@@ -67,7 +69,7 @@ class LiveView:
         self._message = message
 
     def _render(self) -> Panel:
-        position_s = self._spotter.position_s
+        position_s = self._position_s
         rows: list[RenderableType] = [
             self._level_line(position_s),
             Text(""),
@@ -101,9 +103,8 @@ class LiveView:
 
     def _bars(self) -> Table:
         table = Table.grid(padding=(0, 1))
-        posteriors = self._spotter.latest
-        recent = {found.label for found in self._found if self._spotter.position_s - found.decided_s < _HOLD_S}
-        for label, share in zip(self._spotter.recognizer.labels, posteriors, strict=True):
+        recent = {found.label for found in self._found if self._position_s - found.decided_s < _HOLD_S}
+        for label, share in zip(self._spotter.recognizer.labels, self._posteriors, strict=True):
             is_keyword = label in self._spotter.recognizer.info.spec.labels.keywords
             style = "bold cyan" if label in recent else "cyan" if is_keyword else "bright_black"
             table.add_row(Text(f"{label:<8}", style=style), Text(bar(float(share), 40), style=style), f"{share:.2f}")
