@@ -36,9 +36,9 @@ class Recording(NamedTuple):
 
 
 RECORDINGS = (
-    Recording("commands.wav", "en-us+Andrea", "yes no up down left right stop go", 16000, 1),
-    Recording("drive.flac", "en-us+m3", "go left computer right go thank stop", 44100, 2),
-    Recording("menu.ogg", "en-us+belinda", "down down yes sunshine up no", 48000, 1),
+    Recording("commands.wav", "en-us+klatt", "yes no up down left right stop go", 16000, 1),
+    Recording("drive.flac", "en-us+m7", "go left computer right go thank stop", 44100, 2),
+    Recording("menu.ogg", "en-us+klatt4", "down down yes sunshine up no", 48000, 1),
 )
 
 
