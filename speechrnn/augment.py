@@ -102,12 +102,12 @@ def shift_and_resample(samples: Tensor, shift: Tensor, rate: Tensor) -> Tensor:
     n_samples = samples.shape[1]
     time = torch.arange(n_samples, device=samples.device, dtype=torch.float32)
     middle = n_samples / 2
-    source = (time - middle - shift.unsqueeze(1)) * rate.unsqueeze(1) + middle
+    source = (time - middle - shift.unsqueeze(1)).mul_(rate.unsqueeze(1)).add_(middle).clamp_(-1, n_samples)
     left = source.floor()
-    fraction = source - left
-    padded = torch.nn.functional.pad(samples, (2, 2))
-    index = left.clamp(-2, n_samples).long() + 2
-    return padded.gather(1, index) * (1 - fraction) + padded.gather(1, index + 1) * fraction
+    fraction = source.sub_(left)
+    padded = torch.nn.functional.pad(samples, (1, 2))
+    index = left.long().add_(1)
+    return torch.lerp(padded.gather(1, index), padded.gather(1, index.add_(1)), fraction)
 
 
 def mask_frames(frames: Tensor, config: Augment, generator: torch.Generator) -> Tensor:

