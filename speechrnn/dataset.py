@@ -106,14 +106,14 @@ def find_sources(data: Data) -> list[Clip]:
         )
     listed: dict[str, Split] = {}
     splits: tuple[Split, ...] = ("validation", "testing")
-    for split in splits:
-        lists = commands / f"{split}_list.txt"
-        if lists.is_file():
-            listed |= dict.fromkeys(lists.read_text().split(), split)
+    lists = [commands / f"{split}_list.txt" for split in splits]
+    if all(path.is_file() for path in lists):  # with one alone, the other's speakers would be trained on
+        for path, split in zip(lists, splits, strict=True):
+            listed |= dict.fromkeys(path.read_text().split(), split)
 
     def clip(file: Path, kind: Kind, split: Split, word: str = "") -> Clip:
         stat = file.stat()
-        return Clip(str(file.relative_to(base)), stat.st_size, stat.st_mtime_ns, kind, split, word)
+        return Clip(os.path.relpath(file, base), stat.st_size, stat.st_mtime_ns, kind, split, word)
 
     clips = []
     for file in _audio_files(commands):
