@@ -132,8 +132,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data", help="folder that the paths in [data] start from")
     arguments = parser.parse_args()
-    overrides = [f'data.dir="{arguments.data}"'] if arguments.data else []
-    pack = prepare(load_experiment(arguments.config, overrides).data)
+    pack = prepare(load_experiment(arguments.config, data_dir=arguments.data).data)
     print("\n".join(compare(load(arguments.model), pack)))
 
 

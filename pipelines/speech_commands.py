@@ -161,8 +161,7 @@ def main() -> None:
     parser.add_argument("--target", type=Path, default=Path("speechrnn/pretrained"), help="folder of model and card")
     parser.add_argument("--test", type=Path, help="test clips as LABEL/*.wav, to be scored once")
     arguments = parser.parse_args()
-    overrides = [f'data.dir="{arguments.data}"'] if arguments.data else []
-    experiment = load_experiment(arguments.config, overrides)
+    experiment = load_experiment(arguments.config, data_dir=arguments.data)
     name = arguments.config.stem
     pack = prepare(experiment.data)
     checkpoint = train(experiment, pack, arguments.run_dir or Path("runs") / name)

@@ -399,8 +399,9 @@ def describe(model: str) -> None:
 def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download: str | None) -> None:
     """Pack the audio of CONFIG into one memory-mapped file, and report clips that cannot be used."""
     from speechrnn import dataset
+    from speechrnn.config import load_experiment
 
-    experiment = _experiment(config, overrides, data)
+    experiment = load_experiment(config, overrides, data_dir=data)
     if download:
         expected = Path(experiment.data.dir) / experiment.data.commands
         target = Path("SpeechCommands") / f"speech_commands_{download}"
@@ -410,15 +411,6 @@ def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download
     pack = _pack(experiment)
     hours = len(pack.samples) / dataset.PACKED_RATE_HZ / 3600
     click.echo(f"{Path(experiment.data.dir) / experiment.data.packed}: {len(pack.clips)} clips, {hours:.2f} hours")
-
-
-def _experiment(config: Path, overrides: Sequence[str], data: str | None) -> Experiment:
-    from speechrnn.config import load_experiment
-
-    experiment = load_experiment(config, overrides)
-    if data is None:
-        return experiment
-    return msgspec.structs.replace(experiment, data=msgspec.structs.replace(experiment.data, dir=data))
 
 
 def _pack(experiment: Experiment) -> Pack:
@@ -441,7 +433,9 @@ def _pack(experiment: Experiment) -> Pack:
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 def train(config: Path, overrides: tuple[str, ...], data: str | None, run_dir: Path | None, resume: bool) -> None:
     """Train the model of CONFIG; safe to interrupt and to --resume."""
-    experiment = _experiment(config, overrides, data)
+    from speechrnn.config import load_experiment
+
+    experiment = load_experiment(config, overrides, data_dir=data)
     from speechrnn.training import fit
 
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the precision

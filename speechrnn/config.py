@@ -107,8 +107,10 @@ class Experiment(Struct, frozen=True):
     options: Options = Options()
 
 
-def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
+def load_experiment(path: Path, overrides: Iterable[str] = (), *, data_dir: str | None = None) -> Experiment:
     """Read an experiment from a TOML file; each override is `section.key=value`, the value written as in TOML.
+
+    `data_dir`, where given, takes the place of `data.dir`.
 
     Raises ConfigError naming the file and the path of what is wrong.
     """
@@ -121,9 +123,12 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     for override in overrides:
         _apply_override(tree, override)
     try:
-        return msgspec.convert(tree, Experiment)
+        experiment = msgspec.convert(tree, Experiment)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {_explain(str(error), tree)}") from None
+    if data_dir is None:
+        return experiment
+    return msgspec.structs.replace(experiment, data=msgspec.structs.replace(experiment.data, dir=data_dir))
 
 
 def to_tree(experiment: Experiment) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from speechrnn.audio import INT16_SCALE
 from speechrnn.config import Experiment, Train, to_tree
 from speechrnn.dataset import Batch, Examples, Pack, Planned, validation_batch
 from speechrnn.errors import ConfigError, DataError
-from speechrnn.labels import SILENCE
+from speechrnn.labels import SILENCE, UNKNOWN
 from speechrnn.recognizer import RecognizerNet, load_plain, save_checkpoint, write_atomically
 from speechrnn.spec import ModelInfo, Provenance
 
@@ -124,7 +124,7 @@ class Trainer:
         if self.steps_per_epoch == 0:
             raise DataError(f"expected at least one batch of {config.batch_size}, got {self.n_per_epoch} contexts")
         self.silence = spec.labels.names.index(SILENCE) if spec.labels.silence else -1
-        self.unknown = spec.labels.names.index("unknown") if spec.labels.unknown else -1
+        self.unknown = spec.labels.names.index(UNKNOWN) if spec.labels.unknown else -1
         if experiment.augment.cut_share and self.unknown < 0:
             raise ConfigError("augment.cut_share: words cut off are unknown, but model.labels.unknown is false")
         torch.manual_seed(config.seed)
