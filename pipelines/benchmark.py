@@ -21,7 +21,6 @@ import soundfile
 import torch
 from lightning_fabric import Fabric
 
-from speechrnn import augment
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.dataset import Clip, Pack
 from speechrnn.export import export
@@ -91,9 +90,7 @@ def training_rows(experiment: Experiment) -> list[Row]:
     plan = (plan * (1 + size // len(plan)))[:size]
 
     def prepare() -> None:
-        samples, _, generator = trainer.batch(plan, trainer.step)
-        with torch.no_grad():
-            augment.mask_frames(trainer.net.frames(samples), experiment.augment, generator)
+        trainer.frames(trainer.batch(plan, trainer.step))
 
     step_s = _mean_s(lambda: trainer.train_step(plan), _N_STEPS)
     prepare_s = _mean_s(prepare, _N_STEPS)

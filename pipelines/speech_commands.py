@@ -18,10 +18,11 @@ import numpy as np
 from speechrnn import evaluation
 from speechrnn.audio import from_int16
 from speechrnn.config import Experiment, load_experiment
-from speechrnn.dataset import NOISE_FOLDER, Examples, Pack, prepare, validation_batch
+from speechrnn.contexts import Examples, validation_set
+from speechrnn.dataset import Pack, prepare
 from speechrnn.evaluation import Evaluation
 from speechrnn.export import export
-from speechrnn.labels import SILENCE
+from speechrnn.labels import FOLDER_LABELS, SILENCE
 from speechrnn.models import summarise
 from speechrnn.recognizer import load_checkpoint
 from speechrnn.runtime import Recognizer, load
@@ -53,7 +54,7 @@ def export_with_options(checkpoint: Path, experiment: Experiment, pack: Pack, ta
     """Export a checkpoint with the options of the configuration, checked on validation contexts."""
     net, info = load_checkpoint(checkpoint)
     info = msgspec.structs.replace(info, options=experiment.options)
-    batch = validation_batch(Examples(pack, info.spec, experiment.data, "validation"))
+    batch = validation_set(Examples(pack, info.spec, experiment.data, "validation"), ()).batch
     contexts = from_int16(batch.samples[:: max(1, len(batch.samples) // _N_CHECKED)])
     print(f"{target}: at most {export(net, info, contexts, target):.1e} from torch")
     n_frames = info.spec.features.n_frames(info.spec.context_samples, info.spec.sample_rate_hz)
@@ -64,7 +65,7 @@ def export_with_options(checkpoint: Path, experiment: Experiment, pack: Pack, ta
 
 def score_validation(recognizer: Recognizer, experiment: Experiment, pack: Pack) -> list[tuple[str, int, float]]:
     """Number and share of validation contexts that the exported model labels right, by class."""
-    batch = validation_batch(Examples(pack, recognizer.info.spec, experiment.data, "validation"))
+    batch = validation_set(Examples(pack, recognizer.info.spec, experiment.data, "validation"), ()).batch
     rows = [recognizer.logits(from_int16(row[None])) for row in batch.samples]
     correct = np.concatenate(rows).argmax(axis=1) == batch.labels
     classes = [(name, batch.labels == index) for index, name in enumerate(recognizer.labels)]
@@ -79,7 +80,7 @@ def score_other_sounds(recognizer: Recognizer, pack: Pack) -> tuple[int, int, in
     Each is judged by its last context, which training did not have.
     """
     length = recognizer.info.spec.context_samples
-    sounds = [clip for clip in pack.clips if clip.kind == "noise" and clip.word != NOISE_FOLDER]
+    sounds = [clip for clip in pack.clips if clip.kind == "noise" and clip.word not in FOLDER_LABELS]
     ends = [clip.offset + clip.n_samples for clip in sounds if clip.n_samples >= length]
     contexts = [from_int16(pack.samples[end - length : end])[None] for end in ends]
     labels = [recognizer.labels[int(recognizer.logits(context).argmax())] for context in contexts]
@@ -163,7 +164,7 @@ def main() -> None:
     arguments = parser.parse_args()
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
     name = arguments.config.stem
-    pack = prepare(experiment.data)
+    pack = prepare(experiment.data, keywords=experiment.model.labels.keywords)
     checkpoint = train(experiment, pack, arguments.run_dir or Path("runs") / name)
     target = arguments.target / f"{name}.onnx"
     info = export_with_options(checkpoint, experiment, pack, target)

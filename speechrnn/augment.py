@@ -15,17 +15,21 @@ from speechrnn.config import Augment, Range
 
 
 class Draws(NamedTuple):
-    """What happens to each context, all [B]: a shift in samples, a rate, a gain, a noise start and its SNR in dB.
+    """What happens to each context, all [B]: shift in samples, rate, room, gain, noise start and its SNR in dB.
 
-    `cut` marks the contexts in which most of the word lies outside. A noise start of -1 adds none.
+    `cut` marks the contexts in which most of the word lies outside. A noise start of -1 adds none, a room of -1 is
+    none. In the end `weight` of the context is mixed with the rest of its `partner`.
     """
 
     shift: Tensor
     rate: Tensor
+    room: Tensor
     gain: Tensor
     noise_start: Tensor
     noise_snr_db: Tensor
     cut: Tensor
+    partner: Tensor
+    weight: Tensor
 
 
 def _uniform(n: int, low_high: Range, generator: torch.Generator) -> Tensor:
@@ -41,6 +45,7 @@ def draw(
     is_silence: Tensor,
     context_samples: int,
     n_noise_samples: int,
+    n_rooms: int,
     sample_rate_hz: int,
     generator: torch.Generator,
 ) -> Draws:
@@ -68,22 +73,32 @@ def draw(
     )
     noisy = ~is_silence & (uniform(0, 1) < config.noise_share) & (n_noise_samples >= context_samples)
     noise_start = (uniform(0, 1) * max(0, n_noise_samples - context_samples)).long()
+    in_room = ~is_silence & (uniform(0, 1) < config.room_share) & (n_rooms > 0)
+    mixed = uniform(0, 1) < config.mixup_share
     return Draws(
         shift.round(),
         rate,
+        torch.where(in_room, (uniform(0, 1) * n_rooms).long().clamp(max=n_rooms - 1), -1),
         10 ** (gain_db / 20),
         torch.where(noisy, noise_start, -1),
         _uniform(n, config.noise_snr_db, generator),
         cut,
+        torch.randperm(n, generator=generator),
+        torch.where(mixed, uniform(0.5, 1), 1.0),
     )
 
 
-def apply(samples: Tensor, draws: Draws, noise: Tensor) -> Tensor:
-    """Samples [B, T] in [-1, 1], resampled about their middle, shifted, mixed with noise [T'], scaled and clipped.
+def apply(samples: Tensor, draws: Draws, noise: Tensor, rooms: Tensor) -> Tensor:
+    """Samples [B, T] in [-1, 1] with all that was drawn done to them, in this order.
 
-    The signal-to-noise ratio is that of the mean powers over the whole context.
+    They are resampled about their middle, shifted, put into one of the `rooms` [R, T''], mixed with noise [T'], scaled,
+    mixed up with their partners (Zhang et al., 2018, arXiv 1710.09412) and clipped. The signal-to-noise ratio is that
+    of the mean powers over the whole context.
     """
     shifted = shift_and_resample(samples, draws.shift, draws.rate)
+    rows = torch.nonzero(draws.room >= 0).squeeze(1)
+    if len(rows):
+        shifted[rows] = reverberate(shifted[rows], rooms[draws.room[rows]])
     rows = torch.nonzero(draws.noise_start >= 0).squeeze(1)
     if len(rows):
         cut = noise.unfold(0, samples.shape[1], 1)[draws.noise_start[rows]]
@@ -91,7 +106,20 @@ def apply(samples: Tensor, draws: Draws, noise: Tensor) -> Tensor:
         noise_rms = cut.square().mean(1).sqrt().clamp(min=1e-6)
         level = signal_rms / noise_rms * 10 ** (-draws.noise_snr_db[rows] / 20)
         shifted[rows] += cut * level.unsqueeze(1)
-    return (shifted * draws.gain.unsqueeze(1)).clamp(-1, 1)
+    scaled = shifted.mul_(draws.gain.unsqueeze(1))
+    rows = torch.nonzero(draws.weight < 1).squeeze(1)
+    if len(rows):
+        scaled[rows] = torch.lerp(scaled[draws.partner[rows]], scaled[rows], draws.weight[rows].unsqueeze(1))
+    return scaled.clamp_(-1, 1)
+
+
+def reverberate(samples: Tensor, responses: Tensor) -> Tensor:
+    """Samples [B, T] as heard in a room: convolved with its response [B, T''], their power kept."""
+    size = samples.shape[1] + responses.shape[1]
+    spectrum = torch.fft.rfft(samples, size).mul_(torch.fft.rfft(responses, size))
+    heard: Tensor = torch.fft.irfft(spectrum, size)[:, : samples.shape[1]]
+    power, heard_power = samples.square().mean(1, keepdim=True), heard.square().mean(1, keepdim=True)
+    return heard.mul((power / heard_power.clamp(min=1e-12)).sqrt())
 
 
 def shift_and_resample(samples: Tensor, shift: Tensor, rate: Tensor) -> Tensor:
@@ -122,7 +150,7 @@ def _mask(frames: Tensor, dimension: int, n_masks: int, longest: int, generator:
     shape = (1, -1, 1) if dimension == 1 else (1, 1, -1)
     for _ in range(n_masks):
         length = torch.rand(n_rows, 1, generator=generator) * longest
-        start = torch.rand(n_rows, 1, generator=generator) * (size - length)
+        start = torch.rand(n_rows, 1, generator=generator) * (size + length) - length  # over either edge, too
         masked = (place >= start.to(frames.device)) & (place < (start + length).to(frames.device))
         frames = frames.masked_fill(masked.view(n_rows, *shape[1:]), 0.0)
     return frames

@@ -399,7 +399,7 @@ def describe(model: str) -> None:
 def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download: str | None) -> None:
     """Pack the audio of CONFIG into one memory-mapped file, and report clips that cannot be used."""
     from speechrnn import dataset
-    from speechrnn.config import load_experiment
+    from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 
     experiment = load_experiment(config, overrides, data_dir=data)
     if download:
@@ -409,18 +409,18 @@ def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download
             raise ConfigError(f"--download {download}: {config} reads {expected}; add --set data.commands={target}")
         dataset.download(Path(experiment.data.dir), download)
     pack = _pack(experiment)
-    hours = len(pack.samples) / dataset.PACKED_RATE_HZ / 3600
+    hours = len(pack.samples) / TRAINING_RATE_HZ / 3600
     click.echo(f"{Path(experiment.data.dir) / experiment.data.packed}: {len(pack.clips)} clips, {hours:.2f} hours")
 
 
 def _pack(experiment: Experiment) -> Pack:
-    """The packed audio of an experiment; clips that cannot be used are counted and listed in a file."""
+    """The packed audio of an experiment; clips that cannot be used are counted, and the file that lists them named."""
     from speechrnn import dataset
 
-    pack = dataset.prepare(experiment.data, lambda clips, n: _track(clips, n, "packing"))
+    keywords = experiment.model.labels.keywords
+    pack = dataset.prepare(experiment.data, lambda clips, n: _track(clips, n, "preparing"), keywords=keywords)
     if pack.problems:
-        report = Path(experiment.data.dir) / experiment.data.packed / "problems.txt"
-        _write_text(report, "".join(f"{clip.path}: {clip.problem}\n" for clip in pack.problems))
+        report = Path(experiment.data.dir) / experiment.data.packed / dataset.PROBLEMS
         _note(f"{len(pack.problems)} clips cannot be used; they are listed in {report}")
     return pack
 

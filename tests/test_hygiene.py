@@ -29,14 +29,27 @@ INFERENCE = {
     "evaluation": {"audio", "errors", "runtime", "spec", "spotter", "labels", "sources", "dataset"},
     "describe": {"runtime", "spec"},
     "cli": {"errors", "__init__"},
-    "dataset": {"audio", "config", "errors", "labels", "spec"},
+    "synthesis": {"audio", "config", "errors"},
+    "dataset": {"audio", "config", "errors", "labels", "synthesis"},
+    "contexts": {"audio", "config", "dataset", "errors", "labels", "spec"},
 }
 TRAINING = {
     "features": {"spec"},
     "models": {"spec"},
     "recognizer": {"errors", "features", "models", "spec"},
     "augment": {"config"},
-    "training": {"augment", "audio", "config", "dataset", "errors", "labels", "recognizer", "spec", "__init__"},
+    "training": {
+        "augment",
+        "audio",
+        "config",
+        "contexts",
+        "dataset",
+        "errors",
+        "labels",
+        "recognizer",
+        "spec",
+        "__init__",
+    },
     "export": {"audio", "errors", "features", "recognizer", "runtime", "spec"},
 }
 HEAVY = {"torch", "torchaudio", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "tomli_w", "scipy", "librosa"}
