@@ -92,6 +92,15 @@ def training_rows(experiment: Experiment) -> list[Row]:
     def prepare() -> None:
         trainer.frames(trainer.batch(plan, trainer.step))
 
+    batch = trainer.batch(plan, trainer.step)
+    frames = trainer.frames(batch)
+
+    def forward_and_backward() -> None:
+        trainer.optimizer.zero_grad()
+        loss = batch.loss(trainer.classifier(frames).float(), experiment.train.label_smoothing)
+        trainer.fabric.backward(loss)
+
+    bare_s = _mean_s(forward_and_backward, _N_STEPS)
     step_s = _mean_s(lambda: trainer.train_step(plan), _N_STEPS)
     prepare_s = _mean_s(prepare, _N_STEPS)
     return [
@@ -105,9 +114,9 @@ def training_rows(experiment: Experiment) -> list[Row]:
         Row(
             "training with all augmentation",
             f"{size / step_s:.0f} utterances/s",
-            f"network alone: {size / (step_s - prepare_s):.0f} utterances/s",
-            f"{100 * (step_s - prepare_s) / step_s:.0f} %",
-            "",
+            f"forward and backward alone: {size / bare_s:.0f} utterances/s",
+            f"{100 * bare_s / step_s:.0f} %",
+            "at least 75 %",
         ),
     ]
 

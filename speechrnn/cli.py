@@ -431,11 +431,25 @@ def _pack(experiment: Experiment) -> Pack:
 @click.option("--data", type=click.Path(), help="Folder that the paths in [data] start from.")
 @click.option("--run-dir", type=_PATH, help="Where the run is kept; runs/NAME-OF-CONFIG if not given.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
-def train(config: Path, overrides: tuple[str, ...], data: str | None, run_dir: Path | None, resume: bool) -> None:
+@click.option("--accelerator", type=click.Choice(("auto", "cpu", "gpu", "mps")), default="auto", show_default=True)
+@click.option("--devices", default="1", metavar="N", help="Processes on this machine, each with a device of its own.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, help="Machines that train together.")
+def train(
+    config: Path,
+    overrides: tuple[str, ...],
+    data: str | None,
+    run_dir: Path | None,
+    resume: bool,
+    accelerator: str,
+    devices: str,
+    nodes: int,
+) -> None:
     """Train the model of CONFIG; safe to interrupt and to --resume."""
     from speechrnn.config import load_experiment
 
     experiment = load_experiment(config, overrides, data_dir=data)
+    import torch
+
     from speechrnn.training import fit
 
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the precision
@@ -445,14 +459,24 @@ def train(config: Path, overrides: tuple[str, ...], data: str | None, run_dir: P
         run_dir.mkdir(parents=True, exist_ok=True)
     show = _ProgressLine()
     try:
-        accuracy = fit(experiment, pack, run_dir, resume=resume, on_progress=show)
+        accuracy = fit(
+            experiment,
+            pack,
+            run_dir,
+            resume=resume,
+            accelerator=accelerator,
+            devices=devices,
+            n_nodes=nodes,
+            on_progress=show,
+        )
     except KeyboardInterrupt:
         show.end()
         if (run_dir / "last.pt").exists():
             _note(f"interrupted; go on with: speechrnn train {run_dir / 'config.toml'} --run-dir {run_dir} --resume")
         raise SystemExit(130) from None
     show.end()
-    click.echo(f"{run_dir / 'best.pt'}: {100 * accuracy:.2f} % of validation contexts")
+    if not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
+        click.echo(f"{run_dir / 'best.pt'}: {100 * accuracy:.2f} % of validation contexts, mean of the classes")
 
 
 class _ProgressLine:

@@ -56,9 +56,10 @@ class Cut(NamedTuple):
 class Examples:
     """The clips of one split by class, and the contexts that are made of them.
 
-    Silence is cut from noise recordings: in training from the first part of all, in validation from the rest of those
-    that come with Speech Commands, as the official test clips are, or of all if there are none. Clips longer
-    than a context, such as running speech, are cut at a drawn place that has sound in it.
+    Silence is cut from noise recordings: in training from the first part of all, one half from those that come with
+    Speech Commands, in validation from the rest of these, as the official test clips are. Where either kind is missing
+    the other serves for both. Clips longer than a context, such as running speech, are cut at a drawn place that has
+    sound in it.
     """
 
     def __init__(self, pack: Pack, spec: Spec, data: Data, split: Split) -> None:
@@ -80,6 +81,8 @@ class Examples:
         own_noise = [clip for clip in noise if clip.word in FOLDER_LABELS]
         self.noise = own_noise if split == "validation" and own_noise else noise
         self._noise_part = (0.0, _NOISE_TRAINING_PART) if split == "training" else (_NOISE_TRAINING_PART, 1.0)
+        kinds = [[clip for clip in self.noise if (clip in own_noise) == is_own] for is_own in (True, False)]
+        self._noise_ranges = [ranges for ranges in map(self._long_enough, kinds) if ranges]
         self.rooms = [clip for clip in pack.clips if clip.kind == "room"]
         self._check(pack, split)
 
@@ -122,6 +125,10 @@ class Examples:
             response = samples[int(np.abs(samples.astype(np.int32)).argmax()) :][: self._context]
             row[: len(response)] = response
         return rows
+
+    def _long_enough(self, noise: list[Clip]) -> list[tuple[int, int]]:
+        """Where in the pack the split's parts of recordings lie that hold a context."""
+        return [(start, end) for start, end in map(self._noise_range, noise) if end - start >= self._context]
 
     def _noise_range(self, clip: Clip) -> tuple[int, int]:
         low, high = self._noise_part
@@ -196,12 +203,12 @@ class Examples:
         order = random.permutation(len(plan))
         return [plan[i] for i in order]
 
-    def batch(self, plan: list[Planned], random: np.random.Generator) -> Batch:
-        """Cut the contexts of a part of an epoch."""
+    def batch(self, plan: list[Planned], seed: int, first: int = 0) -> Batch:
+        """Cut the contexts of a part of an epoch; what is drawn for a context depends on its place, from `first` on."""
         samples = np.zeros((len(plan), self._context), dtype=np.int16)
         words = np.zeros((len(plan), 2), dtype=np.int64)
         for row, planned in enumerate(plan):
-            cut = self._cut(planned, random)
+            cut = self._cut(planned, np.random.default_rng([seed, first + row]))
             words[row] = _place(samples[row], cut)
         return Batch(samples, np.array([p.label for p in plan], dtype=np.int64), words[:, 0], words[:, 1])
 
@@ -226,9 +233,9 @@ class Examples:
         return cut
 
     def _cut_noise(self, random: np.random.Generator) -> Int16:
-        long_enough = [(s, e) for s, e in map(self._noise_range, self.noise) if e - s >= self._context]
-        lengths = np.array([end - start for start, end in long_enough], dtype=np.float64)
-        start, end = long_enough[random.choice(len(long_enough), p=lengths / lengths.sum())]
+        ranges = self._noise_ranges[random.integers(len(self._noise_ranges))]
+        lengths = np.array([end - start for start, end in ranges], dtype=np.float64)
+        start, end = ranges[random.choice(len(ranges), p=lengths / lengths.sum())]
         at = int(random.integers(start, end - self._context + 1))
         return self._samples[at : at + self._context]
 
@@ -312,4 +319,4 @@ def validation_set(examples: Examples, held_out: tuple[str, ...]) -> Validation:
     random = np.random.default_rng(0)
     plan = examples.every(random)
     is_new = [planned.clip is not None and planned.clip.word in held_out for planned in plan]
-    return Validation(examples.batch(plan, random), np.array(is_new))
+    return Validation(examples.batch(plan, seed=0), np.array(is_new))

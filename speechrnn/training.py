@@ -19,6 +19,7 @@ import numpy as np
 import tomli_w
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -55,7 +56,10 @@ class Progress(NamedTuple):
 class _Log:
     """JSON lines, one per record. After a resume, records of what will be done again are dropped."""
 
-    def __init__(self, path: Path, n_steps_done: int) -> None:
+    def __init__(self, path: Path, n_steps_done: int, *, writes: bool) -> None:
+        self._writes = writes
+        if not writes:
+            return
         lines = path.read_text().splitlines(keepends=True) if path.exists() and n_steps_done else []
         path.write_text("".join(line for line in lines if line.endswith("\n") and self._is_done(line, n_steps_done)))
         self._path = path
@@ -67,6 +71,8 @@ class _Log:
         return bool(record["step"] < n_steps_done or (record["step"] == n_steps_done and "loss" in record))
 
     def write(self, **record: float) -> None:
+        if not self._writes:
+            return
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(record) + b"\n")
 
@@ -120,16 +126,13 @@ def predict(net: RecognizerNet, batch: Batch, device: torch.device, rows_at_once
 
 
 class TrainingBatch(NamedTuple):
-    """Augmented samples [B, T], their classes [B], and those that are mixed in with all but `weight` [B].
-
-    `generator` draws what is drawn after them.
-    """
+    """Augmented samples [B, T], their classes [B], those that are mixed in with all but `weight` [B], and the masks."""
 
     samples: Tensor
     labels: Tensor
     other_labels: Tensor
     weight: Tensor
-    generator: torch.Generator
+    masks: Tensor
 
     def loss(self, logits: Tensor, label_smoothing: float) -> Tensor:
         """Mean cross-entropy of logits [B, C]."""
@@ -152,6 +155,7 @@ class Trainer:
         self.validation_batch, self.is_new = validation_set(self.validation, experiment.data.held_out)
         self.n_per_epoch = len(self.plan(0))
         self.steps_per_epoch = self.n_per_epoch // config.batch_size
+        self.rows = self._rows_of_this_process()
         if self.steps_per_epoch == 0:
             raise DataError(f"expected at least one batch of {config.batch_size}, got {self.n_per_epoch} contexts")
         self.silence = spec.labels.names.index(SILENCE) if spec.labels.silence else -1
@@ -182,20 +186,30 @@ class Trainer:
 
     def _fit_norm(self) -> None:
         """Feature statistics over the first contexts of the first epoch, without augmentation."""
-        batch = self.training.batch(self.plan(0)[:_N_NORM_CONTEXTS], np.random.default_rng(0))
+        batch = self.training.batch(self.plan(0)[:_N_NORM_CONTEXTS], seed=0)
         parts_of_rows = np.array_split(batch.samples, min(16, len(batch.samples)))
         with torch.no_grad():
             parts = [self.net.front_end(_to_float(rows, torch.device("cpu"))) for rows in parts_of_rows]
         self.net.norm.fit(torch.cat(parts))
 
+    def _rows_of_this_process(self) -> slice:
+        """The part of every batch that this process takes. Raises ConfigError unless all get the same."""
+        size, n = self.experiment.train.batch_size, self.fabric.world_size
+        if size % n:
+            raise ConfigError(f"expected a train.batch_size that {n} processes can share, got {size}")
+        first = self.fabric.global_rank * (size // n)
+        return slice(first, first + size // n)
+
     def batch(self, plan: list[Planned], step: int) -> TrainingBatch:
-        """The augmented batch of a step."""
+        """The part of this process in the augmented batch of a step, the same as in a process that takes all of it."""
+        config = self.experiment.augment
         seed = _seed_of(self.experiment.train.seed, step, 1)
-        generator = torch.Generator().manual_seed(seed)
-        raw = self.training.batch(plan, np.random.default_rng(seed))
+        uniform = torch.rand(len(plan), augment.n_uniform(config), generator=torch.Generator().manual_seed(seed))
+        raw = self.training.batch(plan[self.rows], seed, first=self.rows.start)
         labels = torch.from_numpy(raw.labels)
         draws = augment.draw(
-            self.experiment.augment,
+            config,
+            uniform[self.rows],
             word_start=torch.from_numpy(raw.word_start),
             word_end=torch.from_numpy(raw.word_end),
             is_silence=labels == self.silence,
@@ -203,26 +217,25 @@ class Trainer:
             n_noise_samples=len(self.noise),
             n_rooms=len(self.rooms),
             sample_rate_hz=self.experiment.model.sample_rate_hz,
-            generator=generator,
         )
         labels = torch.where(draws.cut, self.unknown, labels)
         device = self.fabric.device
         draws = augment.Draws(*(values.to(device) for values in draws))
         samples = augment.apply(_to_float(raw.samples, device), draws, self.noise, self.rooms)
         labels = labels.to(device)
-        return TrainingBatch(samples, labels, labels[draws.partner], draws.weight, generator)
+        return TrainingBatch(samples, labels, labels[draws.partner], draws.weight, draws.masks)
 
     @torch.no_grad()
     def frames(self, batch: TrainingBatch) -> Tensor:
         """The masked frames [B, N, F] of a batch."""
-        return augment.mask_frames(_frames(self.net, batch.samples), self.experiment.augment, batch.generator)
+        return augment.mask_frames(_frames(self.net, batch.samples), self.experiment.augment, batch.masks)
 
     def train_step(self, plan: list[Planned]) -> float:
         """One optimisation step; returns its loss."""
         config = self.experiment.train
         batch = self.batch(plan, self.step)
         frames = self.frames(batch)
-        torch.manual_seed(_seed_of(config.seed, self.step, 2))  # dropout draws from torch's own generator
+        torch.manual_seed(_seed_of(config.seed, self.step, 2, self.rows.start))  # for dropout
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step, self.steps_per_epoch)
         self.optimizer.zero_grad()
@@ -256,6 +269,11 @@ class Trainer:
             "n_clipped": self.n_clipped,
             "best_accuracy": self.best_accuracy,
         }
+
+    def save(self, path: Path) -> None:
+        """Write the state, from the first process."""
+        if self.fabric.is_global_zero:
+            write_atomically(self.state(), path)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a saved state. Raises ConfigError if it belongs to another experiment."""
@@ -295,13 +313,16 @@ def fit(
     *,
     resume: bool = False,
     accelerator: str = "auto",
+    devices: int | str = 1,
+    n_nodes: int = 1,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> float:
     """Train into `run_dir` and return the best balanced accuracy on the validation set.
 
     Writes config.toml, log.jsonl, curves.png, `last.pt` (to resume from) and `best.pt` (the model with the best
     validation accuracy, averaged weights). KeyboardInterrupt saves `last.pt` before it is raised again, unless it came
-    while the weights were changed; then the one of at most a minute ago stays.
+    while the weights were changed; then the one of at most a minute ago stays. `accelerator`, `devices` and `n_nodes`
+    are those of Lightning Fabric; several processes share each batch, and the first of them writes.
     Raises ConfigError if the folder holds a run and `resume` is not set.
     """
     last = run_dir / "last.pt"
@@ -309,24 +330,37 @@ def fit(
         raise ConfigError(f"{run_dir}: holds a run already; give --resume to go on with it, or another --run-dir")
     if resume and not last.exists():
         raise ConfigError(f"{run_dir}: nothing to resume; expected last.pt there")
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=experiment.train.precision)
+    fabric = _launch(accelerator, devices, n_nodes, experiment.train.precision)
     trainer = Trainer(experiment, pack, fabric)
-    run_dir.mkdir(parents=True, exist_ok=True)
     if resume:
         trainer.restore(load_plain(last))
-    else:
-        write_atomically(trainer.state(), last)
-    (run_dir / "config.toml").write_text(tomli_w.dumps(to_tree(experiment)))
-    log = _Log(run_dir / "log.jsonl", trainer.step)
+    fabric.barrier()  # before the first process writes what the others read
+    if fabric.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.toml").write_text(tomli_w.dumps(to_tree(experiment)))
+    log = _Log(run_dir / "log.jsonl", trainer.step, writes=fabric.is_global_zero)
+    if not resume:
+        trainer.save(last)
     try:
         _run_epochs(trainer, run_dir, log, on_progress)
     except KeyboardInterrupt:
         if trainer.is_between_steps:
-            write_atomically(trainer.state(), last)
+            trainer.save(last)
         raise
-    write_atomically(trainer.state(), last)
-    plot_run(run_dir)
+    trainer.save(last)
+    if fabric.is_global_zero:
+        plot_run(run_dir)
     return trainer.best_accuracy
+
+
+def _launch(accelerator: str, devices: int | str, n_nodes: int, precision: Any) -> Fabric:
+    """Fabric with its processes started. Raises ConfigError for devices that are not there."""
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=n_nodes, precision=precision)
+    except (MisconfigurationException, RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(f"cannot use {devices} device(s) of kind {accelerator}: {error}".splitlines()[0]) from None
+    fabric.launch()
+    return fabric
 
 
 def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callable[[Progress], None]) -> None:
@@ -334,6 +368,7 @@ def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callabl
     n_steps, batch_size = config.epochs * trainer.steps_per_epoch, config.batch_size
     accuracy, losses, saved_at = 0.0, [], time.monotonic()
     first_step, started = trainer.step, time.monotonic()
+    report = on_progress if trainer.fabric.is_global_zero else lambda progress: None
     if trainer.step and trainer.step % trainer.steps_per_epoch == 0:  # stopped before the epoch's score was kept
         accuracy = _validate(trainer, run_dir, log)
     while trainer.step < n_steps:
@@ -355,7 +390,7 @@ def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callabl
                     utterances_per_s=round(steps_per_s * batch_size, 1),
                 )
                 left_s = (n_steps - trainer.step) / steps_per_s
-                on_progress(
+                report(
                     Progress(
                         epoch + 1,
                         config.epochs,
@@ -368,10 +403,10 @@ def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callabl
                     )
                 )
             if time.monotonic() - saved_at > _SAVE_EVERY_S:
-                write_atomically(trainer.state(), run_dir / "last.pt")
+                trainer.save(run_dir / "last.pt")
                 saved_at = time.monotonic()
         accuracy = _validate(trainer, run_dir, log)
-        write_atomically(trainer.state(), run_dir / "last.pt")
+        trainer.save(run_dir / "last.pt")
 
 
 def _validate(trainer: Trainer, run_dir: Path, log: _Log) -> float:
@@ -397,7 +432,8 @@ def _validate(trainer: Trainer, run_dir: Path, log: _Log) -> float:
     log.write(step=trainer.step, **scores, **{f"validation {name}": round(r, 4) for name, r in recalls.items()})
     if balanced >= trainer.best_accuracy:
         trainer.best_accuracy = balanced
-        save_checkpoint(run_dir / "best.pt", net.cpu(), trainer.info(scores))
+        if trainer.fabric.is_global_zero:
+            save_checkpoint(run_dir / "best.pt", net.cpu(), trainer.info(scores))
     return balanced
 
 

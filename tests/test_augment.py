@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from speechrnn import augment
-from speechrnn.augment import Draws, draw, mask_frames, reverberate, shift_and_resample
+from speechrnn.augment import Draws, draw, mask_frames, n_uniform, reverberate, shift_and_resample
 from speechrnn.config import Augment
 
 RATE_HZ = 16000
@@ -39,6 +39,7 @@ def draws(n: int, **changes: Tensor) -> Draws:
         "cut": torch.zeros(n, dtype=torch.bool),
         "partner": torch.arange(n),
         "weight": torch.ones(n),
+        "masks": torch.zeros(n, 0),
     }
     return Draws(**(nothing | changes))
 
@@ -57,13 +58,13 @@ def drawn(
     arguments: dict[str, Any] = {"is_silence": torch.zeros(len(start), dtype=torch.bool)} | changes
     return draw(
         config,
+        torch.rand(len(start), n_uniform(config), generator=generator(seed)),
         word_start=start,
         word_end=end,
         context_samples=N,
         n_noise_samples=n_noise,
         n_rooms=n_rooms,
         sample_rate_hz=RATE_HZ,
-        generator=generator(seed),
         **arguments,
     )
 
@@ -188,7 +189,7 @@ def test_everything_is_off_by_default() -> None:
     assert torch.equal(apply(samples, table, noise(2 * N)), samples)
     assert not table.cut.any()
     assert (table.weight == 1).all()
-    assert torch.equal(mask_frames(samples.view(20, 100, 160), Augment(), generator()), samples.view(20, 100, 160))
+    assert torch.equal(mask_frames(samples.view(20, 100, 160), Augment(), table.masks), samples.view(20, 100, 160))
 
 
 # Rooms and mixing up
@@ -243,7 +244,12 @@ def test_rooms_and_mixtures_are_drawn_in_their_shares() -> None:
     assert set(table.room.tolist()) == {-1, 0, 1, 2, 3, 4}
     assert float((table.weight < 1).float().mean()) == pytest.approx(0.2, abs=0.03)
     assert table.weight.min() >= 0.5
-    assert sorted(table.partner.tolist()) == list(range(4000))
+    assert table.partner.tolist() == [row ^ 1 for row in range(4000)]
+
+
+def test_the_last_of_an_odd_number_is_its_own_partner() -> None:
+    _, start, end = words(3)
+    assert drawn(Augment(mixup_share=1.0), start, end).partner.tolist() == [1, 0, 2]
 
 
 # Drawing
@@ -349,16 +355,33 @@ def test_the_same_seed_draws_the_same() -> None:
     assert not torch.equal(first.rate, other.rate)
 
 
-def test_drawing_leaves_the_global_generator_alone() -> None:
-    _, start, end = words(5)
-    torch.manual_seed(4)
-    expected = torch.rand(3)
-    torch.manual_seed(4)
-    drawn(Augment(shift_ms=100), start, end)
-    assert torch.equal(torch.rand(3), expected)
+def test_a_part_of_a_batch_gets_what_it_would_in_the_whole() -> None:
+    _, start, end = words(8)
+    config = Augment(shift_ms=100, resample=0.1, cut_share=0.2, noise_share=0.5, room_share=0.5, n_time_masks=2)
+    uniform = torch.rand(8, n_uniform(config), generator=generator())
+
+    def draw_rows(rows: slice) -> Draws:
+        silent = torch.zeros(8, dtype=torch.bool)[rows]
+        sizes: dict[str, Any] = {
+            "context_samples": N,
+            "n_noise_samples": 2 * N,
+            "n_rooms": 3,
+            "sample_rate_hz": RATE_HZ,
+        }
+        return draw(
+            config, uniform[rows], word_start=start[rows], word_end=end[rows], is_silence=silent, **sizes
+        )._replace(partner=torch.zeros(0))
+
+    whole, part = draw_rows(slice(0, 8)), draw_rows(slice(4, 8))
+    assert all(torch.equal(a[4:], b) for a, b in zip(whole, part, strict=True))
 
 
 # Masks
+
+
+def masked_by(frames: Tensor, config: Augment, seed: int = 0) -> Tensor:
+    n_masks = config.n_time_masks + config.n_feature_masks
+    return mask_frames(frames, config, torch.rand(len(frames), 2 * n_masks, generator=generator(seed)))
 
 
 def runs(masked: Tensor) -> list[int]:
@@ -375,7 +398,7 @@ def test_masks_are_bounded_in_number_and_width(dimension: int, n_masks: int, lon
     else:
         config = Augment(n_feature_masks=n_masks, feature_mask_size=longest)
     frames = torch.ones(200, 60, 40)
-    masked = mask_frames(frames, config, generator()) == 0
+    masked = masked_by(frames, config) == 0
     other = 3 - dimension
     assert torch.equal(masked.any(other), masked.all(other))  # whole frames or whole features
     stretches = [runs(row) for row in masked.any(other)]
@@ -385,9 +408,9 @@ def test_masks_are_bounded_in_number_and_width(dimension: int, n_masks: int, lon
     assert len({tuple(row) for row in masked.any(other).tolist()}) > 10  # each row has its own
 
 
-def test_masks_come_from_the_generator_and_leave_the_input_alone() -> None:
+def test_masks_come_from_their_numbers_and_leave_the_input_alone() -> None:
     frames, config = torch.ones(10, 60, 40), Augment(n_time_masks=2, n_feature_masks=2)
-    first, again, other = (mask_frames(frames, config, generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (masked_by(frames, config, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert frames.min() == 1
@@ -395,6 +418,6 @@ def test_masks_come_from_the_generator_and_leave_the_input_alone() -> None:
 
 def test_masks_fall_on_every_frame_alike() -> None:
     frames = torch.ones(2000, 20, 4)
-    masked = (mask_frames(frames, Augment(n_time_masks=1, time_mask_frames=5), generator()) == 0).any(2)
+    masked = (masked_by(frames, Augment(n_time_masks=1, time_mask_frames=5)) == 0).any(2)
     share = masked.float().mean(0)
     assert share.min() > 0.7 * share.max() > 0.05

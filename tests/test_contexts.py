@@ -158,15 +158,17 @@ def test_epochs_are_shuffled_and_reproducible(made_pack: Pack) -> None:
 def test_batches_are_reproducible(made_pack: Pack) -> None:
     training = examples(made_pack, unknown_share=0.5)
     plan = training.epoch(np.random.default_rng(0))
-    first, again, other = (training.batch(plan, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (training.batch(plan, seed) for seed in (1, 1, 2))
+    part = training.batch(plan[5:], 1, first=5)
     assert equal(first, again)
+    assert np.array_equal(first.samples[5:], part.samples)
     assert not np.array_equal(first.samples, other.samples)
     assert np.array_equal(first.labels, other.labels)
 
 
 def test_a_batch_has_its_shapes_and_types(made_pack: Pack) -> None:
     training = examples(made_pack)
-    batch = training.batch(training.epoch(np.random.default_rng(0))[:7], np.random.default_rng(0))
+    batch = training.batch(training.epoch(np.random.default_rng(0))[:7], 0)
     assert batch.samples.shape == (7, CONTEXT)
     assert batch.samples.dtype == np.int16
     assert all(values.shape == (7,) and values.dtype == np.int64 for values in batch[1:])
@@ -174,7 +176,7 @@ def test_a_batch_has_its_shapes_and_types(made_pack: Pack) -> None:
 
 def test_a_short_clip_stands_in_the_middle_of_its_context(made_pack: Pack) -> None:
     (clip, *_) = [c for c in made_pack.clips if c.kind == "command" and c.split == "training" and c.n_samples < 15000]
-    batch = examples(made_pack).batch([Planned(0, clip)], np.random.default_rng(0))
+    batch = examples(made_pack).batch([Planned(0, clip)], 0)
     pad = (CONTEXT - clip.n_samples) // 2
     assert np.array_equal(batch.samples[0, pad : pad + clip.n_samples], samples_of(made_pack, clip))
     assert not batch.samples[0, :pad].any()
@@ -201,7 +203,7 @@ def contexts_of(samples: dataset.Int16, spec: Spec, n: int) -> Batch:
     """Many contexts cut from one long recording."""
     pack, clip = pack_of(samples)
     training = examples(pack, spec=spec, silence_share=0.0)
-    return training.batch([Planned(0, clip)] * n, np.random.default_rng(0))
+    return training.batch([Planned(0, clip)] * n, 0)
 
 
 @pytest.fixture
@@ -293,7 +295,7 @@ def test_a_part_keeps_one_end_of_a_word_and_half_of_it_at_most(seed: int) -> Non
 def test_a_reversed_word_is_the_clip_backwards() -> None:
     whole = burst(2000, 7000)
     pack = Pack([clip := Clip("a", 0, 0, "command", "training", "yes", 0, CONTEXT, 2000, 7000)], whole.samples, [])
-    batch = examples(pack).batch([Planned(2, clip, "reversed")], np.random.default_rng(0))
+    batch = examples(pack).batch([Planned(2, clip, "reversed")], 0)
     assert np.array_equal(batch.samples[0], whole.samples[::-1])
     assert (batch.word_start[0], batch.word_end[0]) == (CONTEXT - 7000, CONTEXT - 2000)
 
@@ -302,7 +304,7 @@ def test_a_reversed_word_is_the_clip_backwards() -> None:
 def test_a_reversed_word_of_a_long_clip_is_in_the_context() -> None:
     whole = burst(40000, 47000, n_samples=50000)
     clip = Clip("a", 0, 0, "word", "training", "wow", 0, 50000, 40000, 47000)
-    batch = examples(Pack([clip], whole.samples, [])).batch([Planned(2, clip, "reversed")], np.random.default_rng(0))
+    batch = examples(Pack([clip], whole.samples, [])).batch([Planned(2, clip, "reversed")], 0)
     assert batch.word_end[0] - batch.word_start[0] == 7000
     assert (from_int16(batch.samples[0]) ** 2).sum() == pytest.approx((from_int16(whole.samples) ** 2).sum())
 
@@ -358,7 +360,7 @@ def test_silence_of_training_and_validation_comes_from_disjoint_parts_of_the_noi
     splits: tuple[dataset.Split, ...] = ("training", "validation")
     for split in splits:
         part = examples(marked, split)
-        contexts = part.batch([Planned(3, None)] * 300, np.random.default_rng(0)).samples
+        contexts = part.batch([Planned(3, None)] * 300, 0).samples
         seen[split] = set(contexts.ravel().tolist())
         assert set(part.noise_samples().tolist()) >= seen[split]
     assert {place % 100 for place in seen["training"]} == set(range(80))
@@ -376,6 +378,20 @@ def test_validation_takes_its_silence_from_the_noise_of_speech_commands_or_from_
     assert noises(made_pack, "training") == {"hiss.wav", "hum.wav"}
     assert noises(made_pack, "validation") == {"hiss.wav"}
     assert noises(Pack(without, made_pack.samples, []), "validation") == {"hum.wav"}
+
+
+def test_half_of_the_silence_comes_from_the_noise_of_speech_commands(made_pack: Pack) -> None:
+    """However much longer the others are."""
+    own = next(clip for clip in made_pack.clips if clip.word in FOLDER_LABELS)
+    others = [clip for clip in made_pack.clips if clip.kind == "noise" and clip is not own]
+    samples = made_pack.samples.copy()
+    samples[own.offset : own.offset + own.n_samples] = 1
+    for other in others:
+        samples[other.offset : other.offset + other.n_samples] = 2
+    clips = [*made_pack.clips, *others, *others, *others]
+    batch = examples(Pack(clips, samples, [])).batch([Planned(3, None)] * 400, 0)
+    assert (batch.samples == 1).all(axis=1).mean() == pytest.approx(0.5, abs=0.08)
+    assert (batch.samples == 2).all(axis=1).mean() == pytest.approx(0.5, abs=0.08)
 
 
 # What cannot be trained on

@@ -256,6 +256,48 @@ def test_features_are_normalised_over_the_training_data(tiny: Experiment, made_p
     torch.testing.assert_close(flat.std(0), torch.ones(24), rtol=0, atol=0.25)
 
 
+# Several processes
+
+
+def test_two_processes_train_to_what_one_does(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
+    """Without dropout, whose masks are each process's own, only the order of sums differs."""
+    model = msgspec.structs.replace(tiny.model, classifier=msgspec.structs.replace(tiny.model.classifier, dropout=0.0))
+    augmented = msgspec.structs.replace(tiny.augment, mixup_share=0.5, n_feature_masks=1)
+    experiment = change(msgspec.structs.replace(tiny, model=model, augment=augmented), epochs=1, batch_size=8)
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps(to_tree(experiment)))
+    run(experiment, made_pack, tmp_path / "one")
+    command = [sys.executable, "-m", "speechrnn", "train", str(config), "--run-dir", str(tmp_path / "two")]
+    options = ["--accelerator", "cpu", "--devices", "2"]
+    result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("best.pt") == 1
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+    one, two = (load_plain(tmp_path / name / "last.pt") for name in ("one", "two"))
+    assert one["step"] == two["step"] == 7
+    for name, weights in one["net"].items():
+        torch.testing.assert_close(two["net"][name], weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps(to_tree(change(tiny, batch_size=7))))
+    command = [sys.executable, "-m", "speechrnn", "train", str(config), "--run-dir", str(tmp_path / "run")]
+    options = ["--accelerator", "cpu", "--devices", "2"]
+    result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode != 0
+    assert "expected a train.batch_size that 2 processes can share, got 7" in result.stderr
+
+
+@pytest.mark.parametrize(("accelerator", "devices"), [("cpu", 0), ("cpu", "many")])
+def test_devices_that_are_not_there_are_refused(
+    tiny: Experiment, made_pack: Pack, tmp_path: Path, accelerator: str, devices: int | str
+) -> None:
+    with pytest.raises(ConfigError, match=f"cannot use {devices} device"):
+        fit(tiny, made_pack, tmp_path / "run", accelerator=accelerator, devices=devices)
+    assert not (tmp_path / "run").exists()
+
+
 # What a run leaves behind
 
 
