@@ -450,8 +450,9 @@ def train(
     experiment = load_experiment(config, overrides, data_dir=data)
     import torch
 
-    from speechrnn.training import fit
+    from speechrnn.training import fit, keep_freed_memory
 
+    keep_freed_memory()
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the precision
     run_dir = run_dir or Path("runs") / config.stem
     pack = _pack(experiment)
