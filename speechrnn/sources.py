@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Resampler, Samples, check_samples, from_int16, open_audio, read_block, to_mono
+from speechrnn.audio import Resampler, Samples, blocks_of, check_samples, from_int16, open_audio, to_mono
 from speechrnn.errors import DeviceError
 
 _LOST_AFTER_S = 2.0
@@ -82,13 +82,13 @@ class FileSource(_Closing):
     def blocks(self) -> Iterator[Samples]:
         """Yield the file from its beginning, mixed to mono and resampled."""
         resampler = Resampler(self._file.samplerate, self.sample_rate_hz)
-        while True:
-            mono = read_block(self._file, self._file.samplerate)
-            block = resampler.push(mono, last=len(mono) == 0)
+        for mono in blocks_of(self._file):
+            block = resampler.push(mono)
             if len(block):
                 yield block
-            if len(mono) == 0:
-                return
+        block = resampler.push(np.zeros(0, dtype=np.float32), last=True)
+        if len(block):
+            yield block
 
     def close(self) -> None:
         """Close the file."""
