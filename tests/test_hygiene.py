@@ -28,7 +28,8 @@ INFERENCE = {
     "formats": {"detector"},
     "evaluation": {"audio", "errors", "runtime", "spec", "spotter", "labels", "sources", "dataset"},
     "describe": {"runtime", "spec"},
-    "cli": {"errors", "__init__"},
+    "outputs": {"errors"},
+    "cli": {"errors", "outputs", "__init__"},
     "dataset": {"audio", "config", "errors", "labels", "spec"},
 }
 TRAINING = {

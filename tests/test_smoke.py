@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from speechrnn.cli import cli
+from speechrnn.errors import ModelFileError
 from tests import made_data
 from tests.conftest import CONFIGS, SmokeRun
 
@@ -97,3 +98,10 @@ def test_transcribe_finds_each_keyword_in_its_place(smoke_run: SmokeRun, tmp_pat
     assert [detection["label"] for detection in found] == [word for word, _ in expected]
     for detection, (_, start) in zip(found, expected, strict=True):
         assert detection["start_s"] == pytest.approx(start, abs=0.5)
+
+
+@pytest.mark.parametrize("verb", ["describe", "export"])
+def test_the_state_of_a_run_is_no_model_and_says_what_is(smoke_run: SmokeRun, verb: str, tmp_path: Path) -> None:
+    arguments = [verb, str(smoke_run.run_dir / "last.pt")] + ([str(tmp_path / "a.onnx")] if verb == "export" else [])
+    with pytest.raises(ModelFileError, match=r"last\.pt: the state of a training run, not a model; give best\.pt"):
+        CliRunner().invoke(cli, arguments, catch_exceptions=False)
