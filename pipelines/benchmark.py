@@ -22,6 +22,7 @@ import torch
 from lightning_fabric import Fabric
 
 from speechrnn import augment
+from speechrnn.cli import run_program
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.dataset import Clip, Pack
 from speechrnn.export import export
@@ -233,4 +234,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
