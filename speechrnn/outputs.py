@@ -86,7 +86,7 @@ def to_file(path: Path, write: Write, note: Callable[[str], None]) -> Iterator[A
         yield done.append
     except BaseException:
         if done:
-            note(f"speechrnn: the first {len(done)} are in {_write_part(path, write(done))}")
+            note(f"speechrnn: {len(done)} done, kept in {_write_part(path, write(done))}")
         raise
     if done:
         write_text(path, write(done))

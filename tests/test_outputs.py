@@ -26,7 +26,7 @@ def test_after_an_interruption_the_old_file_stays_and_what_is_done_lies_beside_i
         raise KeyboardInterrupt
     assert target.read_text() == "old"
     assert (tmp_path / "words.jsonl.part").read_text() == to_jsonl([ONE, TWO])
-    assert notes == [f"speechrnn: the first 2 are in {target}.part"]
+    assert notes == [f"speechrnn: 2 done, kept in {target}.part"]
 
 
 @pytest.mark.parametrize("transcripts", [[], [ONE], [ONE, TWO]])
