@@ -315,12 +315,12 @@ def listen(
     if save is not None and source is not None:
         _check_not_among(save, [Path(source)], "--save")
     notes: list[Callable[[str], None]] = [_note]
-    opened = _open_source(source, rate_hz, realtime, device, spotter.sample_rate_hz, lambda line: notes[-1](line))
     sinks: list[Sink] = []
-    if save is not None:
-        sinks.append(Recorder(save, spotter.sample_rate_hz))
     if command is not None:
         sinks.append(CommandRunner(command, lambda line: notes[-1](line)))
+    opened = _open_source(source, rate_hz, realtime, device, spotter.sample_rate_hz, lambda line: notes[-1](line))
+    if save is not None:
+        sinks.append(Recorder(save, spotter.sample_rate_hz))
     if jsonl or not sys.stdout.isatty():
         sinks.append(Printer(jsonl, click.echo))
         _note(f"listening to {opened.name}; Ctrl-C ends it")

@@ -315,6 +315,7 @@ def test_bad_settings_are_one_clear_line(setting: str, expected: list[str]) -> N
         ["listen", "--source", EXAMPLE, "--duration", "nan"],
         ["listen", "--source", "-", "--rate", "100000000000"],
         ["listen", "--realtime"],
+        ["listen", "--run", "echo {word}"],
         ["export", "model.onnx", "again.onnx"],
         ["export", "best.pt", "model.pt"],
         ["evaluate", "commands8", "examples", "--json", "examples"],
