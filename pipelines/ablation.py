@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from speechrnn.cli import pack_audio, run_program
 from speechrnn.config import Experiment, load_experiment
-from speechrnn.dataset import Pack, prepare
+from speechrnn.dataset import Pack
 from speechrnn.training import Progress, fit, keep_freed_memory
 
 _ROWS: dict[str, tuple[str, ...]] = {
@@ -69,7 +70,7 @@ def main() -> None:
         changes = [*overrides, f"train.epochs={arguments.epochs}"]
         experiment = load_experiment(arguments.config, changes, data_dir=arguments.data)
         keywords = experiment.model.labels.keywords
-        pack = prepare(experiment.data, keywords=keywords)
+        pack = pack_audio(experiment)
         scores = train(experiment, pack, arguments.runs / name.replace(" ", "-"), name)
         lines.append(row(name, scores, keywords))
         print(lines[-1], flush=True)
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

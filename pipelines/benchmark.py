@@ -21,6 +21,7 @@ import soundfile
 import torch
 from lightning_fabric import Fabric
 
+from speechrnn.cli import run_program
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.dataset import Clip, Kind, Pack, Split
 from speechrnn.export import export
@@ -232,4 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 
 from speechrnn.audio import Samples, from_int16
+from speechrnn.cli import pack_audio, run_program
 from speechrnn.config import load_experiment
-from speechrnn.dataset import Clip, Pack, prepare
+from speechrnn.dataset import Clip, Pack
 from speechrnn.detector import Detection, Detector
 from speechrnn.runtime import Recognizer, load
 from speechrnn.spec import Options
@@ -132,9 +133,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data", help="folder that the paths in [data] start from")
     arguments = parser.parse_args()
-    pack = prepare(load_experiment(arguments.config, data_dir=arguments.data).data)
-    print("\n".join(compare(load(arguments.model), pack)))
+    experiment, recognizer = load_experiment(arguments.config, data_dir=arguments.data), load(arguments.model)
+    print("\n".join(compare(recognizer, pack_audio(experiment))))
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

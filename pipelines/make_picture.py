@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 
 from speechrnn.audio import read
+from speechrnn.cli import run_program
 from speechrnn.detector import Detector
 from speechrnn.runtime import load
 from speechrnn.spotter import KeywordSpotter
@@ -61,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
