@@ -23,17 +23,17 @@ from pipelines.streams import (
     join,
     judge,
     make_stream,
+    one_line_errors,
+    open_inputs,
     percentiles_ms,
     remembering,
     speech_clips,
     validation_clips,
 )
 from speechrnn.audio import Samples
-from speechrnn.config import load_experiment
-from speechrnn.dataset import prepare
+from speechrnn.dataset import PACKED_RATE_HZ
 from speechrnn.detector import Detection
-from speechrnn.errors import SpeechRnnError
-from speechrnn.runtime import Recognizer, load
+from speechrnn.runtime import Recognizer
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 
@@ -143,19 +143,13 @@ def draw(rows: list[Row], target: Path) -> None:
 def main() -> None:
     """Print the table and draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("model")
-    parser.add_argument("--data", help="folder that the paths in [data] start from")
     parser.add_argument("--picture", type=Path, help="file to draw the same into")
-    arguments = parser.parse_args()
-    try:
-        recognizer = load(arguments.model)
-        pack = prepare(load_experiment(arguments.config, data_dir=arguments.data).data)
+    with one_line_errors():
+        arguments, recognizer, pack = open_inputs(parser)
         stream, words = make_stream(pack, validation_clips(pack), recognizer.info.spec.labels.keywords, _N_WORDS)
-    except SpeechRnnError as error:
-        parser.exit(2, f"{error}\n")
-    speech, rate_hz = join(pack, speech_clips(pack)), recognizer.info.spec.sample_rate_hz
-    print(f"{_N_WORDS} words in {len(stream) / rate_hz / 60:.0f} min, {len(speech) / rate_hz / 3600:.2f} h of speech")
+    speech = join(pack, speech_clips(pack))
+    hours = [len(samples) / PACKED_RATE_HZ / 3600 for samples in (stream, speech)]
+    print(f"{_N_WORDS} words in {60 * hours[0]:.0f} minutes; {hours[1]:.2f} hours of running speech", flush=True)
     rows = compare(recognizer, stream, words, speech)
     print(to_markdown(rows))
     if arguments.picture:

@@ -17,18 +17,26 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.streams import Word, join, judge, make_stream, match, percentiles_ms, speech_clips, validation_clips
+from pipelines.streams import (
+    Word,
+    join,
+    judge,
+    make_stream,
+    match,
+    one_line_errors,
+    open_inputs,
+    percentiles_ms,
+    speech_clips,
+    validation_clips,
+)
 from speechrnn.audio import from_int16, to_int16
-from speechrnn.config import load_experiment
-from speechrnn.dataset import PACKED_RATE_HZ, Clip, Int16, Pack, prepare
+from speechrnn.dataset import PACKED_RATE_HZ, Clip, Int16, Pack
 from speechrnn.detector import Detection
-from speechrnn.errors import SpeechRnnError
-from speechrnn.runtime import Recognizer, load
+from speechrnn.runtime import Recognizer
 from speechrnn.spotter import KeywordSpotter
 
 _BLOCK = PACKED_RATE_HZ // 10
@@ -38,7 +46,7 @@ _N_WORDS = 400
 
 
 class Recording(NamedTuple):
-    """Words with their truth, and speech without a keyword; int16 [T] both."""
+    """Words with their truth, and running speech in which every detection counts as false; int16 [T] both."""
 
     stream: Int16
     words: list[Word]
@@ -142,18 +150,11 @@ def to_markdown(name: str, heard: Heard, recording: Recording, keywords: tuple[s
 def main() -> None:
     """Choose the thresholds, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("model")
-    parser.add_argument("--data", help="folder that the paths in [data] start from")
-    arguments = parser.parse_args()
     if importlib.util.find_spec("pocketsphinx") is None:
         parser.exit(2, "PocketSphinx is not installed; run: pip install pocketsphinx\n")
-    try:
-        recognizer = load(arguments.model)
-        pack = prepare(load_experiment(arguments.config, data_dir=arguments.data).data)
+    with one_line_errors():
+        _, recognizer, pack = open_inputs(parser)
         swept, recording = make_recordings(pack, recognizer.info.spec.labels.keywords)
-    except SpeechRnnError as error:
-        parser.exit(2, f"{error}\n")
     for name, (stream, words, speech) in {"sweep": swept, "comparison": recording}.items():
         minutes = [len(part) / PACKED_RATE_HZ / 60 for part in (stream, speech)]
         print(f"{name}: {len(words)} words in {minutes[0]:.0f} min, {minutes[1]:.0f} min of running speech", flush=True)

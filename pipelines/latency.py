@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 
-from pipelines.streams import Word, make_stream, match, percentiles_ms, validation_clips
+from pipelines.streams import Word, make_stream, match, one_line_errors, open_inputs, percentiles_ms, validation_clips
 from speechrnn.audio import Samples
-from speechrnn.config import load_experiment
-from speechrnn.dataset import prepare
-from speechrnn.errors import SpeechRnnError
-from speechrnn.runtime import Recognizer, load
+from speechrnn.runtime import Recognizer
 from speechrnn.spotter import KeywordSpotter
 
 _N_WORDS = 400
@@ -45,21 +41,16 @@ def measure(recognizer: Recognizer, stream: Samples, words: list[Word]) -> tuple
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("model")
-    parser.add_argument("--data", help="folder that the paths in [data] start from")
-    arguments = parser.parse_args()
-    try:
-        recognizer = load(arguments.model)
-        pack = prepare(load_experiment(arguments.config, data_dir=arguments.data).data)
+    with one_line_errors():
+        _, recognizer, pack = open_inputs(parser)
         stream, words = make_stream(pack, validation_clips(pack), recognizer.info.spec.labels.keywords, _N_WORDS)
-    except SpeechRnnError as error:
-        parser.exit(2, f"{error}\n")
     delays_s, push_s = map(np.array, measure(recognizer, stream, words))
     options = recognizer.info.options
-    print(f"{len(delays_s)} keywords; step {options.step_ms} ms, smoothing {options.smoothing_ms} ms, ", end="")
-    print(f"threshold {options.threshold:g}\n\n| from the end of the word, ms | p50 | p95 |\n|---|---|---|")
-    parts = {"algorithm (sample clock)": delays_s, "computing (one push)": push_s, "both": delays_s + push_s}
+    print(
+        f"{len(delays_s)} keywords found; step {options.step_ms} ms, smoothing {options.smoothing_ms} ms, "
+        f"threshold {options.threshold:g}\n\n| from the end of the word, ms | p50 | p95 |\n|---|---|---|"
+    )
+    parts = {"algorithm, on the sample clock": delays_s, "computing, one `push`": push_s, "both": delays_s + push_s}
     for part, times_s in parts.items():
         print(f"| {part} | " + " | ".join(f"{value:.1f}" for value in percentiles_ms(times_s, 50, 95)) + " |")
 

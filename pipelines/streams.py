@@ -5,18 +5,23 @@ A detection is right if its word is a keyword spoken between 100 ms before it an
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.audio import Samples, from_int16
-from speechrnn.dataset import PACKED_RATE_HZ, Clip, Pack
+from speechrnn.config import load_experiment
+from speechrnn.dataset import PACKED_RATE_HZ, Clip, Pack, prepare
 from speechrnn.detector import Detection
-from speechrnn.errors import DataError
-from speechrnn.runtime import Recognizer
+from speechrnn.errors import DataError, SpeechRnnError
+from speechrnn.runtime import Recognizer, load
 
 _KEYWORD_SHARE = 0.7
 _PAUSE_S = (0.5, 2.0)
@@ -142,3 +147,23 @@ def remembering(recognizer: Recognizer) -> Recognizer:
         return known[key]
 
     return Recognizer(recognizer.info, logits)
+
+
+def open_inputs(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Recognizer, Pack]:
+    """Read the command line, to which configuration, model and data folder are added, and open what it names."""
+    parser.add_argument("config", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--data", help="folder that the paths in [data] start from")
+    arguments = parser.parse_args()
+    recognizer = load(arguments.model)
+    return arguments, recognizer, prepare(load_experiment(arguments.config, data_dir=arguments.data).data)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Errors that a user can cause become one line and exit code 2, as in the `speechrnn` command."""
+    try:
+        yield
+    except SpeechRnnError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -203,6 +204,43 @@ def test_the_f1_of_each_keyword(
 ) -> None:
     found = compare_pocketsphinx.Heard(in_stream, in_speech, 0.0)
     assert compare_pocketsphinx.f1_scores(found, WORDS, KEYWORDS) == pytest.approx(expected)
+
+
+class FakeDecoder:
+    """Spots as PocketSphinx does: what was heard since `start_utt`, in frames of 10 ms since then."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def start_utt(self) -> None:
+        self.calls.append("start")
+        self.blocks: list[bytes] = []
+
+    def end_utt(self) -> None:
+        self.calls.append("end")
+
+    def process_raw(self, block: bytes) -> None:
+        self.blocks.append(block)
+
+    def hyp(self) -> str | None:
+        return "yes  no" if any(self.blocks[-1]) else None
+
+    def seg(self) -> list[SimpleNamespace]:
+        n_frames = 10 * len(self.blocks)
+        return [
+            SimpleNamespace(word="yes ", prob=0.5, start_frame=0, end_frame=n_frames),
+            SimpleNamespace(word="no ", prob=0.9, start_frame=n_frames - 10, end_frame=n_frames),
+        ]
+
+
+def test_of_what_pocketsphinx_hears_at_once_the_most_probable_counts_and_the_search_starts_anew() -> None:
+    decoder = FakeDecoder()
+    samples = to_int16(np.concatenate([silence(0.5), word("yes", 0.1), silence(0.4), word("yes", 0.1)]))
+    first, second = compare_pocketsphinx.hear_pocketsphinx(decoder, samples)
+    assert first == Detection("no", 0.5, 0.6, 0.9, 0.6)
+    assert (second.label, second.decided_s) == ("no", 1.1)
+    assert [second.start_s, second.end_s] == pytest.approx([1.0, 1.1])
+    assert decoder.calls == ["start", "end", "start", "end", "start", "end"]
 
 
 def test_both_hear_the_same_recording() -> None:
