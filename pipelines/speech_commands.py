@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from speechrnn import evaluation
+from speechrnn import evaluation, report
 from speechrnn.audio import from_int16
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.dataset import NOISE_FOLDER, Examples, Pack, prepare, validation_batch
@@ -170,7 +170,7 @@ def main() -> None:
     recognizer = load(target)
     test = evaluation.evaluate(recognizer, arguments.test) if arguments.test else None
     if test is not None:
-        print(evaluation.to_table(test))
+        print(report.to_table(test))
     command = f"python -m pipelines.speech_commands {arguments.config}"
     validation = score_validation(recognizer, experiment, pack)
     write_card(target.with_suffix(".md"), info, command, validation, score_other_sounds(recognizer, pack), test)

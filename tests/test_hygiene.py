@@ -26,7 +26,9 @@ INFERENCE = {
     "runtime": {"audio", "errors", "spec"},
     "spotter": {"audio", "detector", "runtime", "spec"},
     "formats": {"detector"},
-    "evaluation": {"audio", "errors", "runtime", "spec", "spotter", "labels", "sources", "dataset"},
+    "metrics": {"errors"},
+    "evaluation": {"audio", "errors", "labels", "metrics", "runtime"},
+    "report": {"evaluation"},
     "describe": {"runtime", "spec"},
     "cli": {"errors", "__init__"},
     "dataset": {"audio", "config", "errors", "labels", "spec"},
@@ -37,6 +39,7 @@ TRAINING = {
     "recognizer": {"errors", "features", "models", "spec"},
     "augment": {"config"},
     "training": {"augment", "audio", "config", "dataset", "errors", "labels", "recognizer", "spec", "__init__"},
+    "plots": {"evaluation", "metrics"},
     "export": {"audio", "errors", "features", "recognizer", "runtime", "spec"},
 }
 HEAVY = {"torch", "torchaudio", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "tomli_w", "scipy", "librosa"}
@@ -80,7 +83,7 @@ def test_transcribing_loads_no_torch_and_changes_nothing_in_the_process() -> Non
     code = (
         "import json, logging, signal, sys, threading\n"
         "before = (logging.root.handlers[:], signal.getsignal(signal.SIGINT), threading.active_count())\n"
-        "import speechrnn.cli, speechrnn.spotter, speechrnn.sources, speechrnn.formats, speechrnn.evaluation\n"
+        "import speechrnn.cli, speechrnn.spotter, speechrnn.sources, speechrnn.formats, speechrnn.report\n"
         "after = (logging.root.handlers[:], signal.getsignal(signal.SIGINT), threading.active_count())\n"
         "print(json.dumps([before == after, sorted(sys.modules)]))"
     )
