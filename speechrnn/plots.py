@@ -35,7 +35,26 @@ _DET_LIMITS = (0.0005, 0.6)
 _DET_TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 
-def draw_confusion(result: Evaluation) -> Figure:
+def draw_all(result: Evaluation) -> dict[str, Figure]:
+    """Every picture that the clips allow, by name: there is no detection without both keywords and other clips."""
+    with matplotlib.rc_context(_STYLE):
+        figures = {"confusion": _draw_confusion(result)}
+        if result.detection:
+            figures["detection"] = _draw_detection(result)
+        return figures | {"calibration": _draw_calibration(result), "conditions": _draw_conditions(result)}
+
+
+def to_svg(figure: Figure) -> str:
+    """An SVG element to put into a page: its text and axes take the colour of the text around it."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "speechrnn"}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every picture, and an id may stand once in a page
+
+
+def _draw_confusion(result: Evaluation) -> Figure:
     """The confusion matrix as shares of each true class."""
     counts = np.array(result.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -55,7 +74,7 @@ def draw_confusion(result: Evaluation) -> Figure:
     return figure
 
 
-def draw_detection(result: Evaluation) -> Figure:
+def _draw_detection(result: Evaluation) -> Figure:
     """Receiver operating characteristic and, on probit axes, detection error trade-off (Martin et al., 1997)."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     roc, det = figure.subplots(1, 2)
@@ -77,7 +96,7 @@ def draw_detection(result: Evaluation) -> Figure:
     return figure
 
 
-def draw_calibration(result: Evaluation) -> Figure:
+def _draw_calibration(result: Evaluation) -> Figure:
     """Accuracy over confidence in each bin, and how many clips are in it."""
     found = result.calibration
     n, n_bins = np.array(found.n), len(found.n)
@@ -95,15 +114,10 @@ def draw_calibration(result: Evaluation) -> Figure:
     return figure
 
 
-def draw_conditions(result: Evaluation) -> Figure:
+def _draw_conditions(result: Evaluation) -> Figure:
     """Accuracy over shift and, where it was measured, over noise."""
-    rows = [
-        (
-            "shift of the clip (ms)",
-            result.shift,
-            [f"{found.shift_ms:+d}" if found.shift_ms else "0" for found in result.shift],
-        )
-    ]
+    names = [f"{found.shift_ms:+d}" if found.shift_ms else "0" for found in result.shift]
+    rows = [("shift of the clip (ms)", result.shift, names)]
     if result.noise:
         names = ["none" if found.snr_db is None else f"{found.snr_db:g} dB" for found in result.noise]
         rows.append(("speech over noise", result.noise, names))
@@ -115,32 +129,10 @@ def draw_conditions(result: Evaluation) -> Figure:
         axis.plot(names, of_keywords, "o-", color=_ORANGE, label="keywords")
         axis.set_xlabel(title)
         axis.margins(x=0.08)
-    lowest = min(100 * found.accuracy for found in result.shift + result.noise)
-    axes[0].set(ylabel="right (%)", ylim=(max(0, 10 * (lowest // 10 - 1)), 101))
+    lowest = np.nanmin([(found.accuracy, found.keyword_accuracy) for found in result.shift + result.noise])
+    axes[0].set(ylabel="right (%)", ylim=(max(0, 100 * lowest // 10 * 10 - 10), 101))
     axes[0].legend(frameon=False, loc="lower left")
     return figure
-
-
-_CONDITION_LINES = {"accuracy": "all classes", "keyword_accuracy": "keywords"}
-
-
-def draw_all(result: Evaluation) -> dict[str, Figure]:
-    """Every picture that the clips allow, by name: there is no detection without both keywords and other clips."""
-    with matplotlib.rc_context(_STYLE):
-        figures = {"confusion": draw_confusion(result)}
-        if result.detection:
-            figures["detection"] = draw_detection(result)
-        return figures | {"calibration": draw_calibration(result), "conditions": draw_conditions(result)}
-
-
-def to_svg(figure: Figure) -> str:
-    """An SVG element to put into a page: its text and axes take the colour of the text around it."""
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "speechrnn"}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    return re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every picture, and an id may stand once in a page
 
 
 def _probit(shares: Floats) -> Floats:

@@ -59,8 +59,8 @@ class Recognizer:
         """Class probabilities [N, C] of clips [T] of any lengths, as `classify` gives each, in batches: faster."""
         contexts = [self._contexts(clip) for clip in clips]
         rows = [row for clip in contexts for row in clip]
-        batches = [np.stack(rows[start : start + _BATCH_SIZE]) for start in range(0, len(rows), _BATCH_SIZE)]
-        posteriors = np.concatenate([self.posteriors(batch) for batch in batches])
+        batches = [rows[start : start + _BATCH_SIZE] for start in range(0, len(rows), _BATCH_SIZE)]
+        posteriors = np.concatenate([self.posteriors(np.stack(batch)) for batch in batches])
         ends = np.cumsum([len(clip) for clip in contexts])[:-1]
         return np.stack([self._decisive(part) for part in np.split(posteriors, ends)])
 
