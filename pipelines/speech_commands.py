@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from speechrnn import evaluation, outputs
+from speechrnn import evaluation, outputs, report
 from speechrnn.audio import from_int16
 from speechrnn.cli import pack_audio, run_program
 from speechrnn.config import Data, Experiment, load_experiment
@@ -215,7 +215,7 @@ def main() -> None:
     test = None
     if arguments.test is not None:
         test = (arguments.test.resolve().name, evaluation.evaluate(recognizer, arguments.test))
-        print(evaluation.to_table(test[1]))
+        print(report.to_table(test[1]))
     command = f"python -m pipelines.speech_commands {arguments.config}"
     validation, other_sounds = score_validation(recognizer, experiment, pack), score_other_sounds(recognizer, pack)
     text = card(name, info, experiment.data, command, validation, other_sounds, test)

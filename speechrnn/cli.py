@@ -396,27 +396,39 @@ def doctor(model: str, device: str | None) -> None:
 @click.argument("model")
 @click.argument("folder", type=_PATH)
 @click.option("--json", "json_path", type=_PATH, help="Write the scores to this file.")
-@click.option("--plots", type=_PATH, help="Draw the confusion matrix into this folder.")
-def evaluate(model: str, folder: Path, json_path: Path | None, plots: Path | None) -> None:
+@click.option("--plots", type=_PATH, help="Draw the pictures into this folder.")
+@click.option("--report", "report_path", type=_PATH, metavar="FILE.html", help="Write a page with scores and pictures.")
+@click.option("--noise", type=_PATH, metavar="FOLDER", help="Score in noise from these recordings, too.")
+def evaluate(
+    model: str, folder: Path, json_path: Path | None, plots: Path | None, report_path: Path | None, noise: Path | None
+) -> None:
     """Score MODEL on the clips of FOLDER, laid out as LABEL/*.wav.
 
-    Folders that are no label of the model count as unknown, _silence_ as silence.
+    Folders that are no label of the model count as unknown, _silence_ as silence; each context of the recordings in
+    _background_noise_ is a clip of silence. Clips of more than a context are searched for a keyword.
     """
-    from speechrnn import evaluation
+    from speechrnn import evaluation, report
     from speechrnn.runtime import load
 
-    if json_path is not None:
-        outputs.check_place(json_path)
+    if plots is not None or report_path is not None:
+        from speechrnn.plots import draw_all  # before the work, for matplotlib may be missing
+    for path in (json_path, report_path):
+        if path is not None:
+            outputs.check_place(path)
     if plots is not None:
         with outputs.writing(plots):
             plots.mkdir(parents=True, exist_ok=True)
-    result = evaluation.evaluate(load(model), folder, lambda files, n: _track(files, n, "evaluating"))
-    click.echo(evaluation.to_table(result), nl=False)
+    recognizer = load(model)
+    result = evaluation.evaluate(recognizer, folder, lambda files, n: _track(files, n, "evaluating"), noise=noise)
+    click.echo(report.to_table(result), nl=False)
     if json_path is not None:
         outputs.write_text(json_path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
     if plots is not None:
         with outputs.writing(plots):
-            evaluation.plot_confusion(result, plots / "confusion.png")
+            for name, figure in draw_all(result).items():
+                figure.savefig(plots / f"{name}.png", dpi=110)
+    if report_path is not None:
+        outputs.write_text(report_path, report.to_html(result, f"{model} on {_shown(folder)}"))
     _end(len(result.failed), result.n + len(result.failed))
 
 

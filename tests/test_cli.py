@@ -325,11 +325,22 @@ def test_bad_settings_are_one_clear_line(setting: str, expected: list[str]) -> N
         ["prepare", "configs/commands8.toml", "--data", "no/such/folder"],
         ["evaluate", "commands8", "no/such/folder"],
         ["evaluate", "commands8", EXAMPLE],
+        ["evaluate", "commands8", "examples", "--noise", "no/such/folder"],
+        ["evaluate", "commands8", "examples", "--report", "/proc/none/report.html"],
     ],
     ids=str,
 )
 def test_bad_arguments_are_one_clear_line(arguments: list[str | Path | bytes]) -> None:
     assert_one_line(run(*(os.fsdecode(argument) for argument in arguments)))
+
+
+@pytest.mark.parametrize("option", ["--plots", "--report"])
+def test_pictures_without_matplotlib_are_one_clear_line(option: str, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['matplotlib'] = None; from speechrnn.cli import main; main()"
+    command = [sys.executable, "-c", code, "evaluate", "commands8", "examples", option, str(tmp_path / "new")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert_one_line(result, "matplotlib", "pip install 'speechrnn[train]'")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_output_device_is_one_clear_line() -> None:

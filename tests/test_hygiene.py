@@ -30,12 +30,14 @@ INFERENCE = {
     "runtime": {"audio", "errors", "recognizer", "spec"},
     "spotter": {"audio", "detector", "runtime", "spec"},
     "formats": {"detector"},
-    "evaluation": {"audio", "errors", "runtime"},
+    "metrics": {"errors"},
+    "evaluation": {"audio", "errors", "labels", "metrics", "runtime"},
+    "report": {"evaluation", "plots"},
     "describe": {"models", "runtime", "spec"},
     "outputs": {"errors"},
     "cli": {
         *("audio", "config", "dataset", "describe", "doctor", "errors", "evaluation", "export", "formats", "listening"),
-        *("outputs", "recognizer", "runtime", "sources", "spotter", "training", "view", "__init__"),
+        *("outputs", "plots", "recognizer", "report", "runtime", "sources", "spotter", "training", "view", "__init__"),
     },
     "synthesis": {"audio", "config", "errors"},
     "dataset": {"audio", "config", "errors", "labels", "synthesis"},
@@ -58,6 +60,7 @@ TRAINING = {
         "spec",
         "__init__",
     },
+    "plots": {"evaluation", "metrics"},
     "export": {"audio", "errors", "features", "recognizer", "runtime", "spec"},
 }
 HEAVY = {"torch", "torchaudio", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "tomli_w", "scipy", "librosa"}
@@ -147,7 +150,7 @@ def test_transcribing_loads_no_torch_and_changes_nothing_in_the_process() -> Non
     code = (
         "import json, logging, signal, sys, threading\n"
         "before = (logging.root.handlers[:], signal.getsignal(signal.SIGINT), threading.active_count())\n"
-        "import speechrnn.cli, speechrnn.spotter, speechrnn.sources, speechrnn.formats, speechrnn.evaluation\n"
+        "import speechrnn.cli, speechrnn.spotter, speechrnn.sources, speechrnn.formats, speechrnn.report\n"
         "after = (logging.root.handlers[:], signal.getsignal(signal.SIGINT), threading.active_count())\n"
         "print(json.dumps([before == after, sorted(sys.modules)]))"
     )

@@ -97,13 +97,16 @@ def test_classify_names_the_word(smoke_run: SmokeRun, testing_clips: Path, word:
 
 def test_evaluate_scores_unseen_clips_and_draws_them(smoke_run: SmokeRun, testing_clips: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores" / "smoke.json"
-    result = run("evaluate", smoke_run.model, testing_clips, "--json", scores, "--plots", tmp_path / "plots")
+    outputs: list[str | Path] = ["--json", scores, "--plots", tmp_path / "plots", "--report", tmp_path / "report.html"]
+    result = run("evaluate", smoke_run.model, testing_clips, *outputs, "--noise", smoke_run.data / "noise")
     written = json.loads(scores.read_text())
     assert written["n"] == len(list(testing_clips.rglob("*.wav")))
     assert written["accuracy"] >= 0.9
     assert written["per_label"]["bed"]["predicted"].get("unknown", 0) >= 3
     assert f"accuracy {100 * written['accuracy']:.2f} %" in result.stdout
     assert (tmp_path / "plots" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert [found["snr_db"] for found in written["noise"]] == [None, 20, 10, 5, 0]
+    assert f"{100 * written['macro_f1']:.2f}" in (tmp_path / "report.html").read_text()
 
 
 def test_transcribe_finds_each_keyword_in_its_place(smoke_run: SmokeRun, tmp_path: Path) -> None:
