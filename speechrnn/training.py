@@ -22,11 +22,12 @@ import tomli_w
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import speechrnn
-from speechrnn import augment
+from speechrnn import augment, metrics
 from speechrnn.audio import INT16_SCALE
 from speechrnn.config import Experiment, Train, to_tree
 from speechrnn.contexts import Batch, Examples, Planned, validation_set
@@ -447,8 +448,25 @@ def _validate(trainer: Trainer, run_dir: Path, log: _Log) -> float:
     if balanced >= trainer.best_accuracy:
         trainer.best_accuracy = balanced
         if trainer.fabric.is_global_zero:
+            scores["temperature"] = calibrate(net, logits.numpy(), batch.labels)
+            posteriors = (logits / scores["temperature"]).softmax(1).numpy()
+            error = metrics.expected_calibration_error(metrics.reliability(posteriors, batch.labels))
+            scores["validation expected calibration error"] = error
             save_checkpoint(run_dir / "best.pt", net.cpu(), trainer.info(scores))
     return balanced
+
+
+@torch.no_grad()
+def calibrate(net: RecognizerNet, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Divide what a network puts out by the temperature that suits validation logits [B, C], which is returned.
+
+    Temperature scaling (Guo et al., 2017, arXiv 1706.04599), kept in the last layer; by a factor of 4 at most, for
+    contexts that are all right say little.
+    """
+    temperature = float(np.clip(metrics.fit_temperature(logits, labels), 0.25, 4.0))
+    for parameter in net.classifier.output.parameters():
+        parameter.div_(temperature)
+    return temperature
 
 
 def plot_run(run_dir: Path) -> None:

@@ -50,7 +50,9 @@ def test_the_gradient_of_a_frame_is_what_nudging_it_does_to_the_loss(
 def test_the_gradient_of_many_contexts_is_the_median_of_each() -> None:
     net = RecognizerNet(FAKE_INFO.spec).eval()
     many = batch(5)
-    alone = [input_gradients(net, Batch(*(column[i : i + 1] for column in many))) for i in range(5)]
+    rows = [slice(i, i + 1) for i in range(5)]
+    single = [Batch(many.samples[r], many.labels[r], many.word_start[r], many.word_end[r]) for r in rows]
+    alone = [input_gradients(net, one) for one in single]
     np.testing.assert_allclose(input_gradients(net, many), np.median(alone, axis=0), rtol=1e-3, atol=1e-9)
 
 

@@ -56,6 +56,7 @@ TRAINING = {
         "dataset",
         "errors",
         "labels",
+        "metrics",
         "recognizer",
         "spec",
         "__init__",

@@ -24,6 +24,7 @@ from speechrnn.contexts import Batch, Examples, Planned, validation_set
 from speechrnn.dataset import Pack
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.labels import Labels
+from speechrnn.metrics import expected_calibration_error, fit_temperature, reliability
 from speechrnn.recognizer import load_checkpoint, load_plain, write_atomically
 from speechrnn.spec import Classifier, Conv, LogMel, Options, Spec
 from speechrnn.training import Progress, Trainer, fit, learning_rate, predict
@@ -358,6 +359,17 @@ def test_the_best_model_reaches_the_accuracy_it_claims(whole: Run, tiny: Experim
     assert info.spec == tiny.model
     assert msgspec.convert(info.provenance.config, Experiment) == tiny
     assert info.provenance.data["training yes"] == 24
+
+
+def test_the_best_model_is_calibrated_on_validation(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
+    net, info = load_checkpoint(whole.folder / "best.pt")
+    batch = validation_set(Examples(made_pack, info.spec, tiny.data, "validation"), ()).batch
+    logits = predict(net, batch, torch.device("cpu"))
+    scores = info.provenance.scores
+    assert 0.25 < scores["temperature"] < 4
+    assert fit_temperature(logits.numpy(), batch.labels) == pytest.approx(1, abs=0.01)
+    found = expected_calibration_error(reliability(logits.softmax(1).numpy(), batch.labels))
+    assert found == pytest.approx(scores["validation expected calibration error"], abs=1e-4)
 
 
 def all_right_or_all_wrong(monkeypatch: pytest.MonkeyPatch, *right: bool) -> None:
