@@ -164,6 +164,7 @@ def prepare(
     """
     folder = Path(data.dir) / data.packed
     spoken = plan(data, keywords)
+    find_sources(data)  # a missing folder is said now, and not after minutes of synthesis
     synthesise(Path(data.dir) / data.spoken, spoken, progress)
     sources = find_sources(data, spoken)
     pack = _open_pack(folder, sources)

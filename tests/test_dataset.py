@@ -379,11 +379,13 @@ def test_clips_that_cannot_be_used_are_listed_with_a_reason(
         ({"words_validation": ("lost",)}, "lost"),
         ({"speech": ("lost",)}, "lost"),
         ({"noise": ("lost",)}, "lost"),
+        ({"rooms": ("lost",)}, "lost"),
     ],
 )
-def test_a_missing_folder_is_named(small_dir: Path, changes: dict[str, Any], folder: str) -> None:
+def test_a_missing_folder_is_named_before_any_work(small_dir: Path, changes: dict[str, Any], folder: str) -> None:
     with pytest.raises(DataError, match=f"{small_dir / folder}: no such folder"):
-        prepare(made_data.data(small_dir, **changes))
+        prepare(made_data.data(small_dir, n_spoken_per_word=1, **changes))
+    assert not (small_dir / "spoken").exists()
 
 
 class Archive:
