@@ -170,7 +170,10 @@ class Trainer:
         self.validation_batch, self.is_new = validation_set(self.validation, experiment.data.held_out)
         self.n_per_epoch = len(self.plan(0))
         self.steps_per_epoch = self.n_per_epoch // config.batch_size
-        self.rows = self._rows_of_this_process()
+        if config.batch_size % fabric.world_size:
+            raise ConfigError(
+                f"expected a train.batch_size that {fabric.world_size} processes can share, got {config.batch_size}"
+            )
         if self.steps_per_epoch == 0:
             raise DataError(f"expected at least one batch of {config.batch_size}, got {self.n_per_epoch} contexts")
         self.silence = spec.labels.names.index(SILENCE) if spec.labels.silence else -1
@@ -207,24 +210,17 @@ class Trainer:
             parts = [self.net.front_end(_to_float(rows, torch.device("cpu"))) for rows in parts_of_rows]
         self.net.norm.fit(torch.cat(parts))
 
-    def _rows_of_this_process(self) -> slice:
-        """The part of every batch that this process takes. Raises ConfigError unless all get the same."""
-        size, n = self.experiment.train.batch_size, self.fabric.world_size
-        if size % n:
-            raise ConfigError(f"expected a train.batch_size that {n} processes can share, got {size}")
-        first = self.fabric.global_rank * (size // n)
-        return slice(first, first + size // n)
-
     def batch(self, plan: list[Planned], step: int) -> TrainingBatch:
         """The part of this process in the augmented batch of a step, the same as in a process that takes all of it."""
-        config = self.experiment.augment
+        config, n_rows = self.experiment.augment, len(plan) // self.fabric.world_size
+        rows = slice(self.fabric.global_rank * n_rows, (self.fabric.global_rank + 1) * n_rows)
         seed = _seed_of(self.experiment.train.seed, step, 1)
         uniform = torch.rand(len(plan), augment.n_uniform(config), generator=torch.Generator().manual_seed(seed))
-        raw = self.training.batch(plan[self.rows], seed, first=self.rows.start)
+        raw = self.training.batch(plan[rows], seed, first=rows.start)
         labels = torch.from_numpy(raw.labels)
         draws = augment.draw(
             config,
-            uniform[self.rows],
+            uniform[rows],
             word_start=torch.from_numpy(raw.word_start),
             word_end=torch.from_numpy(raw.word_end),
             is_silence=labels == self.silence,
@@ -250,7 +246,7 @@ class Trainer:
         config = self.experiment.train
         batch = self.batch(plan, self.step)
         frames = self.frames(batch)
-        torch.manual_seed(_seed_of(config.seed, self.step, 2, self.rows.start))  # for dropout
+        torch.manual_seed(_seed_of(config.seed, self.step, 2, self.fabric.global_rank))  # for dropout
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step, self.steps_per_epoch)
         self.optimizer.zero_grad()
