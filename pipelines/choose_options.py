@@ -5,7 +5,7 @@
 Joins validation clips to one stream (pipelines/streams.py says how) and pushes it, and the running speech of the
 training data, through the spotter that ships. Prints, for each choice, the share of keywords found and of wrong words,
 false alarms per hour of running speech, the share of one core that listening takes, and the time from the word's end to
-the detection's end (lag) and decision (delay).
+the detection's end (lag: what the model's own `lag_ms` leaves) and decision (delay).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import matplotlib
 import msgspec
+import numpy as np
 
 from pipelines.streams import (
     Word,
@@ -39,9 +40,11 @@ from speechrnn.spotter import KeywordSpotter
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 
 _N_WORDS = 400
 _SMOOTHINGS_MS = {20: (300,), 50: (200, 300, 400), 100: (200, 300, 400, 500), 200: (200, 400)}  # by step
+_MARKERS = {200: "o", 300: "^", 400: "s", 500: "D"}  # by smoothing
 _THRESHOLDS = (0.5, 0.6, 0.7)
 _COSTED_S = 20
 
@@ -121,21 +124,31 @@ def draw(rows: list[Row], target: Path) -> None:
         "wrong, % of keywords": [100 * row.wrong for row in rows],
         "false alarms per hour of speech": [row.alarms_per_h for row in rows],
     }
-    colors = dict(zip(_SMOOTHINGS_MS, plt.colormaps["viridis"]([0.0, 0.3, 0.6, 0.85]), strict=True))
+    colors = dict(zip(_SMOOTHINGS_MS, plt.colormaps["viridis"]([0.0, 0.35, 0.65, 0.9]), strict=True))
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 4), sharex=True, layout="constrained")
-    lines = list(dict.fromkeys((row.step_ms, row.smoothing_ms) for row in rows))
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
-        for number, (step_ms, smoothing_ms) in enumerate(lines):
-            chosen = [i for i, row in enumerate(rows) if (row.step_ms, row.smoothing_ms) == (step_ms, smoothing_ms)]
-            x, y = [rows[i].delay_p95_ms for i in chosen], [values[i] for i in chosen]
-            new = step_ms not in [step for step, _ in lines[:number]]
-            label = f"step {step_ms} ms, {100 * rows[chosen[0]].cost:.1f} % of a core" if new else None
-            axis.plot(x, y, "o-", color=colors[step_ms], label=label, markersize=4, linewidth=1)
-            axis.annotate(str(smoothing_ms), (x[-1], y[-1]), xytext=(4, 2), textcoords="offset points", fontsize=8)
+        for line in dict.fromkeys((row.step_ms, row.smoothing_ms) for row in rows):
+            points = [
+                (row.delay_p95_ms, value)
+                for row, value in zip(rows, values, strict=True)
+                if (row.step_ms, row.smoothing_ms) == line
+            ]
+            axis.plot(*np.transpose(points), color=colors[line[0]], marker=_MARKERS[line[1]], markersize=5, linewidth=1)
         axis.set(title=title, ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
     axes[1].set_xlabel("delay from the word's end to its detection, 95th percentile (ms)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(colors), frameon=False)
+    costs = {row.step_ms: row.cost for row in rows}
+    handles = [
+        *(
+            Line2D([], [], color=colors[step], label=f"step {step} ms, {100 * costs[step]:.1f} % of a core")
+            for step in costs
+        ),
+        *(
+            Line2D([], [], color="0.4", marker=m, linestyle="", label=f"smoothing {ms} ms")
+            for ms, m in _MARKERS.items()
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(target, dpi=100)
     plt.close(figure)
 

@@ -41,7 +41,7 @@ from speechrnn.runtime import Recognizer
 from speechrnn.spotter import KeywordSpotter
 
 _BLOCK = TRAINING_RATE_HZ // 10
-_THRESHOLDS = (1e-10, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_THRESHOLDS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
 _N_WORDS_SWEPT = 150
 _N_WORDS = 400
 
