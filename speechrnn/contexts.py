@@ -107,6 +107,13 @@ class Examples:
         counts |= {f"{UNKNOWN}, {source}": len(clips) for source, clips in self._unknown.items() if clips}
         return counts | ({SILENCE: len(self.noise)} if SILENCE in self.names else {})
 
+    def shares(self) -> NDArray[np.float64]:
+        """The share of each class in an epoch [C]."""
+        others = {UNKNOWN: self._data.unknown_share, SILENCE: self._data.silence_share}
+        others = {name: share for name, share in others.items() if name in self.names}
+        keyword = (1 - sum(others.values())) / len(self._keywords)
+        return np.array([others.get(name, keyword) for name in self.names])
+
     def digest(self) -> str:
         """A fingerprint of the clips: another one if any was added, removed or changed."""
         clips = [*self._keywords.values(), *self._unknown.values(), self.noise, self.rooms]
@@ -140,9 +147,8 @@ class Examples:
         plan = []
         for label, clips in enumerate(self._keywords.values()):
             plan += [Planned(label, clips[i]) for i in _cycle(random, len(clips), n_keywords // len(self._keywords))]
-        shares = {UNKNOWN: self._data.unknown_share, SILENCE: self._data.silence_share}
-        shares = {name: share for name, share in shares.items() if name in self.names}
-        n_all = len(plan) / (1 - sum(shares.values()))
+        shares = dict(zip(self.names, self.shares(), strict=True))
+        n_all = len(plan) / sum(shares[name] for name in self._keywords)
         if UNKNOWN in shares:
             plan += self._plan_unknown(round(n_all * shares[UNKNOWN]), random)
         if SILENCE in shares:

@@ -421,7 +421,7 @@ def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callabl
 
 
 def _validate(trainer: Trainer, run_dir: Path, log: _Log) -> float:
-    """Score the averaged network after an epoch, log it, and keep it if it is the best so far.
+    """Calibrate and score the averaged network after an epoch, log it, and keep it if it is the best so far.
 
     The score is the balanced accuracy, the mean of the classes' recalls: it does not depend on how many clips of each
     class there are.
@@ -429,14 +429,16 @@ def _validate(trainer: Trainer, run_dir: Path, log: _Log) -> float:
     net = trainer.averaged_net()
     batch = trainer.validation_batch
     labels = torch.from_numpy(batch.labels)
-    logits = predict(net, batch, trainer.fabric.device)
-    correct = logits.argmax(1) == labels
+    logits = predict(net, batch, trainer.fabric.device).numpy()
+    found = calibration(logits, batch.labels, trainer.training.shares())
+    calibrated = torch.from_numpy(found.apply(logits))
+    correct = calibrated.argmax(1) == labels
     recalls = {name: float(correct[labels == i].float().mean()) for i, name in enumerate(net.spec.labels.names)}
     if trainer.is_new.any():
         recalls["new words"] = float(correct[torch.from_numpy(trainer.is_new)].float().mean())
     balanced = sum(recalls[name] for name in net.spec.labels.names) / len(net.spec.labels.names)
     scores = {
-        "validation_loss": float(nn.functional.cross_entropy(logits, labels)),
+        "validation_loss": float(nn.functional.cross_entropy(calibrated, labels)),
         "validation_accuracy": float(correct.float().mean()),
         "validation_balanced_accuracy": balanced,
     }
@@ -444,25 +446,45 @@ def _validate(trainer: Trainer, run_dir: Path, log: _Log) -> float:
     if balanced >= trainer.best_accuracy:
         trainer.best_accuracy = balanced
         if trainer.fabric.is_global_zero:
-            scores["temperature"] = calibrate(net, logits.numpy(), batch.labels)
-            posteriors = (logits / scores["temperature"]).softmax(1).numpy()
-            error = metrics.expected_calibration_error(metrics.reliability(posteriors, batch.labels))
-            scores["validation expected calibration error"] = error
-            save_checkpoint(run_dir / "best.pt", net.cpu(), trainer.info(scores))
+            reliability = metrics.reliability(calibrated.softmax(1).numpy(), batch.labels)
+            scores["validation expected calibration error"] = metrics.expected_calibration_error(reliability)
+            scores["temperature"] = found.temperature
+            calibrate(net.cpu(), found)
+            save_checkpoint(run_dir / "best.pt", net, trainer.info(scores))
     return balanced
 
 
-@torch.no_grad()
-def calibrate(net: RecognizerNet, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Divide what a network puts out by the temperature that suits validation logits [B, C], which is returned.
+class Calibration(NamedTuple):
+    """What the logits of a network are divided by, and what is added before, [C]."""
 
-    Temperature scaling (Guo et al., 2017, arXiv 1706.04599), kept in the last layer; by a factor of 4 at most, for
-    contexts that are all right say little.
+    temperature: float
+    bias: NDArray[np.float64]
+
+    def apply(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated logits [B, C]."""
+        return ((logits + self.bias) / self.temperature).astype(np.float32)
+
+
+def calibration(logits: NDArray[np.float32], labels: NDArray[np.int64], shares: NDArray[np.float64]) -> Calibration:
+    """Temperature and biases that suit validation logits [B, C], for classes with these shares of all contexts [C].
+
+    Scaling as in Guo et al. (2017, arXiv 1706.04599). The temperature lies between 1/4 and 4, for contexts that are all
+    right say little.
     """
-    temperature = float(np.clip(metrics.fit_temperature(logits, labels), 0.25, 4.0))
-    for parameter in net.classifier.output.parameters():
-        parameter.div_(temperature)
-    return temperature
+    found, weights = Calibration(1.0, np.zeros(logits.shape[1])), metrics.weigh(labels, shares)
+    for _ in range(20):
+        temperature = float(np.clip(metrics.fit_temperature(logits + found.bias, labels, weights), 0.25, 4.0))
+        found = Calibration(temperature, temperature * metrics.fit_bias(logits / temperature, labels, shares))
+    return found
+
+
+@torch.no_grad()
+def calibrate(net: RecognizerNet, found: Calibration) -> None:
+    """Build a calibration into the last layer of a network."""
+    output = net.classifier.output
+    output.bias.add_(torch.from_numpy(found.bias))
+    for parameter in output.parameters():
+        parameter.div_(found.temperature)
 
 
 def plot_run(run_dir: Path) -> None:

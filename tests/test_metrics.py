@@ -201,3 +201,34 @@ def test_a_temperature_without_an_optimum_stays_in_its_limits(sign: int, limit: 
 def test_a_temperature_needs_finite_clips(scores: np.ndarray) -> None:
     with pytest.raises(DataError, match="finite"):
         metrics.fit_temperature(scores, np.zeros(len(scores), dtype=np.int64))
+
+
+@pytest.mark.parametrize("shares", [(0.25, 0.25, 0.25, 0.25), (0.1, 0.1, 0.7, 0.1)])
+def test_biases_undo_a_wrong_prior(shares: tuple[float, ...]) -> None:
+    """Posteriors for classes as they were drawn, moved by known biases: those are what is found, reversed."""
+    random = np.random.default_rng(3)
+    truth = random.choice(4, size=40000, p=shares)
+    scores = np.log(np.array(shares)) + 2 * random.standard_normal((len(truth), 4))
+    posteriors = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    drawn = np.array([random.choice(4, p=row) for row in posteriors[:8000]])
+    wrong = np.array([0.8, -0.4, 0.1, -0.5])
+    found = metrics.fit_bias(scores[:8000] + wrong, drawn, np.bincount(drawn) / len(drawn))
+    np.testing.assert_allclose(found, -wrong, atol=0.15)
+
+
+def test_biases_give_each_class_its_share() -> None:
+    random = np.random.default_rng(4)
+    truth = random.integers(3, size=3000)
+    scores = random.standard_normal((3000, 3)) + 2 * np.eye(3)[truth] + np.array([1.0, 0, -2])
+    shares = np.array([0.5, 0.3, 0.2])
+    shifted = scores + metrics.fit_bias(scores, truth, shares)
+    posteriors = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    weights = metrics.weigh(truth, shares)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[truth == 1].sum() == pytest.approx(0.3)
+    np.testing.assert_allclose(weights @ posteriors, shares, atol=1e-6)
+
+
+def test_biases_need_clips_of_every_class() -> None:
+    with pytest.raises(DataError, match="clips of every class"):
+        metrics.fit_bias(np.zeros((4, 3)), np.array([0, 0, 1, 1]), np.full(3, 1 / 3))

@@ -24,10 +24,10 @@ from speechrnn.contexts import Batch, Examples, Planned, validation_set
 from speechrnn.dataset import Pack
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.labels import Labels
-from speechrnn.metrics import expected_calibration_error, fit_temperature, reliability
-from speechrnn.recognizer import load_checkpoint, load_plain, write_atomically
+from speechrnn.metrics import expected_calibration_error, reliability, weigh
+from speechrnn.recognizer import RecognizerNet, load_checkpoint, load_plain, write_atomically
 from speechrnn.spec import Classifier, Conv, LogMel, Options, Spec
-from speechrnn.training import Progress, Trainer, fit, learning_rate, predict
+from speechrnn.training import Calibration, Progress, Trainer, calibrate, calibration, fit, learning_rate, predict
 from tests import made_data
 from tests.conftest import KilledError
 
@@ -364,12 +364,32 @@ def test_the_best_model_reaches_the_accuracy_it_claims(whole: Run, tiny: Experim
 def test_the_best_model_is_calibrated_on_validation(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
     net, info = load_checkpoint(whole.folder / "best.pt")
     batch = validation_set(Examples(made_pack, info.spec, tiny.data, "validation"), ()).batch
-    logits = predict(net, batch, torch.device("cpu"))
-    scores = info.provenance.scores
-    assert 0.25 < scores["temperature"] < 4
-    assert fit_temperature(logits.numpy(), batch.labels) == pytest.approx(1, abs=0.01)
-    found = expected_calibration_error(reliability(logits.softmax(1).numpy(), batch.labels))
-    assert found == pytest.approx(scores["validation expected calibration error"], abs=1e-4)
+    posteriors = predict(net, batch, torch.device("cpu")).softmax(1).numpy()
+    shares = Examples(made_pack, info.spec, tiny.data, "training").shares()
+    np.testing.assert_allclose(weigh(batch.labels, shares) @ posteriors, shares, atol=1e-3)
+    found = expected_calibration_error(reliability(posteriors, batch.labels))
+    assert found == pytest.approx(info.provenance.scores["validation expected calibration error"], abs=1e-4)
+
+
+def test_a_known_temperature_and_known_biases_are_found() -> None:
+    random = np.random.default_rng(1)
+    labels = random.integers(4, size=20000)
+    true = 2 * random.standard_normal((20000, 4))
+    posteriors = np.exp(true) / np.exp(true).sum(axis=1, keepdims=True)
+    labels = (posteriors.cumsum(axis=1) > random.random((20000, 1))).argmax(axis=1)
+    bias = np.array([1.0, -2.0, 0.5, 0.5])
+    found = calibration((0.6 * true - bias).astype(np.float32), labels, np.bincount(labels) / len(labels))
+    assert found.temperature == pytest.approx(0.6, rel=0.05)
+    np.testing.assert_allclose(found.bias, bias, atol=0.1)
+
+
+def test_a_calibration_is_built_into_the_last_layer(tiny: Experiment) -> None:
+    torch.manual_seed(0)
+    net, samples = RecognizerNet(tiny.model).eval(), 0.1 * torch.randn(3, 16000)
+    before = net(samples).detach().numpy()
+    found = Calibration(0.7, np.array([0.5, -0.5, 1.0, -1.0]))
+    calibrate(net, found)
+    np.testing.assert_allclose(net(samples).detach().numpy(), found.apply(before), rtol=1e-4, atol=1e-5)
 
 
 def all_right_or_all_wrong(monkeypatch: pytest.MonkeyPatch, *right: bool) -> None:
