@@ -32,6 +32,7 @@ _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
 }
+_ALARM_TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _NAMED_THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 _DET_LIMITS = (0.0005, 0.6)
 _DET_TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -60,8 +61,12 @@ def draw_curve(curve: Curve) -> Figure:
         for number, (name, point) in enumerate(curve.spotter.items()):
             place = point.false_alarms_per_hour, 100 * point.missed_share
             axis.plot(*place, "o^sDv"[number % 5], color=_ORANGE, label=f"spotter, {name}")
-        axis.set_xscale("symlog", linthresh=1)  # zero has a place, too
-        axis.set(xlim=(0, None), ylim=(0, None), xlabel="false alarms per hour", ylabel="misses (%)")
+        axis.set_xscale("symlog", linthresh=1, linscale=0.5)  # zero has a place, too
+        most = 1.2 * max([1.0, *alarms])
+        axis.set_xticks([rate for rate in _ALARM_TICKS if rate <= most], minor=False)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+        axis.set(xlim=(0, most), ylim=(0, None), xlabel="false alarms per hour", ylabel="misses (%)")
         axis.legend(frameon=False)
         return figure
 
