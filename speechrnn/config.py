@@ -139,7 +139,10 @@ class Experiment(Struct, frozen=True):
         labels, context_ms = self.model.labels, self.model.context_ms
         named = {"options.only": self.options.only, "options.thresholds": tuple(self.options.thresholds)}
         for name, point in self.operating_points.items():
-            point.applied_to(self.options)
+            try:
+                point.applied_to(self.options)
+            except ValueError as error:
+                raise ValueError(f"operating_points.{name}: {error}") from None
             named[f"operating_points.{name}.thresholds"] = tuple(point.thresholds)
         for place, words in named.items():
             strangers = ", ".join(word for word in words if word not in labels.keywords)
