@@ -465,7 +465,8 @@ def evaluate(
     "curve_path",
     type=_PATH,
     metavar="FILE.png",
-    help="Draw misses against false alarms over all thresholds, and write the same as JSON beside it.",
+    help="Draw misses against false alarms over all thresholds, of the detector on the audio as it is, with what the "
+    "spotter gives as set and at the model's operating points; the same as JSON beside it.",
 )
 def score(
     audio: tuple[Path, ...],

@@ -23,6 +23,7 @@ from speechrnn.dataset import Clip, Pack, find_sources, prepare, split_of, word_
 from speechrnn.errors import DataError
 from tests import made_data
 from tests.conftest import KilledError
+from tests.helpers import assert_one_line
 
 COMMANDS = "SpeechCommands/speech_commands_v0.02"
 
