@@ -19,30 +19,21 @@ import matplotlib
 import msgspec
 import numpy as np
 
-from pipelines.streams import (
-    Word,
-    join,
-    judge,
-    make_stream,
-    open_inputs,
-    percentiles_ms,
-    remembering,
-    speech_clips,
-    validation_clips,
-)
+from pipelines.streams import PRESETS, join, judge, make_stream, of_pack, open_inputs, percentiles_ms, speech_clips
 from speechrnn.audio import Samples
 from speechrnn.cli import run_program
 from speechrnn.config import TRAINING_RATE_HZ
 from speechrnn.detector import Detection
-from speechrnn.runtime import Recognizer
+from speechrnn.runtime import Recognizer, remembering
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
+from speechrnn.truth import Word
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
-_N_WORDS = 400
+_SEED = 5
 _SMOOTHINGS_MS = {20: (300,), 50: (200, 300, 400), 100: (200, 300, 400, 500), 200: (200, 400)}  # by step
 _MARKERS = {200: "o", 300: "^", 400: "s", 500: "D"}  # by smoothing
 _THRESHOLDS = (0.5, 0.6, 0.7)
@@ -158,10 +149,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", type=Path, help="file to draw the same into")
     arguments, recognizer, pack = open_inputs(parser)
-    stream, words = make_stream(pack, validation_clips(pack), recognizer.info.spec.labels.keywords, _N_WORDS)
+    stream, words = make_stream(of_pack(pack, recognizer.info.spec.labels.keywords), PRESETS["plain"], _SEED)
     speech = join(pack, speech_clips(pack))
     hours = [len(samples) / TRAINING_RATE_HZ / 3600 for samples in (stream, speech)]
-    print(f"{_N_WORDS} words in {60 * hours[0]:.0f} minutes; {hours[1]:.2f} hours of running speech", flush=True)
+    print(f"{len(words)} words in {60 * hours[0]:.0f} minutes; {hours[1]:.2f} hours of running speech", flush=True)
     rows = compare(recognizer, stream, words, speech)
     print(to_markdown(rows))
     if arguments.picture:

@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.streams import (
-    Word,
+    PRESETS,
     join,
     judge,
     make_stream,
     match,
+    of_pack,
     open_inputs,
     percentiles_ms,
     speech_clips,
@@ -39,11 +40,13 @@ from speechrnn.dataset import Clip, Int16, Pack
 from speechrnn.detector import Detection
 from speechrnn.runtime import Recognizer
 from speechrnn.spotter import KeywordSpotter
+from speechrnn.truth import Word
 
 _BLOCK = TRAINING_RATE_HZ // 10
 _THRESHOLDS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
-_N_WORDS_SWEPT = 150
-_N_WORDS = 400
+_SWEPT_S = 360.0
+_MEASURED_S = 960.0
+_SEED = 5
 
 
 class Recording(NamedTuple):
@@ -129,11 +132,12 @@ def make_recordings(pack: Pack, keywords: tuple[str, ...]) -> tuple[Recording, R
     clips, speech = validation_clips(pack), speech_clips(pack)
     others = [clip for number, clip in enumerate(speech) if number % 4]
 
-    def record(clips: list[Clip], n_words: int, speech: list[Clip]) -> Recording:
-        stream, words = make_stream(pack, clips, keywords, n_words)
+    def record(clips: list[Clip], duration_s: float, speech: list[Clip]) -> Recording:
+        recipe = PRESETS["plain"]._replace(duration_s=duration_s)
+        stream, words = make_stream(of_pack(pack, keywords, clips), recipe, _SEED)
         return Recording(to_int16(stream), words, to_int16(join(pack, speech)))
 
-    return record(clips[::2], _N_WORDS_SWEPT, speech[::4]), record(clips[1::2], _N_WORDS, others)
+    return record(clips[::2], _SWEPT_S, speech[::4]), record(clips[1::2], _MEASURED_S, others)
 
 
 def to_markdown(name: str, heard: Heard, recording: Recording, keywords: tuple[str, ...]) -> str:

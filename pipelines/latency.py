@@ -14,13 +14,14 @@ import time
 
 import numpy as np
 
-from pipelines.streams import Word, make_stream, match, open_inputs, percentiles_ms, validation_clips
+from pipelines.streams import PRESETS, make_stream, match, of_pack, open_inputs, percentiles_ms
 from speechrnn.audio import Samples
 from speechrnn.cli import run_program
 from speechrnn.runtime import Recognizer
 from speechrnn.spotter import KeywordSpotter
+from speechrnn.truth import Word
 
-_N_WORDS = 400
+_SEED = 5
 
 
 def measure(recognizer: Recognizer, stream: Samples, words: list[Word]) -> tuple[list[float], list[float]]:
@@ -43,7 +44,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     _, recognizer, pack = open_inputs(parser)
-    stream, words = make_stream(pack, validation_clips(pack), recognizer.info.spec.labels.keywords, _N_WORDS)
+    stream, words = make_stream(of_pack(pack, recognizer.info.spec.labels.keywords), PRESETS["plain"], _SEED)
     delays_s, push_s = map(np.array, measure(recognizer, stream, words))
     options = recognizer.info.options
     print(

@@ -1,39 +1,85 @@
-"""Streams of validation words whose truth is known, and how detections are held against it.
+"""Long recordings made of labelled clips, whose truth is known, and how detections are held against it.
 
-A detection is right if its word is a keyword spoken between 100 ms before it and 1 s after it, each word once.
+A recipe cuts the recording into slots of equal length. Each holds a keyword, another word, running speech or nothing,
+in drawn order and at a drawn place; background noise lies under all of them. The same material, recipe and seed make
+the same recording. Detections are judged by the default rule of speechrnn.scoring.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Samples, from_int16
+from speechrnn.audio import Samples, find_audio, from_int16, read, to_int16
 from speechrnn.cli import pack_audio
-from speechrnn.config import TRAINING_RATE_HZ, load_experiment
-from speechrnn.dataset import Clip, Pack
+from speechrnn.config import TRAINING_RATE_HZ, Range, load_experiment
+from speechrnn.dataset import Clip, Pack, word_extent
 from speechrnn.detector import Detection
 from speechrnn.errors import DataError
+from speechrnn.evaluation import speech_power
 from speechrnn.runtime import Recognizer, load
+from speechrnn.scoring import judge_default
+from speechrnn.truth import Word, find_truth, read_truth
 
-_KEYWORD_SHARE = 0.7
-_PAUSE_S = (0.5, 2.0)
-_NOISE_LEVEL = 0.1
+SPEECH = "_speech_"
+"""What the truth calls a stretch of running speech, whose words are not known."""
+_UNSEEN_NOISE = 0.8  # training has the first part of every noise recording
+_FADE_S = 0.5
+_SPEECH_FADE_S = 0.02
 _SPEECH_HOURS = 0.5
 
 
-class Word(NamedTuple):
-    """A word of the stream and where it is."""
+class Sound(NamedTuple):
+    """A recording, read as samples [T] when it is drawn, and what is said in it."""
 
     label: str
-    start_s: float
-    end_s: float
+    read: Callable[[], Samples]
+
+
+class Material(NamedTuple):
+    """What streams are made of: clips of each keyword, of other words, running speech, and noise [T]."""
+
+    keywords: dict[str, list[Sound]]
+    others: list[Sound]
+    speech: list[Sound]
+    noise: list[Samples]
+
+
+class Recipe(NamedTuple):
+    """How a stream is made; what the shares leave of the slots is silent.
+
+    Words keep their level, or all are brought to `level_db` of full scale, of the frames that hold speech; what exceeds
+    full scale is clipped, as a recording would be. Noise is background recordings times a gain drawn from `noise_gain`,
+    or so loud that the word of the slot is `snr_db` above it; its pieces are faded into each other.
+    """
+
+    duration_s: float = 600.0
+    slot_s: float = 3.0
+    keyword_share: float = 0.7
+    unknown_share: float = 0.3
+    speech_share: float = 0.0
+    level_db: float | None = None
+    noise_gain: Range | None = None
+    snr_db: Range | None = None
+    noise_piece_s: float = 3.0
+
+
+PRESETS = {
+    "plain": Recipe(duration_s=960.0, slot_s=2.4, noise_gain=(0.1, 0.1)),
+    "clean": Recipe(),
+    "tensorflow": Recipe(noise_gain=(0.0, 0.1), noise_piece_s=1.0),
+    "mlperf": Recipe(duration_s=1200.0, keyword_share=0.125, unknown_share=0.375, snr_db=(10.0, 10.0)),
+    "mixed": Recipe(duration_s=1800.0, keyword_share=0.3, unknown_share=0.2, speech_share=0.25, snr_db=(0.0, 30.0)),
+}
+"""Words over noise every 2.4 s; words alone; TensorFlow's recipe for its streaming accuracy; 50 keywords among other
+words at 10 dB after MLPerf Tiny, which has speech and music there, where keywords of everyday language would occur;
+and a bit of everything."""
 
 
 class Outcome(NamedTuple):
@@ -61,59 +107,160 @@ def speech_clips(pack: Pack) -> list[Clip]:
     return clips[:: max(1, int(n_samples / (_SPEECH_HOURS * 3600 * TRAINING_RATE_HZ)))]
 
 
+def speech_of(pack: Pack) -> Iterator[Samples]:
+    """All running speech there is, recording by recording [T]."""
+    return (_read_packed(pack, clip) for clip in pack.clips if clip.kind == "speech")
+
+
 def join(pack: Pack, clips: Iterable[Clip]) -> Samples:
     """Clips end to end [T]."""
-    return from_int16(np.concatenate([_samples(pack, clip) for clip in clips] or [np.zeros(0, dtype=np.int16)]))
+    return np.concatenate([np.zeros(0, dtype=np.float32), *(_read_packed(pack, clip) for clip in clips)])
 
 
-def make_stream(pack: Pack, clips: list[Clip], keywords: tuple[str, ...], n_words: int) -> tuple[Samples, list[Word]]:
-    """Clips end to end with pauses of 0.5 to 2 s, over background noise [T], and the words in it: 70 % keywords.
+def of_pack(pack: Pack, keywords: Sequence[str], clips: Iterable[Clip] | None = None) -> Material:
+    """Validation words, or these clips, running speech of the training data, and the parts of noise not trained on."""
+    words = [_packed(pack, clip) for clip in (validation_clips(pack) if clips is None else clips)]
+    noise = [_read_packed(pack, clip) for clip in pack.clips if clip.kind == "noise"]
+    return Material(
+        *_by_keyword(words, keywords),
+        [_packed(pack, clip) for clip in pack.clips if clip.kind == "speech"],
+        [samples[int(_UNSEEN_NOISE * len(samples)) :] for samples in noise],
+    )
 
-    Raises DataError unless the clips hold both keywords and other words.
+
+def of_folders(keywords: Sequence[str], clips: Path, noise: Path | None = None, speech: Path | None = None) -> Material:
+    """Words laid out as LABEL/*.wav, and folders of noise and of running speech.
+
+    Where speech has transcripts, recordings in which a keyword is spoken are left out, for it is not known when.
+    Raises AudioError if a folder has no audio, DataError if transcripts have no line for a recording.
     """
-    random = np.random.default_rng(5)
-    known = [clip for clip in clips if clip.word in keywords]
-    others = [clip for clip in clips if clip.word not in keywords]
-    if not known or not others:
-        raise DataError(f"expected validation clips of keywords and of others, got {len(known)} and {len(others)}")
-    parts, words, at = [], [], 0
-    for _ in range(n_words):
-        choice = known if random.random() < _KEYWORD_SHARE else others
-        clip = choice[random.integers(len(choice))]
-        pause = np.zeros(int(random.uniform(*_PAUSE_S) * TRAINING_RATE_HZ), dtype=np.float32)
-        at += len(pause)
-        words.append(
-            Word(clip.word, (at + clip.word_start) / TRAINING_RATE_HZ, (at + clip.word_end) / TRAINING_RATE_HZ)
-        )
-        at += clip.n_samples
-        parts += [pause, from_int16(_samples(pack, clip))]
-    stream = np.concatenate([*parts, np.zeros(TRAINING_RATE_HZ, dtype=np.float32)])
-    noises = [clip for clip in pack.clips if clip.kind == "noise"]
-    if noises:
-        noise = max(noises, key=lambda clip: clip.n_samples)
-        stream += _NOISE_LEVEL * np.resize(from_int16(_samples(pack, noise)), len(stream))
-    return stream, words
+    words = [
+        Sound(file.parent.name, partial(read, file, TRAINING_RATE_HZ))
+        for file in find_audio(clips)
+        if file.parent.name not in ("_background_noise_", "_silence_")
+    ]
+    spoken = [] if speech is None else [file for file in find_audio(speech) if not _has_keyword(file, keywords)]
+    return Material(
+        *_by_keyword(words, keywords),
+        [Sound(SPEECH, partial(read, file, TRAINING_RATE_HZ)) for file in spoken],
+        [] if noise is None else [read(file, TRAINING_RATE_HZ) for file in find_audio(noise)],
+    )
 
 
-def _samples(pack: Pack, clip: Clip) -> NDArray[np.int16]:
-    return pack.samples[clip.offset : clip.offset + clip.n_samples]
+def _has_keyword(file: Path, keywords: Sequence[str]) -> bool:
+    try:
+        place = find_truth(file, None)
+    except DataError:
+        return False
+    truth = read_truth(place, file.stem)
+    return any(word in truth for word in keywords)
+
+
+def _by_keyword(words: list[Sound], keywords: Sequence[str]) -> tuple[dict[str, list[Sound]], list[Sound]]:
+    known = {keyword: [word for word in words if word.label == keyword] for keyword in keywords}
+    return {word: clips for word, clips in known.items() if clips}, [w for w in words if w.label not in keywords]
+
+
+def _packed(pack: Pack, clip: Clip) -> Sound:
+    return Sound(clip.word, partial(_read_packed, pack, clip))
+
+
+def _read_packed(pack: Pack, clip: Clip) -> Samples:
+    return from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
+
+
+def make_stream(material: Material, recipe: Recipe, seed: int) -> tuple[Samples, list[Word]]:
+    """A recording [T] at the training rate, and what is spoken in it: words, and stretches of `SPEECH`.
+
+    Raises DataError if the recipe wants what the material does not have.
+    """
+    n_slots = int(recipe.duration_s / recipe.slot_s)
+    shares = {"keyword": recipe.keyword_share, "other": recipe.unknown_share, "speech": recipe.speech_share}
+    wants = {what: round(share * n_slots) for what, share in shares.items()}
+    has = {"keyword": material.keywords, "other": material.others, "speech": material.speech}
+    lacking = [what for what, n in wants.items() if n and not has[what]]
+    if (recipe.noise_gain or recipe.snr_db) and not material.noise:
+        lacking.append("noise")
+    if lacking:
+        raise DataError(f"no {' and no '.join(lacking)} to make a stream of; give keywords, other words, speech, noise")
+    random = np.random.default_rng(seed)
+    kinds = [what for what, n in wants.items() for _ in range(n)]
+    kinds = list(random.permutation(kinds + ["nothing"] * (n_slots - len(kinds))))
+    slot = round(recipe.slot_s * TRAINING_RATE_HZ)
+    stream, words, powers = np.zeros(n_slots * slot, dtype=np.float32), [], []
+    for number, kind in enumerate(kinds):
+        if kind == "nothing":
+            powers.append(np.nan)
+            continue
+        sound = _draw(material, kind, random)
+        samples = _cut_speech(sound.read(), slot, random) if kind == "speech" else sound.read()[:slot]
+        power = max(speech_power(samples, TRAINING_RATE_HZ), 1e-10)
+        if recipe.level_db is not None:
+            samples = samples * np.float32(10 ** (recipe.level_db / 20) / np.sqrt(power))
+            power = 10 ** (recipe.level_db / 10)
+        start, end = (0, len(samples)) if kind == "speech" else word_extent(to_int16(samples))
+        at = number * slot + int(random.uniform(0, slot - len(samples) + 1))
+        stream[at : at + len(samples)] += samples
+        label = SPEECH if kind == "speech" else sound.label
+        words.append(Word(label, (at + start) / TRAINING_RATE_HZ, (at + end) / TRAINING_RATE_HZ))
+        powers.append(power)
+    if recipe.noise_gain or recipe.snr_db:
+        stream += _background(material.noise, recipe, np.array(powers), len(stream), random)
+    return np.clip(stream, -1, 1), words
+
+
+def _draw(material: Material, kind: str, random: np.random.Generator) -> Sound:
+    """A clip of a keyword, each keyword as likely as any other, or any clip of another kind."""
+    if kind == "keyword":
+        names = list(material.keywords)
+        clips = material.keywords[names[random.integers(len(names))]]
+    else:
+        clips = material.others if kind == "other" else material.speech
+    return clips[random.integers(len(clips))]
+
+
+def _cut_speech(samples: Samples, n_samples: int, random: np.random.Generator) -> Samples:
+    """A stretch of running speech [at most n_samples], faded at both ends."""
+    at = int(random.integers(max(1, len(samples) - n_samples + 1)))
+    piece = samples[at : at + n_samples].copy()
+    ramp = np.linspace(0, 1, min(len(piece), round(_SPEECH_FADE_S * TRAINING_RATE_HZ)), dtype=np.float32)
+    piece[: len(ramp)] *= ramp
+    piece[len(piece) - len(ramp) :] *= ramp[::-1]
+    return piece
+
+
+def _background(
+    noises: list[Samples], recipe: Recipe, powers: NDArray[np.float64], n_samples: int, random: np.random.Generator
+) -> Samples:
+    """Noise [T], faded from piece to piece; where a slot has no speech, as loud as beside the median of its power."""
+    fade = round(_FADE_S * TRAINING_RATE_HZ)
+    length = round(recipe.noise_piece_s * TRAINING_RATE_HZ)
+    envelope = np.concatenate([np.linspace(0, 1, fade), np.ones(length - fade), np.linspace(1, 0, fade)])
+    long_enough = [noise for noise in noises if len(noise) >= len(envelope)] or noises
+    background = np.zeros(n_samples + 2 * len(envelope), dtype=np.float32)
+    for at in range(0, n_samples + fade, length):
+        noise = long_enough[random.integers(len(long_enough))]
+        start = int(random.integers(max(1, len(noise) - len(envelope) + 1)))
+        piece = np.resize(noise[start:], len(envelope))
+        background[at : at + len(envelope)] += envelope * piece * _gain(recipe, piece, at, powers, random)
+    return background[fade // 2 :][:n_samples]
+
+
+def _gain(recipe: Recipe, piece: Samples, at: int, powers: NDArray[np.float64], random: np.random.Generator) -> float:
+    if recipe.noise_gain is not None:
+        return float(random.uniform(*recipe.noise_gain))
+    middle_s = at / TRAINING_RATE_HZ + recipe.noise_piece_s / 2
+    power = powers[min(int(middle_s / recipe.slot_s), len(powers) - 1)]
+    if np.isnan(power):
+        power = float(np.nanmedian(powers))
+    snr_db = random.uniform(*recipe.snr_db) if recipe.snr_db else np.inf
+    return float(np.sqrt(power / max(float(np.square(piece).mean()), 1e-10)) * 10 ** (-snr_db / 20))
 
 
 def match(found: Iterable[Detection], words: list[Word]) -> list[Word | None]:
     """The word that each detection found, or None where it is wrong."""
-    taken: set[int] = set()
-    matched = []
-    for detection in found:
-        right = [
-            index
-            for index, word in enumerate(words)
-            if word.label == detection.label
-            and index not in taken
-            and word.start_s - 0.1 <= detection.decided_s <= word.end_s + 1.0
-        ]
-        taken |= set(right[:1])
-        matched.append(words[right[0]] if right else None)
-    return matched
+    verdicts = judge_default(list(found), words, ())
+    return [verdict.word if verdict.kind == "hit" else None for verdict in verdicts]
 
 
 def judge(found: list[Detection], words: list[Word], keywords: tuple[str, ...]) -> Outcome:
@@ -132,22 +279,6 @@ def judge(found: list[Detection], words: list[Word], keywords: tuple[str, ...]) 
 def percentiles_ms(times_s: NDArray[np.float64], *percentiles: float) -> list[float]:
     """Percentiles of times, in ms; NaN if there is none."""
     return [float(1000 * np.percentile(times_s, p)) if len(times_s) else float("nan") for p in percentiles]
-
-
-def remembering(recognizer: Recognizer) -> Recognizer:
-    """The same recognizer with a memory: a context heard before, bit for bit, costs no second run.
-
-    Spotters with different options look at mostly the same contexts, until a detection makes part of one silent.
-    """
-    known: dict[bytes, NDArray[np.float32]] = {}
-
-    def logits(contexts: Samples) -> NDArray[np.float32]:
-        key = hashlib.blake2b(contexts.tobytes(), digest_size=16).digest()
-        if key not in known:
-            known[key] = recognizer.logits(contexts)
-        return known[key]
-
-    return Recognizer(recognizer.info, logits)
 
 
 def open_inputs(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Recognizer, Pack]:

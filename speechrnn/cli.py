@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from speechrnn.dataset import Pack
     from speechrnn.formats import Transcript
     from speechrnn.runtime import Recognizer
+    from speechrnn.scoring import Heard
     from speechrnn.sources import AudioSource
     from speechrnn.spec import Options
     from speechrnn.spotter import KeywordSpotter
@@ -36,8 +37,13 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 _FORMATS = ("table", "json", "jsonl", "csv", "vtt", "srt", "audacity", "ctm")
 _PATH = click.Path(path_type=Path)
+_CHOSEN = "as set"
+_DETECTIONS = (".json", ".jsonl")
 _model = click.option(
     "--model", default="commands8", show_default=True, help="A shipped model's name, or a model file."
+)
+_operating_point = click.option(
+    "--operating-point", metavar="NAME", help="Decide as the model's strict, balanced or sensitive; see: describe."
 )
 
 
@@ -142,6 +148,7 @@ def _threshold(text: str) -> tuple[str, float]:
 @cli.command()
 @click.argument("audio", nargs=-1, required=True, type=_PATH)
 @_model
+@_operating_point
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
 @click.option(
     "--output",
@@ -151,7 +158,12 @@ def _threshold(text: str) -> tuple[str, float]:
 )
 @click.option("--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable.")
 def transcribe(
-    audio: tuple[Path, ...], model: str, format_: str, output: str | None, threshold: tuple[str, ...]
+    audio: tuple[Path, ...],
+    model: str,
+    operating_point: str | None,
+    format_: str,
+    output: str | None,
+    threshold: tuple[str, ...],
 ) -> None:
     """Find keywords in recordings of any length, rate and channel count; folders are searched.
 
@@ -160,7 +172,7 @@ def transcribe(
     from speechrnn.runtime import load
     from speechrnn.spotter import KeywordSpotter
 
-    recognizer = load(model)
+    recognizer = load(model, operating_point=operating_point)
     spotter = KeywordSpotter(recognizer, _options(recognizer, threshold))
     files, failed = _find(audio)
     several = len(files) > 1 or any(path.is_dir() for path in audio)
@@ -279,6 +291,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: float | 
 
 @cli.command()
 @_model
+@_operating_point
 @click.option("--source", help="A recording, or - for raw 16-bit PCM on standard input; the microphone if not given.")
 @click.option("--rate", "rate_hz", type=click.IntRange(1000, 768000), help="Rate of --source -; 16000 if not given.")
 @click.option("--realtime", is_flag=True, help="Play a --source at the speed of the sound.")
@@ -292,6 +305,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: float | 
 @click.option("--save", type=_PATH, metavar="FILE", help="Keep the audio, with the detections beside it.")
 def listen(
     model: str,
+    operating_point: str | None,
     source: str | None,
     rate_hz: int | None,
     realtime: bool,
@@ -310,7 +324,7 @@ def listen(
     from speechrnn.spotter import KeywordSpotter
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to press Ctrl-C
-    recognizer = load(model)
+    recognizer = load(model, operating_point=operating_point)
     spotter = KeywordSpotter(recognizer, _options(recognizer, threshold, keywords, step_ms))
     if save is not None and source is not None:
         _check_not_among(save, [Path(source)], "--save")
@@ -422,7 +436,7 @@ def evaluate(
     result = evaluation.evaluate(recognizer, folder, lambda files, n: _track(files, n, "evaluating"), noise=noise)
     click.echo(report.to_table(result), nl=False)
     if json_path is not None:
-        outputs.write_text(json_path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+        outputs.write_text(json_path, _to_json(result))
     if plots is not None:
         with outputs.writing(plots):
             for name, figure in draw_all(result).items():
@@ -430,6 +444,111 @@ def evaluate(
     if report_path is not None:
         outputs.write_text(report_path, report.to_html(result, f"{model} on {_shown(folder)}"))
     _end(len(result.failed), result.n + len(result.failed))
+
+
+@cli.command()
+@click.argument("audio", nargs=-1, required=True, type=_PATH)
+@_model
+@_operating_point
+@click.option("--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable.")
+@click.option(
+    "--truth",
+    type=_PATH,
+    metavar="FILE|FOLDER",
+    help="What was spoken: Audacity labels or transcripts (.txt), .ctm, .json or .csv; in a folder, by the name of the "
+    "recording. Beside the recordings if not given.",
+)
+@click.option("--rule", type=click.Choice(("default", "tensorflow", "mlperf")), default="default", help="How to match.")
+@click.option("--json", "json_path", type=_PATH, metavar="FILE", help="Write the score to this file.")
+@click.option(
+    "--curve",
+    "curve_path",
+    type=_PATH,
+    metavar="FILE.png",
+    help="Draw misses against false alarms over all thresholds, of the detector on the audio as it is, with what the "
+    "spotter gives as set and at the model's operating points; the same as JSON beside it.",
+)
+def score(
+    audio: tuple[Path, ...],
+    model: str,
+    operating_point: str | None,
+    threshold: tuple[str, ...],
+    truth: Path | None,
+    rule: str,
+    json_path: Path | None,
+    curve_path: Path | None,
+) -> None:
+    """Hold what is found in recordings against what was spoken in them.
+
+    AUDIO can also be what transcribe wrote as .json or .jsonl. A recording that cannot be read is reported, and the
+    others are scored; the exit code is 2 then.
+    """
+    from speechrnn import scoring
+    from speechrnn.runtime import load
+
+    if curve_path is not None:
+        if any(path.suffix in _DETECTIONS for path in audio):
+            raise ConfigError(f"--curve {curve_path}: needs the recordings themselves, got detections")
+        from speechrnn.plots import draw_curve  # before the work, for matplotlib may be missing
+    beside = None if curve_path is None else curve_path.with_suffix(".json")
+    for path in filter(None, (json_path, curve_path, beside)):
+        outputs.check_place(path)
+    recognizer = load(model, operating_point=operating_point)
+    options, points = _options(recognizer, threshold), recognizer.info.operating_points
+    choices = {_CHOSEN: options}
+    if curve_path is not None and not threshold:
+        choices |= {name: recognizer.info.options_at(name) for name in points}
+    heard, failed = _hear_all(recognizer, choices, audio, truth)
+    if heard:
+        scores = {
+            name: scoring.score([one.scored(name) for one in heard], recognizer.info.spec.labels.keywords, rule)
+            for name in choices
+        }
+        click.echo(scoring.to_table(scores[_CHOSEN]), nl=False)
+        if json_path is not None:
+            outputs.write_text(json_path, _to_json(scores[_CHOSEN]))
+        if curve_path is not None and beside is not None:
+            curve = scoring.draw_up(heard, recognizer.info.spec.labels, choices, rule)
+            outputs.write_text(beside, _to_json(curve))
+            with outputs.writing(curve_path):
+                draw_curve(curve).savefig(curve_path, dpi=110)
+    _end(failed, len(heard) + failed)
+
+
+def _hear_all(
+    recognizer: Recognizer, choices: dict[str, Options], audio: Sequence[Path], place: Path | None
+) -> tuple[list[Heard], int]:
+    """What each choice of options finds in recordings with known truth, and how many could not be read.
+
+    Raises DataError before any is heard if the truth of one is missing.
+    """
+    from speechrnn.listening import hear
+    from speechrnn.scoring import Heard
+    from speechrnn.sources import FileSource
+    from speechrnn.truth import find_truth, read_detections, read_truth
+
+    written = [transcript for path in audio if path.suffix in _DETECTIONS for transcript in read_detections(path)]
+    files, failed = _find([path for path in audio if path.suffix not in _DETECTIONS])
+    paths = [Path(transcript.audio) for transcript in written] + files
+    truths = [read_truth(find_truth(path, place), path.stem) for path in paths]
+    done = [
+        Heard(t.audio, t.duration_s, truth, {_CHOSEN: t.detections}) for t, truth in zip(written, truths, strict=False)
+    ]
+    for file, truth in zip(files, truths[len(written) :], strict=True):
+        try:
+            with FileSource(file, recognizer.info.spec.sample_rate_hz) as source:
+                blocks = _track(source.blocks(), round(source.duration_s or 0.0), _shown(file.name))
+                found, duration_s, posteriors = hear(blocks, recognizer, choices)
+        except SpeechRnnError as error:
+            _note(f"speechrnn: {error}")
+            failed += 1
+            continue
+        done.append(Heard(_shown(file), duration_s, truth, found, posteriors))
+    return done, failed
+
+
+def _to_json(result: msgspec.Struct) -> str:
+    return msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
 
 
 @cli.command()

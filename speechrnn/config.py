@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from speechrnn.errors import ConfigError
-from speechrnn.spec import Options, Spec, Struct, check
+from speechrnn.spec import OperatingPoint, Options, Spec, Struct, check
 
 Range = tuple[float, float]
 TRAINING_RATE_HZ = 16000
@@ -133,12 +133,20 @@ class Experiment(Struct, frozen=True):
     augment: Augment = Augment()
     train: Train = Train()
     options: Options = Options()
+    operating_points: dict[str, OperatingPoint] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         labels, context_ms = self.model.labels, self.model.context_ms
-        for name, words in (("only", self.options.only), ("thresholds", tuple(self.options.thresholds))):
+        named = {"options.only": self.options.only, "options.thresholds": tuple(self.options.thresholds)}
+        for name, point in self.operating_points.items():
+            try:
+                point.applied_to(self.options)
+            except ValueError as error:
+                raise ValueError(f"operating_points.{name}: {error}") from None
+            named[f"operating_points.{name}.thresholds"] = tuple(point.thresholds)
+        for place, words in named.items():
             strangers = ", ".join(word for word in words if word not in labels.keywords)
-            check(not strangers, f"expected keywords of the model in options.{name}, got {strangers}")
+            check(not strangers, f"expected keywords of the model in {place}, got {strangers}")
         check(
             self.options.step_ms <= context_ms,
             f"expected options.step_ms of at most model.context_ms, {context_ms}, got {self.options.step_ms}",
@@ -214,7 +222,7 @@ def _explain(message: str, tree: dict[str, Any]) -> str:
     if not unknown:
         return message
     key, _, place = rest.partition("`")
-    place = place.removeprefix(" - at `$").rstrip("`").lstrip(".")
+    place = place.removeprefix(" - at `$").rstrip("`").lstrip(".").replace("[...]", "")
     struct: Any = Experiment
     node: Any = tree
     for name in filter(None, place.split(".")):

@@ -90,18 +90,23 @@ def split_of(file_name: str) -> Split:
     return "validation" if percentage < 10 else "testing" if percentage < 20 else "training"
 
 
-def find_sources(data: Data, spoken: Iterable[Spoken] = ()) -> list[Clip]:
-    """Every audio file that the configuration names, with its kind and split. Raises DataError for missing folders.
-
-    A file that cannot be looked at, such as a broken link, is listed with a size of -1; packing says why.
-    """
-    base = Path(data.dir)
-    commands = base / data.commands
+def _commands_folder(data: Data) -> Path:
+    """Where Speech Commands lies. Raises DataError if it does not."""
+    commands = Path(data.dir) / data.commands
     if not commands.is_dir():
         raise DataError(
             f"{commands}: no such folder; expected Speech Commands there. Set data.dir to where yours lies, "
             f"or download it: speechrnn prepare CONFIG --download v0.02"
         )
+    return commands
+
+
+def find_sources(data: Data, spoken: Iterable[Spoken] = ()) -> list[Clip]:
+    """Every audio file that the configuration names, with its kind and split. Raises DataError for missing folders.
+
+    A file that cannot be looked at, such as a broken link, is listed with a size of -1; packing says why.
+    """
+    base, commands = Path(data.dir), _commands_folder(data)
     listed: dict[str, Split] = {}
     splits: tuple[Split, ...] = ("validation", "testing")
     lists = [commands / f"{split}_list.txt" for split in splits]
@@ -163,6 +168,7 @@ def prepare(
     `keywords` are needed where they are to be synthesised.
     """
     folder = Path(data.dir) / data.packed
+    _commands_folder(data)  # before anything is made beside it
     spoken = plan(data, keywords)
     find_sources(data)  # a missing folder is said now, and not after minutes of synthesis
     synthesise(Path(data.dir) / data.spoken, spoken, progress)

@@ -24,6 +24,9 @@ def describe_model(model: str | Path) -> str:
     lines += _lines("spec", msgspec.to_builtins(info.spec))
     lines += _layers(info)
     lines += _lines("options", msgspec.to_builtins(info.options))
+    for name, point in info.operating_points.items():
+        given = {field: value for field, value in msgspec.to_builtins(point).items() if value not in (None, {})}
+        lines += _lines(f"operating point: {name}", given)
     lines += _lines("clips", provenance.data)
     lines += _lines("scores", provenance.scores)
     for section in ("data", "augment", "train"):

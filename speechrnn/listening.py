@@ -5,20 +5,21 @@ from __future__ import annotations
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from speechrnn.audio import Samples
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.formats import to_object
-from speechrnn.runtime import Recognizer, load
+from speechrnn.runtime import Recognizer, load, remembering
 from speechrnn.sources import AudioSource, Microphone
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
@@ -32,6 +33,35 @@ def spot(blocks: Iterable[Samples], spotter: KeywordSpotter) -> Iterator[tuple[S
     for block in blocks:
         yield block, spotter.push(block)
     yield np.zeros(0, dtype=np.float32), spotter.finish()
+
+
+class Hearing(NamedTuple):
+    """What several options find in one recording: detections by their name, its length, and its posteriors [n, C].
+
+    The posteriors are of the audio as it is, one row for each step, to the end of the silence that follows it.
+    """
+
+    found: dict[str, list[Detection]]
+    duration_s: float
+    posteriors: NDArray[np.float32]
+
+
+def hear(blocks: Iterable[Samples], recognizer: Recognizer, choices: Mapping[str, Options]) -> Hearing:
+    """Hear blocks [T] once with each of several options of the same step, as `spot` would with each of them."""
+    remembered = remembering(recognizer)
+    spotters = {name: KeywordSpotter(remembered, options) for name, options in choices.items()}
+    plain = KeywordSpotter(remembered, next(iter(choices.values())))
+    found: dict[str, list[Detection]] = {name: [] for name in choices}
+    rows = []
+    for block in blocks:
+        rows.append(plain.posteriors(block))
+        for name, spotter in spotters.items():
+            found[name] += spotter.push(block)
+    duration_s = plain.position_s
+    rows.append(plain.posteriors(np.zeros(recognizer.info.spec.context_samples, dtype=np.float32)))
+    for name, spotter in spotters.items():
+        found[name] += spotter.finish()
+    return Hearing(found, duration_s, np.concatenate(rows))
 
 
 def listen(

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from speechrnn.evaluation import ANY_KEYWORD, Evaluation
 from speechrnn.metrics import Floats
+from speechrnn.scoring import Curve
 
 _BLUE, _ORANGE = "#3d85c8", "#dd7a2b"
 _INK = "#010203"
@@ -31,6 +32,8 @@ _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
 }
+_ALARM_TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_NAMED_THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 _DET_LIMITS = (0.0005, 0.6)
 _DET_TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
@@ -42,6 +45,30 @@ def draw_all(result: Evaluation) -> dict[str, Figure]:
         if result.detection:
             figures["detection"] = _draw_detection(result)
         return figures | {"calibration": _draw_calibration(result), "conditions": _draw_conditions(result)}
+
+
+def draw_curve(curve: Curve) -> Figure:
+    """Misses against false alarms per hour, from the strictest threshold to the loosest, and the spotter's points."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6, 4.6), layout="constrained")
+        axis = figure.subplots()
+        alarms = [point.false_alarms_per_hour for point in curve.detector]
+        missed = [100 * point.missed_share for point in curve.detector]
+        axis.plot(alarms, missed, ".-", color=_BLUE, lw=1, label="detector, by threshold")
+        for level in _NAMED_THRESHOLDS:
+            at = min(range(len(alarms)), key=lambda i: abs(curve.detector[i].threshold - level))
+            axis.annotate(f"{level:g}", (alarms[at], missed[at]), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        for number, (name, point) in enumerate(curve.spotter.items()):
+            place = point.false_alarms_per_hour, 100 * point.missed_share
+            axis.plot(*place, "o^sDv"[number % 5], color=_ORANGE, label=f"spotter, {name}")
+        axis.set_xscale("symlog", linthresh=1, linscale=0.5)  # zero has a place, too
+        most = 1.2 * max([1.0, *alarms])
+        axis.set_xticks([rate for rate in _ALARM_TICKS if rate <= most], minor=False)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+        axis.set(xlim=(0, most), ylim=(0, None), xlabel="false alarms per hour", ylabel="misses (%)")
+        axis.legend(frameon=False)
+        return figure
 
 
 def to_svg(figure: Figure) -> str:

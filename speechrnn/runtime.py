@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.audio import Samples
-from speechrnn.errors import ModelFileError
+from speechrnn.errors import ConfigError, ModelFileError
 from speechrnn.spec import ModelInfo
 
 Array = NDArray[np.float32]
@@ -35,6 +36,15 @@ class Recognizer:
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the posteriors."""
         return self.info.spec.labels.names
+
+    def at(self, operating_point: str) -> Recognizer:
+        """The same model, deciding as one of its operating points says. Raises ConfigError if it has none so named."""
+        try:
+            options = self.info.options_at(operating_point)
+        except KeyError:
+            known = ", ".join(self.info.operating_points) or "none"
+            raise ConfigError(f"{operating_point}: no operating point of this model, which has: {known}") from None
+        return Recognizer(msgspec.structs.replace(self.info, options=options), self._logits)
 
     def logits(self, samples: Samples) -> Array:
         """Class scores [B, C] of contexts [B, context_samples], float32 in [-1, 1]."""
@@ -91,6 +101,22 @@ def centred(samples: Samples, n_samples: int) -> Samples:
     return np.pad(samples, (before, n_samples - len(samples) - before))
 
 
+def remembering(recognizer: Recognizer) -> Recognizer:
+    """The same recognizer with a memory: a context heard before, bit for bit, costs no second run.
+
+    Spotters with different options look at mostly the same contexts, until a detection makes part of one silent.
+    """
+    known: dict[bytes, Array] = {}
+
+    def logits(contexts: Samples) -> Array:
+        key = hashlib.blake2b(contexts.tobytes(), digest_size=16).digest()
+        if key not in known:
+            known[key] = recognizer.logits(contexts)
+        return known[key]
+
+    return Recognizer(recognizer.info, logits)
+
+
 def shipped_models() -> list[str]:
     """Names of the models that come with the package."""
     return sorted(path.stem for path in _SHIPPED.glob("*.onnx"))
@@ -109,13 +135,15 @@ def find_model(model: str | Path) -> Path:
     )
 
 
-def load(model: str | Path = "commands8", *, n_threads: int = 1) -> Recognizer:
-    """Load a shipped model by name, or any model file by path. Raises ModelFileError.
+def load(model: str | Path = "commands8", *, operating_point: str | None = None, n_threads: int = 1) -> Recognizer:
+    """Load a shipped model by name, or any model file by path, to decide as it says, or as its operating point says.
 
-    `n_threads` is for ONNX models; a checkpoint runs on the threads that torch has.
+    `n_threads` is for ONNX models; a checkpoint runs on the threads that torch has. Raises ModelFileError, ConfigError
+    for an operating point that the model does not have.
     """
     path = find_model(model)
-    return _load_checkpoint(path) if path.suffix == ".pt" else _load_onnx(path, n_threads)
+    recognizer = _load_checkpoint(path) if path.suffix == ".pt" else _load_onnx(path, n_threads)
+    return recognizer if operating_point is None else recognizer.at(operating_point)
 
 
 def _load_onnx(path: Path, n_threads: int) -> Recognizer:

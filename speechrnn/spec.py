@@ -190,6 +190,29 @@ class Options(Struct, frozen=True):
         check(self.word_ms > 0, f"expected word_ms above 0, got {self.word_ms}")
 
 
+class OperatingPoint(Struct, frozen=True):
+    """A named choice of options, and what it was measured to give where it was chosen.
+
+    Its thresholds take the place of those of the options, the others only where they are given. Rates are left out
+    where they were not measured: false alarms per hour of running speech, and the share of spoken keywords missed.
+    """
+
+    threshold: float
+    thresholds: dict[str, float] = {}
+    smoothing_ms: int | None = None
+    release: float | None = None
+    refractory_ms: int | None = None
+    false_alarms_per_hour: float | None = None
+    misses: float | None = None
+    measured_hours: float | None = None
+
+    def applied_to(self, options: Options) -> Options:
+        """The options with this choice. Raises ValueError if they contradict each other."""
+        given = {name: getattr(self, name) for name in ("smoothing_ms", "release", "refractory_ms")}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return msgspec.structs.replace(options, threshold=self.threshold, thresholds=self.thresholds, **changes)
+
+
 class Provenance(Struct, frozen=True):
     """Where a model comes from; shown by `describe`, read by nothing else."""
 
@@ -205,5 +228,12 @@ class ModelInfo(Struct, frozen=True):
 
     spec: Spec
     options: Options = Options()
+    operating_points: dict[str, OperatingPoint] = {}
     provenance: Provenance = Provenance()
     format: Literal[1] = 1
+
+    def options_at(self, operating_point: str | None) -> Options:
+        """The options of a named operating point, or those of the model for None. Raises KeyError."""
+        if operating_point is None:
+            return self.options
+        return self.operating_points[operating_point].applied_to(self.options)

@@ -292,7 +292,8 @@ class Trainer:
             saved = msgspec.json.decode(state["experiment"], type=Experiment)
         except (KeyError, msgspec.DecodeError) as error:
             raise ConfigError(f"--resume: last.pt is of another version of speechrnn ({error}); start anew") from None
-        if msgspec.structs.replace(saved, options=self.experiment.options) != self.experiment:
+        now = self.experiment
+        if msgspec.structs.replace(saved, options=now.options, operating_points=now.operating_points) != now:
             raise ConfigError("--resume: the run was started with another configuration; use its config.toml")
         if state.get("clips") != self.training.digest():
             raise ConfigError("--resume: the run was started with other clips; put them back, or start anew")
@@ -314,7 +315,12 @@ class Trainer:
                 "training contexts seen": self.step * self.experiment.train.batch_size,
             },
         )
-        return ModelInfo(spec=self.experiment.model, options=self.experiment.options, provenance=provenance)
+        return ModelInfo(
+            spec=self.experiment.model,
+            options=self.experiment.options,
+            operating_points=self.experiment.operating_points,
+            provenance=provenance,
+        )
 
 
 def fit(

@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from speechrnn.dataset import Pack, prepare
 from speechrnn.labels import Labels
-from speechrnn.spec import Classifier, Conv, Mfcc, ModelInfo, Options, Provenance, Spec
+from speechrnn.spec import Classifier, Conv, Mfcc, ModelInfo, OperatingPoint, Options, Provenance, Spec
 from tests import made_data
 from tests.helpers import SmallModel, noise
 
@@ -83,7 +83,8 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
     )
     options = Options(threshold=0.6, thresholds={"yes": 0.8}, lag_ms=120)
     provenance = Provenance(created="2026-01-02", config={"train": {"epochs": 3}}, scores={"accuracy": 0.9})
-    info = ModelInfo(spec=spec, options=options, provenance=provenance)
+    points = {"strict": OperatingPoint(threshold=0.9, release=0.5, false_alarms_per_hour=0.25, misses=0.125)}
+    info = ModelInfo(spec=spec, options=options, operating_points=points, provenance=provenance)
     torch.manual_seed(0)
     net = RecognizerNet(spec).eval()
     folder, contexts = tmp_path_factory.mktemp("small"), noise(5, spec.context_samples)

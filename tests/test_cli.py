@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.helpers import SmallModel
+
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "commands.wav"
 WORDS = ["yes", "no", "up", "down", "left", "right", "stop", "go"]
@@ -381,3 +383,58 @@ def test_a_file_name_that_is_not_valid_text_is_transcribed(tmp_path: Path) -> No
         result = run(*arguments)
         assert result.returncode == 0, result.stderr
         assert "w?rter.wav" in result.stdout
+
+
+def test_score_counts_what_was_found_and_writes_score_and_curve(tmp_path: Path) -> None:
+    table, curve = tmp_path / "score.json", tmp_path / "curve.png"
+    result = run("score", "examples", "--json", table, "--curve", curve)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("3 recordings")
+    score = json.loads(table.read_text())
+    assert (score["n_spoken"], score["n_found"], score["n_false_alarms"]) == (18, 18, 0)
+    assert 0 < score["delay_p50_ms"] < 400
+    assert curve.read_bytes().startswith(b"\x89PNG")
+    points = json.loads(curve.with_suffix(".json").read_text())
+    assert points["spotter"]["as set"]["missed_share"] == 0
+    assert len(points["detector"]) > 50
+
+
+def test_score_takes_detections_and_gives_what_it_gives_for_the_recording(tmp_path: Path) -> None:
+    words = tmp_path / "words.json"
+    assert run("transcribe", EXAMPLE, "--format", "json", "--output", words).returncode == 0
+    scores = []
+    for audio in (EXAMPLE, words):
+        run("score", audio, "--rule", "tensorflow", "--json", tmp_path / "score.json")
+        scores.append(json.loads((tmp_path / "score.json").read_text()))
+    different = {key for key in scores[0] if scores[0][key] != scores[1][key]}
+    assert different <= {"delay_p50_ms", "delay_p95_ms", "hours"}
+    assert scores[0]["rule"] == "tensorflow"
+    assert_one_line(run("score", words, "--curve", tmp_path / "curve.png"), "--curve", "got detections")
+
+
+def test_score_goes_on_after_a_recording_that_cannot_be_read(tmp_path: Path) -> None:
+    broken = empty(tmp_path)
+    broken.with_suffix(".txt").touch()
+    result = run("score", EXAMPLE, broken)
+    assert (result.returncode, result.stdout.splitlines()[0][:12]) == (2, "1 recordings")
+    assert broken.name in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--truth", "none.txt"], ["--truth", "docs"], ["--truth", "pyproject.toml"]])
+def test_score_needs_the_truth(arguments: list[str]) -> None:
+    assert_one_line(run("score", EXAMPLE, *arguments), "expected")
+
+
+@pytest.mark.parametrize("verb", ["transcribe", "score", "listen"])
+def test_an_operating_point_is_chosen_by_name(verb: str, small_model: SmallModel) -> None:
+    audio = ["--source", EXAMPLE] if verb == "listen" else [EXAMPLE]
+    for name, code in (("strict", 0), ("lax", 2)):
+        result = run(verb, *audio, "--model", small_model.onnx, "--operating-point", name)
+        assert result.returncode == code, result.stderr
+    assert_one_line(result, "lax", "which has: strict")
+
+
+def test_describe_shows_operating_points_with_their_rates(small_model: SmallModel) -> None:
+    _, _, text = run("describe", small_model.onnx).stdout.partition("operating point: strict")
+    rows = dict(line.split() for line in text.partition("\n\n")[0].splitlines() if line)
+    assert rows == {"threshold": "0.9", "release": "0.5", "false_alarms_per_hour": "0.25", "misses": "0.125"}

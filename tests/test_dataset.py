@@ -23,6 +23,7 @@ from speechrnn.dataset import Clip, Pack, find_sources, prepare, split_of, word_
 from speechrnn.errors import DataError
 from tests import made_data
 from tests.conftest import KilledError
+from tests.helpers import assert_one_line
 
 COMMANDS = "SpeechCommands/speech_commands_v0.02"
 
@@ -463,3 +464,10 @@ def test_the_words_of_clips_lie_inside_them_and_hold_their_energy(made_pack: Pac
             power = from_int16(samples_of(made_pack, clip)) ** 2
             assert power[clip.word_start : clip.word_end].sum() > 0.95 * power.sum()
             assert clip.word_end - clip.word_start < 9000
+
+
+def test_nothing_is_made_where_speech_commands_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        prepare(Data(dir=str(tmp_path / "none"), n_spoken_per_word=1), keywords=("yes",))
+    assert_one_line(caught.value, "expected Speech Commands there")
+    assert list(tmp_path.iterdir()) == []

@@ -30,6 +30,8 @@ INFERENCE = {
     "runtime": {"audio", "errors", "recognizer", "spec"},
     "spotter": {"audio", "detector", "runtime", "spec"},
     "formats": {"detector"},
+    "truth": {"detector", "errors", "formats"},
+    "scoring": {"detector", "labels", "spec", "truth"},
     "metrics": {"errors"},
     "evaluation": {"audio", "errors", "labels", "metrics", "runtime"},
     "report": {"evaluation", "plots"},
@@ -37,7 +39,8 @@ INFERENCE = {
     "outputs": {"errors"},
     "cli": {
         *("audio", "config", "dataset", "describe", "doctor", "errors", "evaluation", "export", "formats", "listening"),
-        *("outputs", "plots", "recognizer", "report", "runtime", "sources", "spotter", "training", "view", "__init__"),
+        *("outputs", "plots", "recognizer", "report", "runtime", "scoring", "sources", "spotter", "training", "truth"),
+        *("view", "__init__"),
     },
     "synthesis": {"audio", "config", "errors"},
     "dataset": {"audio", "config", "errors", "labels", "synthesis"},
@@ -61,7 +64,7 @@ TRAINING = {
         "spec",
         "__init__",
     },
-    "plots": {"evaluation", "metrics"},
+    "plots": {"evaluation", "metrics", "scoring"},
     "export": {"audio", "errors", "features", "recognizer", "runtime", "spec"},
 }
 HEAVY = {"torch", "torchaudio", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "tomli_w", "scipy", "librosa"}

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
 from pipelines import choose_options, compare_pocketsphinx, endurance, latency
+from pipelines import make_stream as make_stream_command
 from pipelines.streams import (
-    Word,
+    PRESETS,
+    SPEECH,
+    Recipe,
     join,
     judge,
     make_stream,
     match,
+    of_folders,
+    of_pack,
     percentiles_ms,
-    remembering,
     speech_clips,
-    validation_clips,
 )
 from speechrnn.audio import Samples, read, to_int16
 from speechrnn.dataset import Pack
 from speechrnn.detector import Detection
-from speechrnn.errors import DataError
-from speechrnn.runtime import load
+from speechrnn.errors import ConfigError, DataError
+from speechrnn.evaluation import speech_power
+from speechrnn.runtime import load, remembering
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
-from tests.helpers import RATE_HZ, assert_one_line, fake_recognizer, noise, silence, word
+from speechrnn.truth import Word, find_truth, read_truth
+from tests.helpers import RATE_HZ, assert_one_line, fake_recognizer, noise, silence, word, write_audio
 
 ROOT = Path(__file__).parents[1]
 KEYWORDS = ("yes", "no")
@@ -75,34 +80,145 @@ def test_where_nothing_is_found_there_is_no_delay() -> None:
     assert np.isnan(percentiles_ms(got.delays_s, 50, 95)).all()
 
 
+WORDY = Recipe(duration_s=60.0, slot_s=2.0)
+
+
 def test_a_stream_holds_validation_words_where_it_says(made_pack: Pack) -> None:
-    quiet = made_pack._replace(clips=[clip for clip in made_pack.clips if clip.kind != "noise"])
-    stream, words = make_stream(quiet, validation_clips(quiet), KEYWORDS, 30)
+    stream, words = make_stream(of_pack(made_pack, KEYWORDS), WORDY, 1)
+    assert len(stream) == 60 * RATE_HZ
     assert len(words) == 30
-    assert 0.5 <= sum(label in KEYWORDS for label, _, _ in words) / 30 < 1
-    assert {label for label, _, _ in words} > {*KEYWORDS}
+    assert sum(word.label in KEYWORDS for word in words) == 21
+    assert {word.label for word in words} > {*KEYWORDS}
     energy = np.cumsum(stream**2)
     in_words = sum(energy[round(end * RATE_HZ) - 1] - energy[round(start * RATE_HZ)] for _, start, end in words)
     assert in_words > 0.9 * energy[-1]
-    gaps_s = [after.start_s - before.end_s for before, after in itertools.pairwise(words)]
-    assert min(gaps_s) >= 0.5
+    assert [int(start_s / 2.0) for _, start_s, _ in words] == list(range(30))
+    places_s = [word.start_s % 2.0 for word in words]
+    assert max(places_s) - min(places_s) > 0.5
 
 
-def test_the_same_stream_is_made_again_and_noise_lies_under_all_of_it(made_pack: Pack) -> None:
-    clips = validation_clips(made_pack)
-    stream, words = make_stream(made_pack, clips, KEYWORDS, 10)
-    again, words_again = make_stream(made_pack, clips, KEYWORDS, 10)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_same_seed_makes_the_same_stream_of_every_preset(preset: str, made_pack: Pack) -> None:
+    material, recipe = of_pack(made_pack, KEYWORDS), PRESETS[preset]._replace(duration_s=48.0)
+    stream, words = make_stream(material, recipe, 1)
+    again, words_again = make_stream(material, recipe, 1)
+    other, _ = make_stream(material, recipe, 2)
     np.testing.assert_array_equal(stream, again)
     assert words == words_again
-    steps = stream[: len(stream) // 160 * 160].reshape(-1, 160)
+    assert not np.array_equal(stream, other)
+    assert np.abs(stream).max() <= 1
+    spoken = [word for word in words if word.label != SPEECH]
+    n_slots = int(48.0 / recipe.slot_s)
+    assert len(spoken) == round(recipe.keyword_share * n_slots) + round(recipe.unknown_share * n_slots)
+    assert len(words) - len(spoken) == round(recipe.speech_share * n_slots)
+
+
+@pytest.mark.parametrize(
+    ("preset", "minutes", "n_words", "n_keywords"), [("tensorflow", 10, 200, 140), ("mlperf", 20, 200, 50)]
+)
+def test_the_presets_of_others_have_their_numbers(
+    preset: str, minutes: int, n_words: int, n_keywords: int, made_pack: Pack
+) -> None:
+    stream, words = make_stream(of_pack(made_pack, KEYWORDS), PRESETS[preset], 3)
+    assert len(stream) == minutes * 60 * RATE_HZ
+    assert len(words) == n_words
+    assert sum(word.label in KEYWORDS for word in words) == n_keywords
+
+
+def test_noise_lies_under_all_of_a_stream_as_loud_as_asked(made_pack: Pack) -> None:
+    material = of_pack(made_pack, KEYWORDS)
+    pink = material._replace(noise=[noise(5 * RATE_HZ)])
+    clean, words = make_stream(pink, WORDY, 1)
+    noisy, _ = make_stream(pink, WORDY._replace(snr_db=(10.0, 10.0), noise_piece_s=2.0), 1)
+    added = noisy - clean
+    steps = added[: len(added) // 160 * 160].reshape(-1, 160)
     assert np.abs(steps).max(axis=1).min() > 1e-4
+    ratios_db = []
+    for slot, (_, start_s, end_s) in enumerate(words):
+        middle = added[(2 * slot + 1) * RATE_HZ - 4000 : (2 * slot + 1) * RATE_HZ + 4000]
+        clip = clean[round(start_s * RATE_HZ) : round(end_s * RATE_HZ)]
+        ratios_db.append(10 * np.log10(speech_power(clip, RATE_HZ) / np.square(middle).mean()))
+    assert np.median(ratios_db) == pytest.approx(10, abs=1)
+    drawn, _ = make_stream(pink, WORDY._replace(noise_gain=(0.0, 0.1), noise_piece_s=1.0), 1)
+    assert 0 < np.square(drawn - clean).mean() < np.square(0.1 * pink.noise[0]).mean()
 
 
-@pytest.mark.parametrize("wanted", [("yes", "no", "bed", "cat", "wow", "zero"), ("maybe",)])
-def test_a_stream_needs_keywords_and_other_words(made_pack: Pack, wanted: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("level_db", [-45.0, -25.0])
+def test_words_are_brought_to_a_level(level_db: float, made_pack: Pack) -> None:
+    stream, words = make_stream(of_pack(made_pack, KEYWORDS), WORDY._replace(level_db=level_db), 1)
+    for _, start_s, end_s in words:
+        power = speech_power(stream[round(start_s * RATE_HZ) : round(end_s * RATE_HZ)], RATE_HZ)
+        assert 10 * np.log10(power) == pytest.approx(level_db, abs=1.5)
+
+
+def test_noise_is_what_training_does_not_have(made_pack: Pack) -> None:
+    parts = of_pack(made_pack, KEYWORDS).noise
+    clips = [clip for clip in made_pack.clips if clip.kind == "noise"]
+    for part, clip in zip(parts, clips, strict=True):
+        end = clip.offset + clip.n_samples
+        assert len(part) == pytest.approx(0.2 * clip.n_samples, abs=1)
+        np.testing.assert_array_equal(to_int16(part), made_pack.samples[end - len(part) : end])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes", "part"),
+    [
+        (("yes", "no", "bed", "cat", "wow", "zero"), {}, "no other"),
+        (("maybe",), {}, "no keyword"),
+        (KEYWORDS, {"speech": []}, "no speech"),
+        (KEYWORDS, {"noise": []}, "no noise"),
+    ],
+)
+def test_a_stream_needs_what_its_recipe_wants(
+    wanted: tuple[str, ...], changes: dict[str, Any], part: str, made_pack: Pack
+) -> None:
     with pytest.raises(DataError) as caught:
-        make_stream(made_pack, validation_clips(made_pack), wanted, 10)
-    assert_one_line(caught.value, "keywords")
+        make_stream(of_pack(made_pack, wanted)._replace(**changes), PRESETS["mixed"], 1)
+    assert_one_line(caught.value, part)
+
+
+def test_material_of_folders_leaves_out_speech_in_which_a_keyword_is_spoken(tmp_path: Path) -> None:
+    for name in ("yes/a", "bed/b", "_silence_/c", "speech/1", "speech/2"):
+        write_audio(tmp_path / "all" / f"{name}.wav", noise(RATE_HZ))
+    speech = tmp_path / "all" / "speech"
+    (speech / "transcripts.txt").write_text("1 THEY SAID YES\n2 THEY DID NOT\n")
+    material = of_folders(KEYWORDS, tmp_path / "all", speech, speech)
+    assert {word: len(clips) for word, clips in material.keywords.items()} == {"yes": 1}
+    assert sorted(sound.label for sound in material.others) == ["bed", "speech", "speech"]
+    assert (len(material.speech), len(material.noise)) == (1, 2)
+    (speech / "transcripts.txt").unlink()
+    assert len(of_folders(KEYWORDS, tmp_path / "all", None, speech).speech) == 2
+
+
+def test_a_stream_is_written_with_its_truth_and_scored_by_the_command(
+    made_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "stream.wav"
+    commands = str(made_dir / "SpeechCommands" / "speech_commands_v0.02")
+    arguments = ["make_stream", str(target), "--preset", "clean", "--minutes", "0.5", "--keywords", "yes,no"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--clips", commands])
+    make_stream_command.main()
+    words = read_truth(find_truth(target, None), "stream")
+    assert len(read(target, RATE_HZ)) == 30 * RATE_HZ
+    assert (len(words), sum(word.label in KEYWORDS for word in words if isinstance(word, Word))) == (10, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "either --config CONFIG or --clips"),
+        (["--config", "a.toml", "--clips", "b"], "either --config CONFIG or --clips"),
+        (["--clips", "b"], "--keywords"),
+        (["--config", "a.toml", "--noise", "b"], "belong to --clips"),
+    ],
+)
+def test_material_is_named_one_way(
+    arguments: list[str], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_stream", str(tmp_path / "a.wav"), *arguments])
+    with pytest.raises(ConfigError) as caught:
+        make_stream_command.main()
+    assert_one_line(caught.value, part)
 
 
 def test_without_running_speech_there_is_an_empty_recording_and_no_rate_of_alarms(made_pack: Pack) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import matplotlib.image
 import msgspec
+import numpy as np
 import pytest
 
 from speechrnn.evaluation import Evaluation, evaluate
 from speechrnn.labels import Labels
-from speechrnn.plots import draw_all, to_svg
+from speechrnn.plots import draw_all, draw_curve, to_svg
 from speechrnn.report import to_html, to_table
+from speechrnn.scoring import Curve, CurvePoint
 from speechrnn.spec import ModelInfo, Spec
 from tests.helpers import RATE_HZ, fake_recognizer, noise, write_audio
 from tests.test_evaluation import CLIPS, write_clips
@@ -84,6 +86,16 @@ def test_every_picture_is_drawn(result: Evaluation, name: str) -> None:
     picture = matplotlib.image.imread(file)
     assert min(picture.shape[:2]) > 300
     assert picture[..., :3].min() < 0.2 < 0.9 < picture[..., :3].max()
+
+
+def test_a_curve_is_drawn_with_the_points_of_the_spotter() -> None:
+    points = [CurvePoint(level, level, 0.0, 100 * (1 - level)) for level in (0.1, 0.5, 0.9, 1.0)]
+    figure = draw_curve(Curve("default", points, {"as set": points[1], "strict": points[2]}))
+    line, *marks = [np.asarray(one.get_xydata()) for one in figure.axes[0].get_lines()]
+    np.testing.assert_allclose(line, [(90, 10), (50, 50), (10, 90), (0, 100)], atol=1e-9)
+    np.testing.assert_allclose(np.concatenate(marks), [(50, 50), (10, 90)], atol=1e-9)
+    _, names = figure.axes[0].get_legend_handles_labels()
+    assert names == ["detector, by threshold", "spotter, as set", "spotter, strict"]
 
 
 def test_no_detection_is_drawn_where_none_was_measured(silent: Evaluation) -> None:

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speechrnn.audio import Samples
-from speechrnn.errors import ModelFileError
+from speechrnn.errors import ConfigError, ModelFileError
 from speechrnn.labels import Labels
 from speechrnn.runtime import METADATA_KEY, Recognizer, find_model, load, shipped_models
-from speechrnn.spec import ModelInfo, Spec
+from speechrnn.spec import ModelInfo, OperatingPoint, Options, Spec
 from tests.helpers import FAKE_INFO, RATE_HZ, SmallModel, assert_one_line, fake_recognizer, noise, silence, word
 
 Break = Callable[[SmallModel, Path], None]
@@ -284,3 +284,28 @@ def test_a_checkpoint_without_torch_says_what_to_install(
     with pytest.raises(ModelFileError) as caught:
         load(small_model.checkpoint)
     assert_one_line(caught.value, str(small_model.checkpoint), "pip install 'speechrnn[train]'")
+
+
+def test_an_operating_point_changes_what_it_gives_and_leaves_the_rest(small_model: SmallModel) -> None:
+    options = load(small_model.onnx, operating_point="strict").info.options
+    expected = msgspec.structs.replace(small_model.info.options, threshold=0.9, thresholds={}, release=0.5)
+    assert options == expected
+    point = OperatingPoint(threshold=0.8, thresholds={"yes": 0.7}, smoothing_ms=500, refractory_ms=900)
+    given = msgspec.structs.replace(Options(lag_ms=30), threshold=0.8, thresholds={"yes": 0.7})
+    assert point.applied_to(Options(lag_ms=30)) == msgspec.structs.replace(given, smoothing_ms=500, refractory_ms=900)
+
+
+@pytest.mark.parametrize(("model", "has"), [("small", "strict"), ("fake", "none")])
+def test_an_operating_point_that_a_model_does_not_have_is_one_line(
+    model: str, has: str, small_model: SmallModel
+) -> None:
+    recognizer = load(small_model.onnx) if model == "small" else fake_recognizer()
+    with pytest.raises(ConfigError) as caught:
+        recognizer.at("lax")
+    assert_one_line(caught.value, "lax", f"which has: {has}")
+
+
+def test_a_model_file_without_operating_points_is_read() -> None:
+    old = msgspec.to_builtins(FAKE_INFO)
+    del old["operating_points"]
+    assert msgspec.convert(old, ModelInfo, strict=False) == FAKE_INFO

@@ -26,7 +26,7 @@ from speechrnn.errors import ConfigError, DataError
 from speechrnn.labels import Labels
 from speechrnn.metrics import expected_calibration_error, reliability, weigh
 from speechrnn.recognizer import RecognizerNet, load_checkpoint, load_plain, write_atomically
-from speechrnn.spec import Classifier, Conv, LogMel, Options, Spec
+from speechrnn.spec import Classifier, Conv, LogMel, OperatingPoint, Options, Spec
 from speechrnn.training import Calibration, Progress, Trainer, calibrate, calibration, fit, learning_rate, predict
 from tests import made_data
 from tests.conftest import KilledError
@@ -592,9 +592,11 @@ def test_another_configuration_is_not_resumed(
 
 def test_other_options_do_not_hinder_resuming_and_are_kept(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
     stop(tiny, made_pack, tmp_path, 20, KeyboardInterrupt)
-    other = msgspec.structs.replace(tiny, options=Options(threshold=0.4))
+    points = {"strict": OperatingPoint(threshold=0.9)}
+    other = msgspec.structs.replace(tiny, options=Options(threshold=0.4), operating_points=points)
     resume(other, made_pack, tmp_path)
-    assert load_checkpoint(tmp_path / "best.pt")[1].options.threshold == 0.4
+    info = load_checkpoint(tmp_path / "best.pt")[1]
+    assert (info.options.threshold, info.operating_points) == (0.4, points)
 
 
 def test_a_folder_with_a_run_in_it_is_refused(whole: Run, tiny: Experiment, made_pack: Pack) -> None:

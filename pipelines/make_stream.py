@@ -1,0 +1,73 @@
+"""Make a long test recording of labelled clips, with what is spoken in it, for `speechrnn score`.
+
+    python -m pipelines.make_stream stream.wav --preset tensorflow --config configs/commands8.toml --data data
+    python -m pipelines.make_stream stream.wav --preset mlperf --keywords yes,no --clips words --noise noise --seed 2
+
+Words are the validation split of a configuration, whose running speech and unseen noise serve, too, or folders. Writes
+the recording and, beside it, its truth as Audacity labels (stream.labels.txt). pipelines/streams.py has the recipes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import soundfile
+
+from pipelines.streams import PRESETS, Material, make_stream, of_folders, of_pack
+from speechrnn import outputs
+from speechrnn.audio import Samples, to_int16
+from speechrnn.cli import pack_audio, run_program
+from speechrnn.config import TRAINING_RATE_HZ, load_experiment
+from speechrnn.errors import ConfigError
+from speechrnn.truth import Word
+
+
+def write(target: Path, stream: Samples, words: list[Word]) -> Path:
+    """Write a stream [T] as 16-bit audio and its words as labels beside it; the path of these."""
+    labels = target.with_suffix(".labels.txt")
+    outputs.check_place(target)
+    with outputs.writing(target):
+        soundfile.write(target, to_int16(stream), TRAINING_RATE_HZ)
+    outputs.write_text(labels, "".join(f"{word.start_s:.3f}\t{word.end_s:.3f}\t{word.label}\n" for word in words))
+    return labels
+
+
+def open_material(arguments: argparse.Namespace) -> Material:
+    """What the command line names. Raises ConfigError unless it names either a configuration, or clips and keywords."""
+    if (arguments.config is None) == (arguments.clips is None):
+        raise ConfigError("expected words from either --config CONFIG or --clips FOLDER")
+    if arguments.config is None:
+        if not arguments.keywords:
+            raise ConfigError("--clips: expected --keywords WORD,WORD to tell keywords from other words")
+        return of_folders(arguments.keywords.split(","), arguments.clips, arguments.noise, arguments.speech)
+    if arguments.noise or arguments.speech or arguments.keywords:
+        raise ConfigError("--noise, --speech and --keywords belong to --clips; a configuration has its own")
+    experiment = load_experiment(arguments.config, data_dir=arguments.data)
+    return of_pack(pack_audio(experiment), experiment.model.labels.keywords)
+
+
+def main() -> None:
+    """Make and write the stream."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path, help="the recording to write, such as stream.wav")
+    parser.add_argument("--preset", choices=PRESETS, default="mixed")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, help="another length than that of the preset")
+    parser.add_argument("--config", type=Path, help="take words, speech and noise from its data")
+    parser.add_argument("--data", help="folder that the paths in [data] start from")
+    parser.add_argument("--clips", type=Path, help="words laid out as LABEL/*.wav")
+    parser.add_argument("--keywords", help="labels that are keywords, such as yes,no")
+    parser.add_argument("--noise", type=Path, help="folder of noise recordings")
+    parser.add_argument("--speech", type=Path, help="folder of running speech; transcripts.txt tells what is said")
+    arguments = parser.parse_args()
+    recipe = PRESETS[arguments.preset]
+    if arguments.minutes is not None:
+        recipe = recipe._replace(duration_s=60 * arguments.minutes)
+    stream, words = make_stream(open_material(arguments), recipe, arguments.seed)
+    labels = write(arguments.target, stream, words)
+    print(f"{arguments.target}: {len(words)} words in {len(stream) / TRAINING_RATE_HZ / 60:.1f} minutes; see {labels}")
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,266 @@
+"""Choose operating points for stated numbers of false alarms per hour, on validation streams and training speech.
+
+    python -m pipelines.operating_points configs/commands8.toml commands8 --data data
+
+Misses and wrong words are counted on streams of validation words over noise (preset `tensorflow`, three seeds), false
+alarms on the running speech of the training data, of which the model has heard parts: expect more on other speech. A
+keyword that is spoken in it counts as a false alarm, for its words are not known.
+
+For each smoothing, every keyword gets the threshold that costs fewest misses while all together stay within the target.
+Where the target allows too few false alarms to be counted in so much speech, thresholds are raised from the lowest
+target that can be: by as much, in logits, as false alarms become rarer with a common threshold. Release and refractory
+time are chosen last. What the spotter then gives is printed as a table, and as TOML for the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+
+from pipelines.streams import PRESETS, make_stream, of_pack, open_inputs, speech_of
+from speechrnn.audio import Samples
+from speechrnn.cli import run_program
+from speechrnn.dataset import Pack
+from speechrnn.detector import Detector
+from speechrnn.labels import Labels
+from speechrnn.listening import hear
+from speechrnn.runtime import Recognizer, remembering
+from speechrnn.scoring import Heard, KeywordScore, Score, Scored, score, sweep
+from speechrnn.spec import OperatingPoint, Options
+from speechrnn.truth import Truth
+
+TARGETS = {"strict": 0.1, "balanced": 0.5, "sensitive": 5.0}
+"""False alarms per hour of running speech."""
+_SEEDS = (1, 2, 3)
+_SMOOTHINGS_MS = (300, 400, 500, 600)
+_LOGITS = np.linspace(-0.5, 6, 27)
+_RELEASES = (0.7, 0.5, 0.9)  # the usual one first: it stays unless another is better
+_REFRACTORIES_MS = (500, 300, 800)
+_LATEST_MS = 400.0
+_N_SHOWN = 5  # fewer false alarms than these are no measurement
+_N_FITTED = 3
+_QUIET = 0.05
+_N_BESIDE = 15
+_PRICES = np.geomspace(0.01, 1000, 51)
+
+Counts = NDArray[np.int64]
+
+
+class Recordings(NamedTuple):
+    """Streams with known words, and running speech in which every detection counts as false."""
+
+    streams: list[Heard]
+    speech: list[Heard]
+
+    @property
+    def speech_hours(self) -> float:
+        """Length of the running speech."""
+        return sum(heard.duration_s for heard in self.speech) / 3600
+
+
+class Chosen(NamedTuple):
+    """A point with what it gives on streams and in running speech."""
+
+    options: Options
+    in_streams: Score
+    in_speech: Score
+
+    @property
+    def cost(self) -> float:
+        """Misses, wrong words and false alarms, whichever they are; a decision that comes too late costs most."""
+        late = self.in_streams.delay_p95_ms > _LATEST_MS
+        streams = self.in_streams
+        return 1e6 * late + streams.n_missed + streams.n_wrong + streams.n_false_alarms + self.in_speech.n_false_alarms
+
+
+def listen(recognizer: Recognizer, pack: Pack, choices: Mapping[str, Options]) -> Recordings:
+    """What each of these options finds in all the material, and the posteriors."""
+    material = of_pack(pack, recognizer.info.spec.labels.keywords)
+    streams = [make_stream(material, PRESETS["tensorflow"], seed) for seed in _SEEDS]
+    in_streams = [_hear(recognizer, [samples], words, choices) for samples, words in streams]
+    return Recordings(in_streams, [_hear(recognizer, speech_of(pack), [], choices)])
+
+
+def _hear(recognizer: Recognizer, blocks: Iterable[Samples], truth: Truth, choices: Mapping[str, Options]) -> Heard:
+    found, duration_s, posteriors = hear(blocks, recognizer, choices)
+    return Heard("", duration_s, truth, found, posteriors)
+
+
+def sounding(heard: Heard, n_keywords: int) -> Heard:
+    """The steps of a recording about those in which some keyword is not improbable, end to end: others fire nothing."""
+    loud = (heard.posteriors[:, :n_keywords].max(axis=1) > _QUIET).astype(float)
+    near = np.convolve(loud, np.ones(2 * _N_BESIDE + 1), "same") > 0.5
+    return heard._replace(posteriors=heard.posteriors[near])
+
+
+def decide(recordings: Sequence[Heard], labels: Labels, options: Options) -> Score:
+    """The score of the plain detector with these options, over stored posteriors."""
+    detector = Detector(labels, options)
+    scored = []
+    for heard in recordings:
+        detector.reset()
+        scored.append(Scored(heard.audio, heard.duration_s, detector.push(heard.posteriors), heard.truth))
+    return score(scored, labels.keywords)
+
+
+def allot(errors: Counts, alarms: Counts, budget: float) -> list[int]:
+    """For each keyword the threshold, as its place, at which errors are fewest with at most `budget` alarms in all.
+
+    Takes counts [n keywords, n thresholds], thresholds rising. One price of an alarm in errors holds for all keywords;
+    the lowest that keeps the budget is taken, and of equally good thresholds the middle one.
+    """
+    places = [errors.shape[1] - 1] * len(errors)
+    for price in _PRICES[::-1]:
+        costs = errors + price * alarms
+        tried = [int(ties[len(ties) // 2]) for row in costs for ties in [np.flatnonzero(row <= row.min() + 1e-9)]]
+        if alarms[np.arange(len(alarms)), tried].sum() > budget:
+            break
+        places = tried
+    return places
+
+
+def fall(alarms: Sequence[int], logits: NDArray[np.float64]) -> float:
+    """By how much the logarithm of the number of alarms falls with the logit of the threshold, by least squares.
+
+    A count weighs as much as it is; thresholds with hardly any are left out. At least 0.5; 1 where nothing can be told.
+    """
+    counts = np.array(alarms, dtype=np.float64)
+    used = counts >= _N_FITTED
+    if len(set(counts[used])) < 2:
+        return 1.0
+    slope = np.polyfit(logits[used], np.log(counts[used]), 1, w=np.sqrt(counts[used]))[0]
+    return max(0.5, -float(slope))
+
+
+def raised(thresholds: Mapping[str, float], by: float) -> dict[str, float]:
+    """Thresholds raised by so many logits, at most to 0.999."""
+    return {word: round(min(0.999, 1 / (1 + (1 / level - 1) * math.exp(-by))), 3) for word, level in thresholds.items()}
+
+
+def candidates(recordings: Recordings, labels: Labels, options: Options) -> dict[str, dict[str, float]]:
+    """Thresholds of each keyword for each target, with the smoothing that the options have."""
+    levels = [float(level) for level in np.round(1 / (1 + np.exp(-_LOGITS)), 4)]
+    in_streams = sweep(recordings.streams, labels, options, "default", levels)
+    in_speech = sweep(recordings.speech, labels, options, "default", levels)
+    errors = _table(in_streams, lambda one: one.n_spoken - one.n_found + one.n_wrong + one.n_false_alarms)
+    alarms = _table(in_speech, lambda one: one.n_false_alarms)
+    hours = recordings.speech_hours
+    shown = min((rate for rate in TARGETS.values() if rate * hours >= _N_SHOWN), default=max(TARGETS.values()))
+    slope = fall([result.n_false_alarms for result in in_speech], _LOGITS)
+    found = {}
+    for name, rate in TARGETS.items():
+        places = allot(errors, alarms, max(rate, shown) * hours)
+        thresholds = dict(zip(labels.keywords, [levels[place] for place in places], strict=True))
+        got = max(alarms[np.arange(len(alarms)), places].sum(), 0.5) / hours
+        found[name] = raised(thresholds, max(0.0, math.log(got / rate)) / slope if rate < shown else 0.0)
+    return found
+
+
+def _table(scores: Sequence[Score], count: Callable[[KeywordScore], int]) -> Counts:
+    """Counts [n keywords, n thresholds]."""
+    return np.array([[count(one) for one in result.per_keyword.values()] for result in scores], dtype=np.int64).T
+
+
+def choose(recordings: Recordings, labels: Labels, options: Options) -> dict[str, Chosen]:
+    """The best options that were found for each target, judged by the plain detector."""
+    speech = [sounding(heard, len(labels.keywords)) for heard in recordings.speech]
+    recordings = recordings._replace(speech=speech)
+
+    def tried(options: Options) -> Chosen:
+        return Chosen(options, decide(recordings.streams, labels, options), decide(speech, labels, options))
+
+    per_target: dict[str, list[Chosen]] = {name: [] for name in TARGETS}
+    for smoothing_ms in _SMOOTHINGS_MS:
+        smoothed = msgspec.structs.replace(options, smoothing_ms=max(smoothing_ms, options.step_ms))
+        for name, thresholds in candidates(recordings, labels, smoothed).items():
+            common = float(np.median(list(thresholds.values())))
+            per_target[name].append(tried(msgspec.structs.replace(smoothed, threshold=common, thresholds=thresholds)))
+        print(f"smoothing {smoothing_ms} ms is done", flush=True)
+    chosen = {}
+    for name, some in per_target.items():
+        best = min(some, key=lambda one: one.cost).options
+        variants = [
+            tried(msgspec.structs.replace(best, release=release, refractory_ms=refractory_ms))
+            for release, refractory_ms in itertools.product(_RELEASES, _REFRACTORIES_MS)
+        ]
+        chosen[name] = min(variants, key=lambda one: one.cost)
+    return chosen
+
+
+def measure(recognizer: Recognizer, pack: Pack, choices: Mapping[str, Options]) -> dict[str, Chosen]:
+    """What the spotter that ships gives with each of these options."""
+    recordings, keywords = listen(recognizer, pack, choices), recognizer.info.spec.labels.keywords
+    return {
+        name: Chosen(options, *(score([heard.scored(name) for heard in part], keywords) for part in recordings))
+        for name, options in choices.items()
+    }
+
+
+def to_point(measured: Chosen) -> OperatingPoint:
+    """A point as it is stored, with the rates that were measured."""
+    options, hours = measured.options, measured.in_speech.hours
+    return OperatingPoint(
+        threshold=round(options.threshold, 3),
+        thresholds=options.thresholds,
+        smoothing_ms=options.smoothing_ms,
+        release=options.release,
+        refractory_ms=options.refractory_ms,
+        false_alarms_per_hour=round(measured.in_speech.false_alarms_per_hour, 2) if hours else None,
+        misses=round(measured.in_streams.missed_share, 4),
+        measured_hours=round(hours, 2),
+    )
+
+
+def to_toml(points: Mapping[str, OperatingPoint]) -> str:
+    """The points as they stand in a configuration."""
+    tables = {
+        name: {field: value for field, value in msgspec.to_builtins(point).items() if value is not None}
+        for name, point in points.items()
+    }
+    return tomli_w.dumps({"operating_points": tables})
+
+
+def to_markdown(measured: Mapping[str, Chosen]) -> str:
+    """A table for docs/log.md."""
+    lines = [
+        "| point | target/h | false alarms/h, speech | misses | wrong | false alarms/h, streams | p50 ms | p95 ms |",
+        "|" + "---|" * 8,
+    ]
+    for name, one in measured.items():
+        streams, speech = one.in_streams, one.in_speech
+        lines.append(
+            f"| {name} | {TARGETS[name]:g} | {speech.false_alarms_per_hour:.2f} ({speech.n_false_alarms} in "
+            f"{speech.hours:.2f} h) | {100 * streams.missed_share:.1f} % | {100 * streams.wrong_share:.1f} % "
+            f"| {streams.false_alarms_per_hour:.1f} | {streams.delay_p50_ms:.0f} | {streams.delay_p95_ms:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Choose, measure, and print both the table and the TOML."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _, recognizer, pack = open_inputs(parser)
+    remembered, labels = remembering(recognizer), recognizer.info.spec.labels
+    options = msgspec.structs.replace(recognizer.info.options, only=(), thresholds={})
+    recordings = listen(remembered, pack, {"as set": options})
+    hours = recordings.speech_hours
+    print(f"{len(recordings.streams)} streams, {hours:.2f} hours of running speech", flush=True)
+    chosen = choose(recordings, labels, options)
+    measured = measure(remembered, pack, {name: one.options for name, one in chosen.items()})
+    hidden = [f"{rate:g}/h ({name})" for name, rate in TARGETS.items() if rate * hours < _N_SHOWN]
+    if hidden:
+        print(f"\n{hours:.2f} hours cannot show {' and '.join(hidden)}: thresholds are extrapolated for them\n")
+    print(to_markdown(measured), end="\n\n")
+    print(to_toml({name: to_point(one) for name, one in measured.items()}))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,97 @@
+"""The pipelines that choose operating points and measure levels: each step on tables, and both on made material."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from pipelines import levels, operating_points
+from pipelines.operating_points import TARGETS, allot, fall, raised
+from pipelines.streams import PRESETS, Material, Sound
+from speechrnn.dataset import Pack
+from speechrnn.listening import hear
+from speechrnn.scoring import Heard
+from speechrnn.spec import OperatingPoint, Options
+from tests.helpers import fake_recognizer, noise, silence, word
+
+ERRORS = np.array([[0, 0, 1, 5], [0, 2, 4, 6]])
+ALARMS = np.array([[9, 2, 0, 0], [3, 1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [(12, [0, 0]), (5, [1, 0]), (3, [1, 1]), (2, [1, 2]), (1, [2, 1]), (0, [2, 2])],
+)
+def test_alarms_are_allotted_where_they_save_most_errors(budget: int, expected: list[int]) -> None:
+    places = allot(ERRORS, ALARMS, budget)
+    cost = ERRORS[[0, 1], places].sum()
+    assert ALARMS[[0, 1], places].sum() <= max(budget, 0)
+    assert cost <= ERRORS[[0, 1], expected].sum()
+
+
+def test_of_equally_good_thresholds_the_middle_is_taken() -> None:
+    assert allot(np.array([[3, 1, 1, 1, 2]]), np.zeros((1, 5), dtype=np.int64), 0) == [2]
+
+
+def test_the_fall_of_alarms_is_found_and_thresholds_follow_it() -> None:
+    logits = np.linspace(0, 3, 10)
+    alarms = [round(400 * np.exp(-2 * logit)) for logit in logits]
+    assert fall(alarms, logits) == pytest.approx(2, abs=0.1)
+    assert fall([0, 0], logits[:2]) == fall([7, 7], logits[:2]) == 1
+    assert raised({"yes": 0.5, "no": 0.999}, 1.0) == {"yes": 0.731, "no": 0.999}
+    assert raised({"yes": 0.5}, 0.0) == {"yes": 0.5}
+
+
+def heard(*words: str) -> Heard:
+    samples = np.concatenate([part for name in words for part in (silence(5), word(name))] + [silence(5)])
+    found, duration_s, posteriors = hear([samples], fake_recognizer(), {"as set": Options()})
+    return Heard("", duration_s, [], found, posteriors)
+
+
+def test_quiet_steps_can_be_left_out_of_speech() -> None:
+    recording, labels = heard("yes", "unknown", "no", "yes"), fake_recognizer().info.spec.labels
+    kept = operating_points.sounding(recording, len(labels.keywords))
+    assert len(kept.posteriors) < 0.8 * len(recording.posteriors)
+    for smoothing_ms in (100, 300, 600):
+        options = Options(smoothing_ms=smoothing_ms)
+        counts = [operating_points.decide([one], labels, options).n_false_alarms for one in (recording, kept)]
+        assert counts == [3, 3]
+
+
+def test_points_are_chosen_measured_and_read_back(made_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operating_points, "_SEEDS", (1,))
+    monkeypatch.setattr(operating_points, "_SMOOTHINGS_MS", (300,))
+    monkeypatch.setattr(operating_points, "_LOGITS", np.linspace(0, 4, 5))
+    monkeypatch.setitem(PRESETS, "tensorflow", PRESETS["tensorflow"]._replace(duration_s=30.0))
+    recognizer = fake_recognizer()
+    recordings = operating_points.listen(recognizer, made_pack, {"as set": Options()})
+    assert recordings.speech_hours > 0
+    chosen = operating_points.choose(recordings, recognizer.info.spec.labels, Options())
+    measured = operating_points.measure(recognizer, made_pack, {name: one.options for name, one in chosen.items()})
+    assert len(operating_points.to_markdown(measured).splitlines()) == 2 + len(TARGETS)
+    text = operating_points.to_toml({name: operating_points.to_point(one) for name, one in measured.items()})
+    points = msgspec.convert(tomllib.loads(text)["operating_points"], dict[str, OperatingPoint])
+    assert points.keys() == TARGETS.keys()
+    for name, point in points.items():
+        assert point.thresholds.keys() == {"yes", "no"}
+        assert point.applied_to(Options()).smoothing_ms == 300
+        assert point.misses == pytest.approx(measured[name].in_streams.missed_share, abs=1e-4)
+
+
+def test_every_level_and_ratio_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(levels, "LEVELS_DB", (-12.0, -45.0))
+    monkeypatch.setattr(levels, "SNRS_DB", (60.0,))
+    sounds = {name: [Sound(name, partial(word, name))] for name in ("yes", "no", "unknown")}
+    material = Material({name: sounds[name] for name in ("yes", "no")}, sounds["unknown"], [], [noise(80000)])
+    conditions = levels.measure_all(fake_recognizer(), material, 0.5, (1, 2))
+    assert [(c.what, c.db) for c in conditions] == [("level", -12), ("level", -45), ("speech over noise", 60)]
+    assert [c.result.n_spoken for c in conditions] == [14, 14, 14]
+    assert (conditions[1].result.missed_share, conditions[2].result.missed_share) == (1, 0)  # it knows words by level
+    assert len(levels.to_markdown(conditions).splitlines()) == 5
+    levels.draw(conditions, tmp_path / "levels.png")
+    assert (tmp_path / "levels.png").read_bytes().startswith(b"\x89PNG")
