@@ -34,9 +34,9 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
 _SEED = 5
-_SMOOTHINGS_MS = {20: (300,), 50: (200, 300, 400), 100: (200, 300, 400, 500), 200: (200, 400)}  # by step
+_SMOOTHINGS_MS = {50: (300, 400), 100: (200, 300, 400, 500), 200: (400,)}  # by step
 _MARKERS = {200: "o", 300: "^", 400: "s", 500: "D"}  # by smoothing
-_THRESHOLDS = (0.5, 0.6, 0.7)
+_THRESHOLDS = (0.6, 0.7, 0.8, 0.9)
 _COSTED_S = 20
 
 
@@ -115,7 +115,7 @@ def draw(rows: list[Row], target: Path) -> None:
         "wrong, % of keywords": [100 * row.wrong for row in rows],
         "false alarms per hour of speech": [row.alarms_per_h for row in rows],
     }
-    colors = dict(zip(_SMOOTHINGS_MS, plt.colormaps["viridis"]([0.0, 0.35, 0.65, 0.9]), strict=True))
+    colors = dict(zip(_SMOOTHINGS_MS, plt.colormaps["viridis"](np.linspace(0, 0.9, len(_SMOOTHINGS_MS))), strict=True))
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 4), sharex=True, layout="constrained")
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         for line in dict.fromkeys((row.step_ms, row.smoothing_ms) for row in rows):
