@@ -51,6 +51,11 @@ class KeywordSpotter:
         """Length of the audio that was pushed."""
         return self._n_samples / self.sample_rate_hz
 
+    @property
+    def decided_s(self) -> float:
+        """End of the last step that was completed, in the audio that was pushed."""
+        return self._n_decided / self.sample_rate_hz
+
     def push(self, samples: Samples) -> list[Detection]:
         """Take the next samples [T], float32 in [-1, 1], and return the keywords that they complete.
 
@@ -76,7 +81,7 @@ class KeywordSpotter:
             yield context
 
     def decide(self, posteriors: NDArray[np.float32]) -> list[Detection]:
-        """Take the posteriors [C] of the context that `contexts` has just yielded; return the keywords they complete."""
+        """Take the posteriors [C] of the context that `contexts` has just yielded; return what they complete."""
         self.latest = posteriors
         found = self._detector.push(posteriors[None])
         if found:

@@ -29,6 +29,11 @@ INFERENCE = {
     "evaluation": {"audio", "errors", "runtime", "spec", "spotter", "labels", "sources", "dataset"},
     "describe": {"runtime", "spec"},
     "cli": {"errors", "__init__"},
+    "protocol": {"audio", "detector", "errors", "spec"},
+    "batching": {"audio", "runtime"},
+    "uploads": {"audio", "detector", "errors", "formats", "runtime", "sources", "spec", "spotter"},
+    "service": {"audio", "batching", "detector", "errors", "protocol", "runtime", "spec", "spotter", "uploads"},
+    "server": {"errors", "protocol", "service"},
     "dataset": {"audio", "config", "errors", "labels", "spec"},
 }
 TRAINING = {

@@ -102,7 +102,8 @@ def test_contexts_and_decide_are_the_two_halves_of_push() -> None:
     heard: list[Samples] = []
     recognizer = fake_recognizer(heard=heard)
     spotter, found = KeywordSpotter(recognizer, OPTIONS), []
-    for context in spotter.contexts(SPEECH):
+    for n, context in enumerate(spotter.contexts(SPEECH), 1):
+        assert spotter.decided_s == pytest.approx(n * STEP_SAMPLES / RATE_HZ)
         found += spotter.decide(recognizer.posteriors(context[None])[0])
     heard_by_push: list[Samples] = []
     whole = KeywordSpotter(fake_recognizer(heard=heard_by_push), OPTIONS)
