@@ -159,9 +159,8 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise DeviceError(
-            f"{host}, port {port}: cannot listen there ({error.strerror}); give --host or --port"
-        ) from None
+        reason = str(error.strerror).split(" (")[0].lower()
+        raise DeviceError(f"{host}, port {port}: cannot listen there ({reason}); give --host or --port") from None
 
 
 def check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
@@ -173,15 +172,27 @@ def check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
     except OSError as error:
-        reason = error.strerror or "not a certificate with its key"
+        reason = "not a certificate with its key" if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigError(f"--certfile {certfile}: cannot be used ({reason}); give a PEM file, and --keyfile") from None
+
+
+class _Server(uvicorn.Server):
+    """Lets nobody wait for work that the end of the server interrupts."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.interrupt()
+        await super().shutdown(sockets)
 
 
 def make_server(
     service: Service, *, names: Sequence[str] = (), certfile: Path | None = None, keyfile: Path | None = None
 ) -> uvicorn.Server:
     """The server, to be run on sockets of `bind`."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             make_app(service, names),
             http=_Http,
@@ -196,7 +207,8 @@ def make_server(
             log_config=None,
             log_level="error",
             timeout_graceful_shutdown=_GRACE_S,
-        )
+        ),
+        service,
     )
 
 

@@ -70,6 +70,7 @@ class Service:
         self._idle_s = idle_s
         self._n_clients = 0
         self._n_uploads = 0
+        self._jobs: set[asyncio.Task[uploads.Upload]] = set()
         self._one_upload = asyncio.Semaphore(1)
         self._ready = protocol.ready(model.stem, recognizer.info, options, uploads.MOST_BYTES)
         KeywordSpotter(recognizer, options)  # so that options which do not fit are refused now
@@ -198,6 +199,8 @@ class Service:
             return _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {limit_mb} MB; send a part of it")
         except (TimeoutError, ClientDisconnect):
             return _refusal(HTTPStatus.REQUEST_TIMEOUT, f"expected the whole recording within {_UPLOAD_S:g} s")
+        except InterruptedError:
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server has been ended")
         finally:
             self._n_uploads -= 1
 
@@ -214,8 +217,25 @@ class Service:
                         raise OverflowError
                     file.write(part)
             file.flush()
-            async with self._one_upload:
-                return await uploads.transcribe(uploads.Job(file.name, recording.name, str(self._model), options))
+            job = asyncio.create_task(self._work(uploads.Job(file.name, recording.name, str(self._model), options)))
+            self._jobs.add(job)
+            try:
+                await asyncio.wait([job])
+            finally:
+                job.cancel()
+                self._jobs.discard(job)
+        if job.cancelled():
+            raise InterruptedError
+        return job.result()
+
+    async def _work(self, job: uploads.Job) -> uploads.Upload:
+        async with self._one_upload:
+            return await uploads.transcribe(job)
+
+    def interrupt(self) -> None:
+        """Give up the recordings that are being transcribed; their senders are told."""
+        for job in self._jobs:
+            job.cancel()
 
 
 async def _receive(websocket: WebSocket) -> str | bytes:

@@ -97,7 +97,7 @@ async def transcribe(job: Job) -> Upload:
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await process.communicate()
     if process.returncode != 0:
         raise AudioError(f"{job.name}: not readable as audio; it ended the program that tried")
     answer = msgspec.json.decode(output, type=Upload | _Problem)
