@@ -16,6 +16,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let model = null;
 let strip = null;
 let live = null; // the microphone and the connection, while the page listens
+let starting = false;
 let thresholdMoved = false;
 
 function say(text, kind = "") {
@@ -33,7 +34,8 @@ function choice() {
 }
 
 async function listen() {
-  $("listen").disabled = true;
+  if (starting) return;
+  starting = true;
   say("");
   try {
     const microphone = await Microphone.open($("microphone").value, { onBlock: hear, onEnd: lose });
@@ -45,7 +47,7 @@ async function listen() {
   } catch (error) {
     say(error.message, "problem");
   }
-  $("listen").disabled = false;
+  starting = false;
   showButton();
 }
 
