@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
+from statistics import median
 
 import msgspec
 import numpy as np
@@ -31,6 +33,8 @@ _CLOSING_S = 2.0
 _UPLOAD_S = 60.0
 _MOST_UPLOADS = 4
 _BUSIEST = 0.7
+_LATE_S = 0.1
+_N_RECENT = 50
 _LAGS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 _ENDS = {protocol.MALFORMED: "malformed", protocol.IDLE: "idle", protocol.BROKEN: "broken", protocol.FULL: "full"}
 _log = logging.getLogger(__name__)
@@ -69,6 +73,7 @@ class Service:
         self._n_most = n_most
         self._idle_s = idle_s
         self._n_clients = 0
+        self._recent_lags_s: deque[float] = deque(maxlen=_N_RECENT)
         self._n_uploads = 0
         self._jobs: set[asyncio.Task[uploads.Upload]] = set()
         self._one_upload = asyncio.Semaphore(1)
@@ -77,7 +82,9 @@ class Service:
 
     @property
     def capacity(self) -> int:
-        """How many clients can be heard in real time, by what a context costs now."""
+        """How many can be heard in real time: no more than now if answers come late, else by what contexts cost."""
+        if self._n_clients and self._recent_lags_s and median(self._recent_lags_s) > _LATE_S:
+            return self._n_clients
         step_s = self._options.step_ms / 1000
         return max(1, min(self._n_most, int(_BUSIEST * step_s / self.batcher.context_s)))
 
@@ -168,6 +175,7 @@ class Service:
             lag_s = loop.time() - arrived_s
             self.metrics.decisions.inc()
             self.metrics.lag.observe(lag_s)
+            self._recent_lags_s.append(lag_s)
             self._count(found)
             shown = [round(value, 4) for value in posteriors.tolist()]
             decision = protocol.Decision(round(spotter.decided_s, 4), shown, found, round(1000 * lag_s, 1))

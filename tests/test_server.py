@@ -267,6 +267,22 @@ def test_no_more_are_heard_than_can_be_in_real_time() -> None:
         assert 1 <= running.health()["capacity"] <= 3
 
 
+def test_nobody_is_added_while_answers_come_late() -> None:
+    fake = fake_recognizer()
+
+    def late(samples: Samples) -> Samples:
+        time.sleep(0.15)
+        return fake.logits(samples)
+
+    with Serving(Recognizer(fake.info, late)) as running, running.connect() as first, running.connect() as second:
+        assert running.health()["capacity"] > 1
+        first.send(start())
+        first.send(pcm(SPEECH[:8000]))
+        wait_until(lambda: running.health()["capacity"] == 1)
+        second.send(start())
+        assert closed(second)[0] == 1013
+
+
 @pytest.mark.parametrize("messages", [[], [start()], [start(), *[b"\0\0"] * 40]], ids=["silent", "only starts", "slow"])
 def test_who_sends_no_audio_is_closed(messages: list[str | bytes]) -> None:
     with Serving(fake_recognizer(), idle_s=1) as running, running.connect() as websocket:
