@@ -146,6 +146,8 @@ class Service:
             yield
         finally:
             self._n_clients -= 1
+            if not self._n_clients:
+                self._recent_lags_s.clear()
 
     async def _spot(self, websocket: WebSocket, start: protocol.Start, deadline: asyncio.Timeout) -> None:
         try:

@@ -281,6 +281,8 @@ def test_nobody_is_added_while_answers_come_late() -> None:
         wait_until(lambda: running.health()["capacity"] == 1)
         second.send(start())
         assert closed(second)[0] == 1013
+        first.close()
+        wait_until(lambda: running.health()["capacity"] > 1)
 
 
 @pytest.mark.parametrize("messages", [[], [start()], [start(), *[b"\0\0"] * 40]], ids=["silent", "only starts", "slow"])
