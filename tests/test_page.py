@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from speechrnn import uploads
+from speechrnn.audio import Samples
 from speechrnn.runtime import Recognizer, load
 from speechrnn.sources import FileSource, read_all
 from tests.helpers import RATE_HZ, fake_recognizer, silence, sine, write_audio
@@ -275,6 +278,23 @@ def test_a_page_that_comes_when_the_server_is_full_is_told_and_gets_the_next_sea
             expect(second.locator("#message")).to_be_empty()
 
 
+def test_a_page_leaves_a_server_that_cannot_keep_up_and_comes_again(browser: Browser) -> None:
+    fake, is_free = fake_recognizer(), threading.Event()
+
+    def stuck(samples: Samples) -> Samples:
+        is_free.wait()
+        return fake.logits(samples)
+
+    is_free.set()
+    with Serving(Recognizer(fake.info, stuck)) as running, open_page(browser, running) as page:
+        start(page)
+        expect(page.locator("#lag")).to_contain_text("ms")
+        is_free.clear()
+        expect(page.locator("#message")).to_contain_text("The server cannot keep up. Trying again")
+        is_free.set()
+        expect(page.locator("#message")).to_be_empty()
+
+
 # A recording
 
 
@@ -284,18 +304,17 @@ def choose(page: Page, path: Path) -> None:
 
 def drop(page: Page, path: Path) -> None:
     transfer = page.evaluate_handle(
-        """([name, bytes]) => {
+        """([name, base64]) => {
           const transfer = new DataTransfer();
-          transfer.items.add(new File([new Uint8Array(bytes)], name));
+          transfer.items.add(new File([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], name));
           return transfer;
         }""",
-        [path.name, list(path.read_bytes())],
+        [path.name, base64.b64encode(path.read_bytes()).decode()],
     )
     page.dispatch_event("main", "drop", {"dataTransfer": transfer})
 
 
-@pytest.mark.parametrize("give", [choose, drop])
-@pytest.mark.parametrize("name", ["commands.wav", "drive.flac", "menu.ogg"])
+@pytest.mark.parametrize(("give", "name"), [(choose, "commands.wav"), (choose, "drive.flac"), (drop, "menu.ogg")])
 def test_a_file_shows_and_keeps_what_transcribe_finds(
     page: Page, give: Callable[[Page, Path], None], name: str, tmp_path: Path
 ) -> None:
