@@ -35,7 +35,7 @@ class Batcher:
         self._costs_s: deque[float] = deque(maxlen=_N_REMEMBERED)
         warm_up = np.zeros((_MOST_CONTEXTS, recognizer.info.spec.context_samples), dtype=np.float32)
         for _ in range(_N_WARM_UPS):
-            self._run(warm_up)
+            self._costs_s.append(self._run(warm_up)[1])
 
     @property
     def context_s(self) -> float:
@@ -69,19 +69,20 @@ class Batcher:
                 self._arrived.clear()
             contexts = np.stack([context for context, _ in batch])
             try:
-                rows = await loop.run_in_executor(self.executor, self._run, contexts)
+                rows, cost_s = await loop.run_in_executor(self.executor, self._run, contexts)
             except Exception as error:
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 continue
+            self._costs_s.append(cost_s)
             self._on_batch(len(batch))
             for future, row in zip((future for _, future in batch), rows, strict=True):
                 if not future.done():  # the client may have gone meanwhile
                     future.set_result(row)
 
-    def _run(self, contexts: Samples) -> NDArray[np.float32]:
+    def _run(self, contexts: Samples) -> tuple[NDArray[np.float32], float]:
+        """Posteriors [B, C], and the seconds that each context took."""
         started = time.perf_counter()
         rows = self._recognizer.posteriors(contexts)
-        self._costs_s.append((time.perf_counter() - started) / len(contexts))
-        return rows
+        return rows, (time.perf_counter() - started) / len(contexts)

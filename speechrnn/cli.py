@@ -385,12 +385,12 @@ def serve(
     recognizer = load(model)
     heard = service.Service(recognizer, find_model(model), _options(recognizer, threshold), n_most=n_most)
     listening = server.bind(host, port)
-    for address in server.addresses(listening, "https" if certfile else "http"):
-        _note(f"open {address}")
-    if not (certfile or server.is_loopback(listening)):
-        _note("others can open it, too, but a browser gives a microphone only to https: give --certfile and --keyfile")
-    _note("Ctrl-C ends it")
     with suppress(KeyboardInterrupt):
+        for address in server.addresses(listening, "https" if certfile else "http"):
+            _note(f"open {address}")
+        if not (certfile or server.is_loopback(listening)):
+            _note("others can open it, but browsers give a microphone only to https: give --certfile and --keyfile")
+        _note("Ctrl-C ends it")
         server.make_server(heard, names=names, certfile=certfile, keyfile=keyfile).run([listening])
 
 

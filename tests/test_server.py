@@ -126,7 +126,10 @@ def test_a_client_chooses_its_keywords_and_its_threshold(
     assert [found["label"] for found in found_in(answers)] == labels
 
 
-def test_clients_at_once_share_runs_and_each_hears_what_it_would_alone(recognizer: Recognizer) -> None:
+def test_clients_at_once_share_runs_and_each_hears_what_it_would_alone(
+    recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.Service, "capacity", 9)  # they speak faster than in real time
     names = ["commands.wav", "drive.flac", "menu.ogg"] * 3
     heard: dict[int, list[dict[str, Any]]] = {}
     with Serving(recognizer) as running:
@@ -145,10 +148,9 @@ def test_clients_at_once_share_runs_and_each_hears_what_it_would_alone(recognize
         spotter = KeywordSpotter(recognizer)
         sent = from_int16(to_int16(read_all(FileSource(EXAMPLES / name, 16000))))
         alone = [msgspec.to_builtins(found) for found in spotter.push(sent) + spotter.finish()]
-        assert [{**found, "score": 0} for found in heard[number]] == [{**found, "score": 0} for found in alone]
-        assert [found["score"] for found in heard[number]] == pytest.approx(
-            [found["score"] for found in alone], abs=2e-4
-        )
+        assert len(heard[number]) == len(alone)
+        for found, expected in zip(heard[number], alone, strict=True):
+            assert found == expected | {"score": pytest.approx(expected["score"], abs=2e-4)}
     assert counted["speechrnn_batches_total"] < 0.7 * counted["speechrnn_decisions_total"]
 
 
@@ -658,7 +660,10 @@ def shout(port: int, seed: int, n: int) -> None:
             plain.sendall(randomness.choice(heads) + randomness.randbytes(randomness.randrange(200)))
 
 
-def test_thousands_of_random_messages_do_not_disturb_the_good_client_beside_them() -> None:
+def test_thousands_of_random_messages_do_not_disturb_the_good_client_beside_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "_LATE_S", 10.0)  # on a busy machine, the good client would be asked to come later
     n_pests, n_messages = 6, 500
     with Serving(fake_recognizer()) as running:
 
