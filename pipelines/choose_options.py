@@ -1,140 +1,172 @@
-"""Show what smoothing and threshold cost, on validation data, to choose the options of a configuration by.
+"""Show what step, smoothing and threshold cost, on validation data, to choose the options of a configuration by.
 
-    python -m pipelines.choose_options configs/commands8.toml runs/commands8/best.pt --data data
+    python -m pipelines.choose_options configs/commands8.toml commands8 --data data --picture docs/latency.png
 
-Joins validation clips to one stream (70 % keywords, pauses of 0.5 to 2 s, background noise) and runs the spotter over
-it and over the running speech of the training data. A detection is right if its word is the keyword spoken between
-100 ms before it and 1 s after it, each word once. Prints, for each choice, the share of keywords found, of wrong words,
-false alarms per hour of running speech, and the time from the word's end to the detection's end and decision.
+Joins validation clips to one stream (pipelines/streams.py says how) and pushes it, and the running speech of the
+training data, through the spotter that ships. Prints, for each choice, the share of keywords found and of wrong words,
+false alarms per hour of running speech, the share of one core that listening takes, and the time from the word's end to
+the detection's end (lag: what the model's own `lag_ms` leaves) and decision (delay).
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import msgspec
 import numpy as np
 
-from speechrnn.audio import Samples, from_int16
-from speechrnn.config import load_experiment
-from speechrnn.dataset import Clip, Pack, prepare
-from speechrnn.detector import Detection, Detector
-from speechrnn.runtime import Recognizer, load
+from pipelines.streams import (
+    Word,
+    join,
+    judge,
+    make_stream,
+    open_inputs,
+    percentiles_ms,
+    remembering,
+    speech_clips,
+    validation_clips,
+)
+from speechrnn.audio import Samples
+from speechrnn.cli import run_program
+from speechrnn.config import TRAINING_RATE_HZ
+from speechrnn.detector import Detection
+from speechrnn.runtime import Recognizer
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
 _N_WORDS = 400
-_NOISE_LEVEL = 0.1
-_SPEECH_HOURS = 0.5
-_SMOOTHINGS_MS = (200, 300, 400, 500)
-_THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8)
+_SMOOTHINGS_MS = {20: (300,), 50: (200, 300, 400), 100: (200, 300, 400, 500), 200: (200, 400)}  # by step
+_MARKERS = {200: "o", 300: "^", 400: "s", 500: "D"}  # by smoothing
+_THRESHOLDS = (0.5, 0.6, 0.7)
+_COSTED_S = 20
 
 
-class Word(NamedTuple):
-    """A word of the stream and where it is."""
+class Row(NamedTuple):
+    """One choice and what it gives: shares of keywords, false alarms per hour, share of a core, times in ms."""
 
-    label: str
-    start_s: float
-    end_s: float
-
-
-class Outcome(NamedTuple):
-    """What one choice of options gives on the stream."""
-
-    hits: float
+    step_ms: int
+    smoothing_ms: int
+    threshold: float
+    found: float
     wrong: float
+    alarms_per_h: float
+    cost: float
     lag_ms: float
     delay_p50_ms: float
     delay_p95_ms: float
 
 
-def make_stream(pack: Pack, keywords: tuple[str, ...], rate_hz: int) -> tuple[Samples, list[Word]]:
-    """Validation clips end to end with pauses and noise [T], and the words in it."""
-    random = np.random.default_rng(5)
-    clips = [clip for clip in pack.clips if clip.split == "validation" and clip.kind != "noise"]
-    known = [clip for clip in clips if clip.word in keywords]
-    others = [clip for clip in clips if clip.word not in keywords]
-    parts, words, at = [], [], 0
-    for _ in range(_N_WORDS):
-        choice = known if random.random() < 0.7 else others
-        clip = choice[random.integers(len(choice))]
-        pause = np.zeros(int(random.uniform(0.5, 2.0) * rate_hz), dtype=np.float32)
-        at += len(pause)
-        words.append(Word(clip.word, (at + clip.word_start) / rate_hz, (at + clip.word_end) / rate_hz))
-        at += clip.n_samples
-        parts += [pause, from_int16(_samples(pack, clip))]
-    noise = max((clip for clip in pack.clips if clip.kind == "noise"), key=lambda clip: clip.n_samples)
-    stream = np.concatenate(parts)
-    return stream + _NOISE_LEVEL * np.resize(from_int16(_samples(pack, noise)), len(stream)), words
+def spot(recognizer: Recognizer, options: Options, samples: Samples) -> list[Detection]:
+    """All detections in a stream [T]."""
+    spotter = KeywordSpotter(recognizer, options)
+    return spotter.push(samples) + spotter.finish()
 
 
-def _samples(pack: Pack, clip: Clip) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-    return pack.samples[clip.offset : clip.offset + clip.n_samples]
+def cost_of(recognizer: Recognizer, options: Options, samples: Samples) -> float:
+    """Share of one core, in CPU time, that listening to samples [T] takes."""
+    start_s = time.process_time()
+    spot(recognizer, options, samples)
+    return (time.process_time() - start_s) * recognizer.info.spec.sample_rate_hz / len(samples)
 
 
-def running_speech(pack: Pack, rate_hz: int) -> Samples:
-    """Some of the running speech [T]."""
-    clips = [clip for clip in pack.clips if clip.kind == "speech"]
-    n_samples = sum(clip.n_samples for clip in clips)
-    every = max(1, int(n_samples / (_SPEECH_HOURS * 3600 * rate_hz)))
-    return from_int16(np.concatenate([_samples(pack, clip) for clip in clips[::every]]))
-
-
-def outcome(found: list[Detection], words: list[Word], keywords: tuple[str, ...]) -> Outcome:
-    """Match detections with words."""
-    taken: set[int] = set()
-    n_wrong, lags, delays = 0, [], []
-    for detection in found:
-        near = [i for i, word in enumerate(words) if word.start_s - 0.1 <= detection.decided_s <= word.end_s + 1.0]
-        right = [i for i in near if words[i].label == detection.label and i not in taken]
-        if not right:
-            n_wrong += 1
-            continue
-        taken.add(right[0])
-        lags.append(detection.end_s - words[right[0]].end_s)
-        delays.append(detection.decided_s - words[right[0]].end_s)
-    n_keywords = sum(word.label in keywords for word in words)
-    ms = 1000 * np.array([np.median(lags), *np.percentile(delays, [50, 95])])
-    return Outcome(len(taken) / n_keywords, n_wrong / n_keywords, *map(float, ms))
-
-
-def compare(recognizer: Recognizer, pack: Pack) -> list[str]:
-    """One line for each choice."""
-    labels, rate_hz = recognizer.info.spec.labels, recognizer.info.spec.sample_rate_hz
-    stream, words = make_stream(pack, labels.keywords, rate_hz)
-    speech = running_speech(pack, rate_hz)
-    posteriors = KeywordSpotter(recognizer).posteriors(stream)
-    of_speech = KeywordSpotter(recognizer).posteriors(speech)
+def compare(recognizer: Recognizer, stream: Samples, words: list[Word], speech: Samples) -> list[Row]:
+    """One row for each choice. Without running speech [T], false alarms are NaN."""
+    keywords, rate_hz = recognizer.info.spec.labels.keywords, recognizer.info.spec.sample_rate_hz
     hours = len(speech) / rate_hz / 3600
+    remembered = remembering(recognizer)
+    rows = []
+    for step_ms, smoothings_ms in _SMOOTHINGS_MS.items():
+        given = msgspec.structs.replace(recognizer.info.options, thresholds={}, step_ms=step_ms, smoothing_ms=step_ms)
+        cost = cost_of(recognizer, given, stream[: _COSTED_S * rate_hz])
+        for smoothing_ms in smoothings_ms:
+            for threshold in _THRESHOLDS:
+                options = msgspec.structs.replace(given, smoothing_ms=smoothing_ms, threshold=threshold)
+                got = judge(spot(remembered, options, stream), words, keywords)
+                alarms = len(spot(remembered, options, speech)) / hours if hours else float("nan")
+                delays_ms = percentiles_ms(got.delays_s, 50, 95)
+                (lag_ms,) = percentiles_ms(got.lags_s, 50)
+                rows.append(
+                    Row(step_ms, smoothing_ms, threshold, got.found, got.wrong, alarms, cost, lag_ms, *delays_ms)
+                )
+    return rows
+
+
+def to_markdown(rows: list[Row]) -> str:
+    """A table for docs/log.md."""
     lines = [
-        f"{len(words)} words in {len(stream) / rate_hz / 60:.0f} minutes; {hours:.2f} hours of running speech",
-        "| smoothing ms | threshold | found | wrong | false alarms/h, speech | lag ms | delay p50 ms | delay p95 ms |",
-        "|---|---|---|---|---|---|---|---|",
+        "| step ms | smoothing ms | threshold | found | wrong | false alarms/h, speech | of a core "
+        "| lag ms | delay p50 ms | delay p95 ms |",
+        "|" + "---|" * len(Row._fields),
     ]
-    for smoothing_ms in _SMOOTHINGS_MS:
-        for threshold in _THRESHOLDS:
-            options = msgspec.structs.replace(Options(), smoothing_ms=smoothing_ms, threshold=threshold)
-            got = outcome(Detector(labels, options).push(posteriors), words, labels.keywords)
-            alarms = len(Detector(labels, options).push(of_speech)) / hours
-            lines.append(
-                f"| {smoothing_ms} | {threshold} | {100 * got.hits:.1f} % | {100 * got.wrong:.1f} % | {alarms:.0f} "
-                f"| {got.lag_ms:.0f} | {got.delay_p50_ms:.0f} | {got.delay_p95_ms:.0f} |"
-            )
-    return lines
+    return "\n".join(
+        lines
+        + [
+            f"| {row.step_ms} | {row.smoothing_ms} | {row.threshold} | {100 * row.found:.1f} % "
+            f"| {100 * row.wrong:.1f} % | {row.alarms_per_h:.0f} | {100 * row.cost:.1f} % "
+            f"| {row.lag_ms:.0f} | {row.delay_p50_ms:.0f} | {row.delay_p95_ms:.0f} |"
+            for row in rows
+        ]
+    )
+
+
+def draw(rows: list[Row], target: Path) -> None:
+    """Draw misses, wrong words and false alarms over the delay; a line is one step, smoothing and all thresholds."""
+    panels = {
+        "missed, % of keywords": [100 * (1 - row.found) for row in rows],
+        "wrong, % of keywords": [100 * row.wrong for row in rows],
+        "false alarms per hour of speech": [row.alarms_per_h for row in rows],
+    }
+    colors = dict(zip(_SMOOTHINGS_MS, plt.colormaps["viridis"]([0.0, 0.35, 0.65, 0.9]), strict=True))
+    figure, axes = plt.subplots(1, len(panels), figsize=(11, 4), sharex=True, layout="constrained")
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        for line in dict.fromkeys((row.step_ms, row.smoothing_ms) for row in rows):
+            points = [
+                (row.delay_p95_ms, value)
+                for row, value in zip(rows, values, strict=True)
+                if (row.step_ms, row.smoothing_ms) == line
+            ]
+            axis.plot(*np.transpose(points), color=colors[line[0]], marker=_MARKERS[line[1]], markersize=5, linewidth=1)
+        axis.set(title=title, ylim=(0, None))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1].set_xlabel("delay from the word's end to its detection, 95th percentile (ms)")
+    costs = {row.step_ms: row.cost for row in rows}
+    handles = [
+        *(
+            Line2D([], [], color=colors[step], label=f"step {step} ms, {100 * costs[step]:.1f} % of a core")
+            for step in costs
+        ),
+        *(
+            Line2D([], [], color="0.4", marker=m, linestyle="", label=f"smoothing {ms} ms")
+            for ms, m in _MARKERS.items()
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(target, dpi=100)
+    plt.close(figure)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table and draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("model")
-    parser.add_argument("--data", help="folder that the paths in [data] start from")
-    arguments = parser.parse_args()
-    pack = prepare(load_experiment(arguments.config, data_dir=arguments.data).data)
-    print("\n".join(compare(load(arguments.model), pack)))
+    parser.add_argument("--picture", type=Path, help="file to draw the same into")
+    arguments, recognizer, pack = open_inputs(parser)
+    stream, words = make_stream(pack, validation_clips(pack), recognizer.info.spec.labels.keywords, _N_WORDS)
+    speech = join(pack, speech_clips(pack))
+    hours = [len(samples) / TRAINING_RATE_HZ / 3600 for samples in (stream, speech)]
+    print(f"{_N_WORDS} words in {60 * hours[0]:.0f} minutes; {hours[1]:.2f} hours of running speech", flush=True)
+    rows = compare(recognizer, stream, words, speech)
+    print(to_markdown(rows))
+    if arguments.picture:
+        draw(rows, arguments.picture)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -18,6 +18,7 @@ import soundfile
 import soxr
 
 from speechrnn.audio import Samples
+from speechrnn.cli import run_program
 from speechrnn.errors import DeviceError
 
 _SPOKEN_LEVEL = 0.01  # amplitude from which a synthesised word counts as begun
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("examples"))
     folder = parser.parse_args().folder
     if shutil.which("espeak-ng") is None:
-        raise SystemExit(str(DeviceError("espeak-ng is not installed; on Debian: apt-get install espeak-ng")))
+        raise DeviceError("espeak-ng is not installed; on Debian: apt-get install espeak-ng")
     folder.mkdir(parents=True, exist_ok=True)
     for recording in RECORDINGS:
         make(recording, folder)
@@ -83,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

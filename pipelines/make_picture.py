@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 
 from speechrnn.audio import read
-from speechrnn.detector import Detector
+from speechrnn.cli import run_program
 from speechrnn.runtime import load
 from speechrnn.spotter import KeywordSpotter
 
@@ -25,8 +25,9 @@ def draw(audio: Path, target: Path, model: str, end_s: float | None) -> None:
     recognizer = load(model)
     info, rate_hz = recognizer.info, recognizer.info.spec.sample_rate_hz
     samples = read(audio, rate_hz)[: round(end_s * rate_hz) if end_s else None]
-    posteriors = KeywordSpotter(recognizer).posteriors(samples)
-    found = Detector(info.spec.labels, info.options).push(posteriors)
+    spotter = KeywordSpotter(recognizer)
+    found = spotter.push(samples) + spotter.finish()
+    posteriors = spotter.posteriors(samples)
     duration_s, step_s = len(samples) / rate_hz, info.options.step_ms / 1000
     figure, (top, bottom) = plt.subplots(
         2, 1, figsize=(10, 5), sharex=True, height_ratios=(1, 1.4), layout="constrained"
@@ -61,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

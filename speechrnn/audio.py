@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ INT16_SCALE = 32768
 """A 16-bit sample divided by this is a float32 sample in [-1, 1)."""
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"})
 _UNKNOWN_SIZE = 0x7FFFF000  # recorders that write to a pipe put a size from here up into the header
+_ENDLESS = 2**62  # libsndfile's count of frames where a header gives none
+# What libsndfile logs about a file that is shorter than its header says, and about Ogg pages that break off.
+_SIZES = re.compile(r"^ *(?:RIF[FX]|FORM|Riff size|Data size|data) *: (\d+) \(should be (\d+)\)", re.M | re.I)
+_BROKEN_OFF = re.compile(r"^Ogg ?: (?:.*end-of-stream|Junk after the last page)", re.M | re.I)
 
 
 def from_int16(samples: NDArray[np.int16]) -> Samples:
@@ -46,11 +52,20 @@ def check_samples(samples: NDArray[Any], name: str) -> Samples:
 
 
 def open_audio(path: Path) -> soundfile.SoundFile:
-    """Open an audio file for reading. Raises AudioError if it is missing, empty, damaged or no audio."""
+    """Open an audio file for reading. Raises AudioError if it is missing, empty, truncated, damaged or no audio.
+
+    Where a file ends too early is known here for WAV, RF64, W64, AIFF, AU, CAF, Ogg Vorbis and Opus; for FLAC, and for
+    MP3 with a Xing header, once it has been read that far. An MP3 without one does not say how long it should be, nor
+    does a WAV that was written to a pipe: they are taken as they are.
+    """
     if path.is_dir():
         raise AudioError(f"{path}: expected an audio file, got a folder")
     if not path.exists():
         raise AudioError(f"{path}: no such file")
+    if not path.is_file():
+        raise AudioError(
+            f"{path}: expected a file, got a pipe or a device; give raw 16-bit PCM to: speechrnn listen --source -"
+        )
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: expected audio, got an empty file")
     try:
@@ -59,47 +74,65 @@ def open_audio(path: Path) -> soundfile.SoundFile:
         kinds = ", ".join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))
         reason = getattr(error, "error_string", error)
         raise AudioError(f"{path}: not readable as audio ({reason}); expected one of {kinds}") from None
-    if file.frames == 0:
+    problem = _problem(file)
+    if problem:
         file.close()
-        raise AudioError(f"{path}: expected audio, got a file with no samples")
-    missing_s = _missing_seconds(path, file)
-    if missing_s > 0:
-        file.close()
-        raise AudioError(
-            f"{path}: truncated: its header promises {file.frames / file.samplerate + missing_s:.2f} s of audio, "
-            f"{missing_s:.2f} s are missing; copy or record it again"
-        )
+        raise AudioError(f"{path}: {problem}")
     return file
 
 
-def _missing_seconds(path: Path, file: soundfile.SoundFile) -> float:
-    """Audio that a RIFF header promises beyond the end of the file; libsndfile would pass over it in silence."""
-    with path.open("rb") as raw:
-        head = raw.read(12)
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return 0.0
-    promised = int.from_bytes(head[4:8], "little") + 8
-    if promised >= _UNKNOWN_SIZE:
-        return 0.0
-    bits = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32, "DOUBLE": 64}
-    bytes_per_s = file.samplerate * file.channels * bits.get(file.subtype, 8) / 8
-    missing = promised - path.stat().st_size
-    return missing / bytes_per_s if missing > 1 else 0.0  # one byte may be the padding of an odd chunk
+def _problem(file: soundfile.SoundFile) -> str:
+    """What its header says against an open file, or nothing."""
+    if file.frames == 0:
+        return "expected audio, got a file with no samples"
+    if file.frames >= _ENDLESS:
+        return "its header does not say how long it is, as of a recording through a pipe; convert it to WAV"
+    sizes = _SIZES.search(file.extra_info)
+    promised, there = map(int, sizes.groups()) if sizes else (0, 0)
+    if promised < _UNKNOWN_SIZE and promised - there > 1:  # one byte may be the padding of an odd chunk
+        return f"truncated: {promised - there} of {promised} bytes are missing; copy or record it again"
+    if _BROKEN_OFF.search(file.extra_info):
+        return "truncated: its last page is missing; copy or record it again"
+    return ""
 
 
 def read_block(file: soundfile.SoundFile, n_samples: int) -> Samples:
-    """The next samples of an open file, at most `n_samples`, mixed to mono. Raises AudioError where it is damaged."""
+    """The next samples of an open file, at most `n_samples`, mixed to mono; none at its end.
+
+    Raises AudioError where it is damaged, or ends earlier than its header says.
+    """
+    name = os.fsdecode(file.name)
     try:
         samples = file.read(n_samples, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{os.fsdecode(file.name)}: damaged audio ({error.error_string})") from None
-    return check_samples(to_mono(samples), os.fsdecode(file.name))
+        raise AudioError(f"{name}: damaged audio ({error.error_string})") from None
+    at_end = not 0 <= n_samples <= len(samples)
+    if at_end and file.format == "MP3" and file.tell() < file.frames and _states_its_length(Path(name)):
+        missing_s = (file.frames - file.tell()) / file.samplerate
+        raise AudioError(f"{name}: truncated: its last {missing_s:.2f} s are missing; copy or record it again")
+    return check_samples(to_mono(samples), name)
+
+
+def _states_its_length(path: Path) -> bool:
+    """Whether the first frame of an MP3 counts them; otherwise its length is libsndfile's estimate."""
+    with path.open("rb") as file:
+        tag = file.read(10)
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=False))
+        file.seek(10 + size if tag[:3] == b"ID3" else 0)
+        frame = file.read(64)
+    return b"Xing" in frame or b"Info" in frame
+
+
+def blocks_of(file: soundfile.SoundFile) -> Iterator[Samples]:
+    """An open file from where it stands to its end, a second [T] at a time. Raises AudioError as `read_block` does."""
+    while len(block := read_block(file, file.samplerate)):
+        yield block
 
 
 def read(path: Path, sample_rate_hz: int) -> Samples:
     """A whole audio file as mono float32 [T] at `sample_rate_hz`. Raises AudioError as `open_audio` does."""
     with open_audio(path) as file:
-        samples = read_block(file, -1)
+        samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks_of(file)])
         if file.samplerate == sample_rate_hz:
             return samples
         return np.asarray(soxr.resample(samples, file.samplerate, sample_rate_hz), dtype=np.float32)

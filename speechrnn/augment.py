@@ -1,7 +1,7 @@
 """Waveform to waveform and frames to frames, whole batches at once on the training device.
 
-Drawing and applying are apart: `draw` makes one small table of random numbers from an explicit generator, `apply`
-is a pure function of samples and table.
+Drawing and applying are apart: `draw` turns random numbers into one small table, `apply` is a pure function of
+samples and table. No generator is needed here.
 """
 
 from __future__ import annotations
@@ -11,79 +11,103 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from speechrnn.config import Augment, Range
+from speechrnn.config import Augment
+
+_N_UNIFORM = 15  # random numbers of a context, without its masks
 
 
 class Draws(NamedTuple):
-    """What happens to each context, all [B]: a shift in samples, a rate, a gain, a noise start and its SNR in dB.
+    """What happens to each context, all [B]: shift in samples, rate, room, gain, noise start and its SNR in dB.
 
-    `cut` marks the contexts in which most of the word lies outside. A noise start of -1 adds none.
+    `cut` marks the contexts in which most of the word lies outside. A noise start of -1 adds none, a room of -1 is
+    none. In the end `weight` of the context is mixed with the rest of its `partner`. `masks` [B, 2 x masks] are the
+    random numbers of `mask_frames`.
     """
 
     shift: Tensor
     rate: Tensor
+    room: Tensor
     gain: Tensor
     noise_start: Tensor
     noise_snr_db: Tensor
     cut: Tensor
+    partner: Tensor
+    weight: Tensor
+    masks: Tensor
 
 
-def _uniform(n: int, low_high: Range, generator: torch.Generator) -> Tensor:
-    low, high = low_high
-    return low + (high - low) * torch.rand(n, generator=generator)
+def n_uniform(config: Augment) -> int:
+    """How many random numbers each context takes."""
+    return _N_UNIFORM + 2 * (config.n_time_masks + config.n_feature_masks)
 
 
 def draw(
     config: Augment,
+    uniform: Tensor,
     *,
     word_start: Tensor,
     word_end: Tensor,
     is_silence: Tensor,
     context_samples: int,
     n_noise_samples: int,
+    n_rooms: int,
     sample_rate_hz: int,
-    generator: torch.Generator,
 ) -> Draws:
-    """Draw an augmentation for each context from the extent of its word [B] in samples. All on the CPU."""
-    n = len(word_start)
+    """An augmentation for each context, from random numbers in [0, 1) [B, n_uniform] and the extent of its word [B].
 
-    def uniform(low: float, high: float) -> Tensor:
-        return _uniform(n, (low, high), generator)
+    Each row is a function of its own numbers, so a part of a batch gets what it would have got in the whole.
+    """
+    columns = iter(uniform[:, :_N_UNIFORM].unbind(1))
 
-    rate = 1 + uniform(-config.resample, config.resample)
+    def between(low: float, high: float) -> Tensor:
+        return low + (high - low) * next(columns)
+
+    rate = 1 + between(-config.resample, config.resample)
     middle = context_samples / 2
     start = middle + (word_start - middle) / rate  # where the word stands once it is resampled about the middle
     end = middle + (word_end - middle) / rate
-    shift = uniform(-config.shift_ms, config.shift_ms) * sample_rate_hz / 1000
-    anywhere = -start + uniform(0, 1) * (context_samples - end + start).clamp(min=0)
-    hidden = uniform(0.55, 0.9) * (end - start)
-    off_edge = torch.where(uniform(0, 1) < 0.5, -start - hidden, context_samples - end + hidden)
-    kind = uniform(0, 1)
+    shift = between(-config.shift_ms, config.shift_ms) * sample_rate_hz / 1000
+    anywhere = -start + between(0, 1) * (context_samples - end + start).clamp(min=0)
+    hidden = between(0.55, 0.9) * (end - start)
+    off_edge = torch.where(between(0, 1) < 0.5, -start - hidden, context_samples - end + hidden)
+    kind = between(0, 1)
     has_word = ~is_silence & (word_end > word_start)
     cut = has_word & (kind < config.cut_share)
     placed = has_word & ~cut & (kind < config.cut_share + config.place_share)
     shift = torch.where(cut, off_edge, torch.where(placed, anywhere, shift))
-    gain_db = torch.where(
-        is_silence, _uniform(n, config.silence_gain_db, generator), _uniform(n, config.gain_db, generator)
-    )
-    noisy = ~is_silence & (uniform(0, 1) < config.noise_share) & (n_noise_samples >= context_samples)
-    noise_start = (uniform(0, 1) * max(0, n_noise_samples - context_samples)).long()
+    gain_db = torch.where(is_silence, between(*config.silence_gain_db), between(*config.gain_db))
+    in_room = ~is_silence & (between(0, 1) < config.room_share) & (n_rooms > 0)
+    room = (between(0, 1) * n_rooms).long().clamp(max=max(0, n_rooms - 1))
+    noisy = ~is_silence & (between(0, 1) < config.noise_share) & (n_noise_samples >= context_samples)
+    noise_start = (between(0, 1) * max(0, n_noise_samples - context_samples)).long()
+    noise_snr_db = between(*config.noise_snr_db)
+    mixed = between(0, 1) < config.mixup_share
+    neighbour = torch.arange(len(uniform)) ^ 1  # batches are shuffled: the row beside is as good as any
     return Draws(
-        shift.round(),
-        rate,
-        10 ** (gain_db / 20),
-        torch.where(noisy, noise_start, -1),
-        _uniform(n, config.noise_snr_db, generator),
-        cut,
+        shift=shift.round(),
+        rate=rate,
+        room=torch.where(in_room, room, -1),
+        gain=10 ** (gain_db / 20),
+        noise_start=torch.where(noisy, noise_start, -1),
+        noise_snr_db=noise_snr_db,
+        cut=cut,
+        partner=neighbour.clamp(max=len(uniform) - 1),
+        weight=torch.where(mixed, between(0.5, 1), 1.0),
+        masks=uniform[:, _N_UNIFORM:],
     )
 
 
-def apply(samples: Tensor, draws: Draws, noise: Tensor) -> Tensor:
-    """Samples [B, T] in [-1, 1], resampled about their middle, shifted, mixed with noise [T'], scaled and clipped.
+def apply(samples: Tensor, draws: Draws, noise: Tensor, rooms: Tensor) -> Tensor:
+    """Samples [B, T] in [-1, 1] with all that was drawn done to them, in this order.
 
-    The signal-to-noise ratio is that of the mean powers over the whole context.
+    They are resampled about their middle, shifted, put into one of the `rooms` [R, T''], mixed with noise [T'], scaled,
+    mixed up with their partners (Zhang et al., 2018, arXiv 1710.09412) and clipped. The signal-to-noise ratio is that
+    of the mean powers over the whole context.
     """
     shifted = shift_and_resample(samples, draws.shift, draws.rate)
+    rows = torch.nonzero(draws.room >= 0).squeeze(1)
+    if len(rows):
+        shifted[rows] = reverberate(shifted[rows], rooms[draws.room[rows]])
     rows = torch.nonzero(draws.noise_start >= 0).squeeze(1)
     if len(rows):
         cut = noise.unfold(0, samples.shape[1], 1)[draws.noise_start[rows]]
@@ -91,7 +115,20 @@ def apply(samples: Tensor, draws: Draws, noise: Tensor) -> Tensor:
         noise_rms = cut.square().mean(1).sqrt().clamp(min=1e-6)
         level = signal_rms / noise_rms * 10 ** (-draws.noise_snr_db[rows] / 20)
         shifted[rows] += cut * level.unsqueeze(1)
-    return (shifted * draws.gain.unsqueeze(1)).clamp(-1, 1)
+    scaled = shifted.mul_(draws.gain.unsqueeze(1))
+    rows = torch.nonzero(draws.weight < 1).squeeze(1)
+    if len(rows):
+        scaled[rows] = torch.lerp(scaled[draws.partner[rows]], scaled[rows], draws.weight[rows].unsqueeze(1))
+    return scaled.clamp_(-1, 1)
+
+
+def reverberate(samples: Tensor, responses: Tensor) -> Tensor:
+    """Samples [B, T] as heard in a room: convolved with its response [B, T''], their power kept."""
+    size = samples.shape[1] + responses.shape[1]
+    spectrum = torch.fft.rfft(samples, size).mul_(torch.fft.rfft(responses, size))
+    heard: Tensor = torch.fft.irfft(spectrum, size)[:, : samples.shape[1]]
+    power, heard_power = samples.square().mean(1, keepdim=True), heard.square().mean(1, keepdim=True)
+    return heard.mul((power / heard_power.clamp(min=1e-12)).sqrt())
 
 
 def shift_and_resample(samples: Tensor, shift: Tensor, rate: Tensor) -> Tensor:
@@ -110,19 +147,21 @@ def shift_and_resample(samples: Tensor, shift: Tensor, rate: Tensor) -> Tensor:
     return torch.lerp(padded.gather(1, index), padded.gather(1, index.add_(1)), fraction)
 
 
-def mask_frames(frames: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
-    """SpecAugment (Park et al., 2019, arXiv 1904.08779) without warping: stretches of time and of features set to 0."""
-    frames = _mask(frames, 1, config.n_time_masks, config.time_mask_frames, generator)
-    return _mask(frames, 2, config.n_feature_masks, config.feature_mask_size, generator)
+def mask_frames(frames: Tensor, config: Augment, uniform: Tensor) -> Tensor:
+    """SpecAugment (Park et al., 2019, arXiv 1904.08779) without warping: stretches of time and of features set to 0.
 
-
-def _mask(frames: Tensor, dimension: int, n_masks: int, longest: int, generator: torch.Generator) -> Tensor:
-    n_rows, size = frames.shape[0], frames.shape[dimension]
-    place = torch.arange(size, device=frames.device)
-    shape = (1, -1, 1) if dimension == 1 else (1, 1, -1)
-    for _ in range(n_masks):
-        length = torch.rand(n_rows, 1, generator=generator) * longest
-        start = torch.rand(n_rows, 1, generator=generator) * (size - length)
-        masked = (place >= start.to(frames.device)) & (place < (start + length).to(frames.device))
-        frames = frames.masked_fill(masked.view(n_rows, *shape[1:]), 0.0)
+    Frames [B, N, F]; `uniform` in [0, 1) [B, 2 x masks] says where.
+    """
+    columns = iter(uniform.unsqueeze(2).unbind(1))
+    for dimension, n_masks, longest in (
+        (1, config.n_time_masks, config.time_mask_frames),
+        (2, config.n_feature_masks, config.feature_mask_size),
+    ):
+        size = frames.shape[dimension]
+        place = torch.arange(size, device=frames.device)
+        for _ in range(n_masks):
+            length = next(columns) * longest
+            start = next(columns) * (size + length) - length  # over either edge, too
+            masked = (place >= start) & (place < start + length)
+            frames = frames.masked_fill(masked.unsqueeze(3 - dimension), 0.0)
     return frames

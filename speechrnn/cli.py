@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -19,6 +20,7 @@ import click
 import msgspec
 
 import speechrnn
+from speechrnn import outputs
 from speechrnn.errors import ConfigError, DeviceError, SpeechRnnError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from speechrnn.runtime import Recognizer
     from speechrnn.sources import AudioSource
     from speechrnn.spec import Options
+    from speechrnn.spotter import KeywordSpotter
     from speechrnn.training import Progress
 
 Item = TypeVar("Item")
@@ -39,7 +42,12 @@ _model = click.option(
 
 
 def _note(message: str) -> None:
-    click.echo(message, err=True)
+    click.echo(_shown(message), err=True)
+
+
+def _shown(text: str | Path) -> str:
+    """A path, or a text that holds one, with ? for bytes that are not valid in it."""
+    return str(text).encode(errors="replace").decode()
 
 
 def _fail(message: str) -> NoReturn:
@@ -49,8 +57,13 @@ def _fail(message: str) -> NoReturn:
 
 def main() -> None:
     """Run the command line; the entry point of the installed program."""
+    run_program(lambda: cli.main(standalone_mode=False))
+
+
+def run_program(program: Callable[[], object]) -> None:
+    """Run a program. An error that its user can cause is one line on standard error and exit code 2, Ctrl-C 130."""
     try:
-        cli.main(standalone_mode=False)
+        program()
     except SpeechRnnError as error:
         _fail(str(error))
     except click.UsageError as error:
@@ -70,24 +83,13 @@ def main() -> None:
         _fail(f"{error.filename or 'output'}: {error.strerror}")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(speechrnn.__version__, prog_name="speechrnn")
-def cli() -> None:
-    """Recurrent recognition of spoken commands: train, transcribe, evaluate."""
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into one line that names the place."""
-    try:
-        yield
-    except OSError as error:
-        raise DeviceError(f"{path}: cannot write there ({error.strerror}); give another place") from None
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _writing(path):
-        path.write_text(text, encoding="utf-8")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Recurrent recognition of spoken commands: train, transcribe, listen."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def _track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
@@ -100,80 +102,107 @@ def _track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
     return track(items, total=total, description=what, console=Console(stderr=True), transient=True)
 
 
-def _options(recognizer: Recognizer, thresholds: Sequence[str]) -> Options:
-    """The model's options with thresholds given as a number for all keywords or as keyword=number."""
+def _options(
+    recognizer: Recognizer, thresholds: Sequence[str], keywords: str | None = None, step_ms: int | None = None
+) -> Options:
+    """The model's options with what was asked for; each threshold is a number for all keywords, or keyword=number."""
     options = recognizer.info.options
     common, own, given = options.threshold, dict(options.thresholds), {}
     for text in thresholds:
-        word, equals, number = text.rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            raise ConfigError(f"--threshold {text}: expected a number such as 0.8, or keyword=number") from None
-        if not 0 < value <= 1:
-            raise ConfigError(f"--threshold {text}: expected a number above 0 and at most 1")
-        if equals:
+        word, value = _threshold(text)
+        if word:
             given[word] = value
         else:
             common, own = value, {}
-    own |= given
-    return msgspec.structs.replace(options, threshold=common, thresholds=own)
+    options = msgspec.structs.replace(options, threshold=common, thresholds=own | given)
+    if keywords is not None:
+        only = tuple(filter(None, map(str.strip, keywords.split(","))))
+        if not only:
+            raise ConfigError(f"--keywords {keywords}: expected words such as {','.join(recognizer.labels[:2])}")
+        options = msgspec.structs.replace(options, only=only)
+    if step_ms is not None:
+        smoothing_ms = max(step_ms, options.smoothing_ms)
+        options = msgspec.structs.replace(options, step_ms=step_ms, smoothing_ms=smoothing_ms)
+    return options
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    word, equals, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value) or (equals and not word):
+        raise ConfigError(f"--threshold {text}: expected a number such as 0.8, or keyword=number")
+    if not 0 < value <= 1:
+        raise ConfigError(f"--threshold {text}: expected a number above 0 and at most 1")
+    return word, value
 
 
 @cli.command()
 @click.argument("audio", nargs=-1, required=True, type=_PATH)
 @_model
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
-@click.option("--output", type=_PATH, help="Write to this file; to a folder, one file for each audio.")
+@click.option(
+    "--output",
+    metavar="PLACE",
+    help="A file, replaced when all recordings are done; what is done when Ctrl-C comes is kept as FILE.part. "
+    "Or a folder, also a new one if its name ends in /: one file for each recording, as soon as it is done.",
+)
 @click.option("--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable.")
 def transcribe(
-    audio: tuple[Path, ...], model: str, format_: str, output: Path | None, threshold: tuple[str, ...]
+    audio: tuple[Path, ...], model: str, format_: str, output: str | None, threshold: tuple[str, ...]
 ) -> None:
-    """Find keywords in recordings of any length, rate and channel count; folders are searched."""
-    from speechrnn import formats
+    """Find keywords in recordings of any length, rate and channel count; folders are searched.
+
+    A recording that cannot be read is reported, and the others are done; the exit code is 2 then.
+    """
     from speechrnn.runtime import load
+    from speechrnn.spotter import KeywordSpotter
 
     recognizer = load(model)
-    options = _options(recognizer, threshold)
+    spotter = KeywordSpotter(recognizer, _options(recognizer, threshold))
     files, failed = _find(audio)
-    one_each = output is not None and (output.is_dir() or (len(files) > 1 and format_ in formats.ONE_FILE_FORMATS))
-    if format_ in formats.ONE_FILE_FORMATS and len(files) > 1 and output is None:
-        raise ConfigError(f"--format {format_} holds one recording, got {len(files)}; give --output FOLDER")
-    write = formats.FORMATS[format_]
-    if format_ == "json":
-        write = functools.partial(formats.to_json, several=len(files) > 1)
-    if one_each:
-        repeated = [name for name, n in Counter(file.stem for file in files).items() if n > 1]
-        if repeated:
-            raise ConfigError(f"{output}: several recordings are called {repeated[0]}; transcribe them one by one")
-    if output is not None:
-        with _writing(output):
-            (output if one_each else output.parent).mkdir(parents=True, exist_ok=True)
-            if not one_each:
-                output.touch()  # fail now rather than after the work
-    transcripts = []
-    for file in files:
-        try:
-            transcript = _transcribe_file(recognizer, options, file)
-        except SpeechRnnError as error:
-            _note(f"speechrnn: {error}")
-            failed += 1
-            continue
-        transcripts.append(transcript)
-        if output is None and format_ in ("table", "jsonl"):
-            click.echo(write([transcript]), nl=False)
-        elif one_each and output is not None:
-            _write_text(output / (file.stem + formats.SUFFIXES[format_]), write([transcript]))
-    if output is not None and not one_each and transcripts:
-        _write_text(output, write(transcripts))
-    elif output is None and format_ not in ("table", "jsonl") and transcripts:
-        click.echo(write(transcripts), nl=False)
+    several = len(files) > 1 or any(path.is_dir() for path in audio)
+    with _destination(output, format_, files, several) as add:
+        for file in files:
+            try:
+                transcript = _transcribe_file(spotter, file)
+            except SpeechRnnError as error:
+                _note(f"speechrnn: {error}")
+                failed += 1
+                continue
+            add(transcript)
     _end(failed, len(files))
 
 
-def _shown(path: Path) -> str:
-    """A path as text, with ? for bytes that are not valid in it."""
-    return str(path).encode(errors="replace").decode()
+def _destination(
+    output: str | None, format_: str, files: Sequence[Path], several: bool
+) -> AbstractContextManager[outputs.Add]:
+    """Where the transcripts of these files go. Raises ConfigError if they cannot go there together."""
+    from speechrnn import formats
+
+    write, holds_one = formats.FORMATS[format_], format_ in formats.ONE_FILE_FORMATS
+    if format_ == "json":
+        write = functools.partial(formats.to_json, several=len(files) > 1)
+    if output is None:
+        if holds_one and len(files) > 1:
+            raise ConfigError(f"--format {format_} holds one recording, got {len(files)}; give --output FOLDER")
+        echo = functools.partial(click.echo, nl=False)
+        return (outputs.as_they_come if format_ in ("table", "jsonl") else outputs.at_the_end)(write, echo)
+    path = Path(output)
+    if path.is_dir() or output.endswith("/") or (several and holds_one):
+        repeated = [name for name, n in Counter(Path(_shown(file)).stem for file in files).items() if n > 1]
+        if repeated:
+            raise ConfigError(f"{path}: several recordings are called {repeated[0]}; transcribe them one by one")
+        return outputs.to_folder(path, write, formats.SUFFIXES[format_])
+    _check_not_among(path, files, "--output")
+    return outputs.to_file(path, write, _note)
+
+
+def _check_not_among(path: Path, files: Sequence[Path], option: str) -> None:
+    if path.is_file() and any(file.exists() and file.samefile(path) for file in files):
+        raise ConfigError(f"{option} {path}: is the recording itself; give another name")
 
 
 def _find(audio: Sequence[Path]) -> tuple[list[Path], int]:
@@ -197,18 +226,16 @@ def _end(failed: int, n_files: int) -> None:
         raise SystemExit(2)
 
 
-def _transcribe_file(recognizer: Recognizer, options: Options, file: Path) -> Transcript:
+def _transcribe_file(spotter: KeywordSpotter, file: Path) -> Transcript:
     from speechrnn.formats import Transcript
+    from speechrnn.listening import spot
     from speechrnn.sources import FileSource
-    from speechrnn.spotter import KeywordSpotter
 
-    spotter = KeywordSpotter(recognizer, options)
+    spotter.reset()
     with FileSource(file, spotter.sample_rate_hz) as source:
         duration_s = source.duration_s or 0.0
-        found = []
-        for block in _track(source.blocks(), round(duration_s), file.name):
-            found += spotter.push(block)
-        found += spotter.finish()
+        blocks = _track(source.blocks(), round(duration_s), _shown(file.name))
+        found = [detection for _, completed in spot(blocks, spotter) for detection in completed]
     return Transcript(_shown(file), duration_s, tuple(found))
 
 
@@ -244,25 +271,29 @@ def classify(audio: tuple[Path, ...], model: str, format_: str, top: int) -> Non
     _end(failed, len(files))
 
 
+def _seconds(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise click.BadParameter(f"expected a number of seconds above 0, got {value:g}.")
+    return value
+
+
 @cli.command()
 @_model
 @click.option("--source", help="A recording, or - for raw 16-bit PCM on standard input; the microphone if not given.")
-@click.option(
-    "--rate", "rate_hz", default=16000, show_default=True, type=click.IntRange(1000), help="Rate of --source -."
-)
+@click.option("--rate", "rate_hz", type=click.IntRange(1000, 768000), help="Rate of --source -; 16000 if not given.")
 @click.option("--realtime", is_flag=True, help="Play a --source at the speed of the sound.")
 @click.option("--device", help="Name or number of the microphone; see: speechrnn devices.")
 @click.option("--keywords", metavar="WORD,WORD", help="Only these may fire.")
 @click.option("--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable.")
 @click.option("--step", "step_ms", type=click.IntRange(10, 1000), help="Milliseconds between two decisions.")
-@click.option("--duration", "duration_s", type=click.FloatRange(0, min_open=True), help="Stop after so many seconds.")
+@click.option("--duration", "duration_s", type=float, callback=_seconds, help="Stop after so many seconds.")
 @click.option("--jsonl", is_flag=True, help="Print one JSON object for each detection.")
 @click.option("--run", "command", metavar="COMMAND", help="Run this at each detection: 'notify {label} {score}'.")
 @click.option("--save", type=_PATH, metavar="FILE", help="Keep the audio, with the detections beside it.")
 def listen(
     model: str,
     source: str | None,
-    rate_hz: int,
+    rate_hz: int | None,
     realtime: bool,
     device: str | None,
     keywords: str | None,
@@ -280,20 +311,16 @@ def listen(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to press Ctrl-C
     recognizer = load(model)
-    options = _options(recognizer, threshold)
-    if keywords is not None:
-        options = msgspec.structs.replace(options, only=tuple(word.strip() for word in keywords.split(",")))
-    if step_ms is not None:
-        smoothing_ms = max(step_ms, options.smoothing_ms)
-        options = msgspec.structs.replace(options, step_ms=step_ms, smoothing_ms=smoothing_ms)
-    spotter = KeywordSpotter(recognizer, options)
+    spotter = KeywordSpotter(recognizer, _options(recognizer, threshold, keywords, step_ms))
+    if save is not None and source is not None:
+        _check_not_among(save, [Path(source)], "--save")
     notes: list[Callable[[str], None]] = [_note]
-    opened = _open_source(source, rate_hz, realtime, device, spotter.sample_rate_hz, lambda line: notes[-1](line))
     sinks: list[Sink] = []
-    if save is not None:
-        sinks.append(Recorder(save, spotter.sample_rate_hz))
     if command is not None:
         sinks.append(CommandRunner(command, lambda line: notes[-1](line)))
+    opened = _open_source(source, rate_hz, realtime, device, spotter.sample_rate_hz, lambda line: notes[-1](line))
+    if save is not None:
+        sinks.append(Recorder(save, spotter.sample_rate_hz))
     if jsonl or not sys.stdout.isatty():
         sinks.append(Printer(jsonl, click.echo))
         _note(f"listening to {opened.name}; Ctrl-C ends it")
@@ -307,14 +334,27 @@ def listen(
 
 
 def _open_source(
-    source: str | None, rate_hz: int, realtime: bool, device: str | None, to_hz: int, note: Callable[[str], None]
+    source: str | None,
+    rate_hz: int | None,
+    realtime: bool,
+    device: str | None,
+    to_hz: int,
+    note: Callable[[str], None],
 ) -> AudioSource:
     from speechrnn.sources import FileSource, Microphone, PipeSource, RealTimeSource
 
+    if rate_hz is not None and source != "-":
+        raise ConfigError(f"--rate {rate_hz}: belongs to --source -; a recording and a microphone tell theirs")
+    if realtime and source is None:
+        raise ConfigError("--realtime: belongs to --source; a microphone is as fast as the sound")
+    if device is not None and source is not None:
+        raise ConfigError(f"--device {device}: is not used with --source {source}; give one of them")
     if source is None:
         return Microphone(to_hz, device=_device(device), on_event=note)
     is_pipe = source == "-"
-    opened: AudioSource = PipeSource(sys.stdin.buffer, rate_hz, to_hz) if is_pipe else FileSource(Path(source), to_hz)
+    opened: AudioSource = (
+        PipeSource(sys.stdin.buffer, rate_hz or 16000, to_hz) if is_pipe else FileSource(Path(source), to_hz)
+    )
     return RealTimeSource(opened) if realtime else opened
 
 
@@ -398,29 +438,39 @@ def serve(
 @click.argument("model")
 @click.argument("folder", type=_PATH)
 @click.option("--json", "json_path", type=_PATH, help="Write the scores to this file.")
-@click.option("--plots", type=_PATH, help="Draw the confusion matrix into this folder.")
-def evaluate(model: str, folder: Path, json_path: Path | None, plots: Path | None) -> None:
+@click.option("--plots", type=_PATH, help="Draw the pictures into this folder.")
+@click.option("--report", "report_path", type=_PATH, metavar="FILE.html", help="Write a page with scores and pictures.")
+@click.option("--noise", type=_PATH, metavar="FOLDER", help="Score in noise from these recordings, too.")
+def evaluate(
+    model: str, folder: Path, json_path: Path | None, plots: Path | None, report_path: Path | None, noise: Path | None
+) -> None:
     """Score MODEL on the clips of FOLDER, laid out as LABEL/*.wav.
 
-    Folders that are no label of the model count as unknown, _silence_ as silence.
+    Folders that are no label of the model count as unknown, _silence_ as silence; each context of the recordings in
+    _background_noise_ is a clip of silence. Clips of more than a context are searched for a keyword.
     """
-    from speechrnn import evaluation
+    from speechrnn import evaluation, report
     from speechrnn.runtime import load
 
-    if json_path is not None:
-        with _writing(json_path):
-            json_path.parent.mkdir(parents=True, exist_ok=True)
-            json_path.touch()
+    if plots is not None or report_path is not None:
+        from speechrnn.plots import draw_all  # before the work, for matplotlib may be missing
+    for path in (json_path, report_path):
+        if path is not None:
+            outputs.check_place(path)
     if plots is not None:
-        with _writing(plots):
+        with outputs.writing(plots):
             plots.mkdir(parents=True, exist_ok=True)
-    result = evaluation.evaluate(load(model), folder, lambda files, n: _track(files, n, "evaluating"))
-    click.echo(evaluation.to_table(result), nl=False)
+    recognizer = load(model)
+    result = evaluation.evaluate(recognizer, folder, lambda files, n: _track(files, n, "evaluating"), noise=noise)
+    click.echo(report.to_table(result), nl=False)
     if json_path is not None:
-        _write_text(json_path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+        outputs.write_text(json_path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
     if plots is not None:
-        with _writing(plots):
-            evaluation.plot_confusion(result, plots / "confusion.png")
+        with outputs.writing(plots):
+            for name, figure in draw_all(result).items():
+                figure.savefig(plots / f"{name}.png", dpi=110)
+    if report_path is not None:
+        outputs.write_text(report_path, report.to_html(result, f"{model} on {_shown(folder)}"))
     _end(len(result.failed), result.n + len(result.failed))
 
 
@@ -441,7 +491,7 @@ def describe(model: str) -> None:
 def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download: str | None) -> None:
     """Pack the audio of CONFIG into one memory-mapped file, and report clips that cannot be used."""
     from speechrnn import dataset
-    from speechrnn.config import load_experiment
+    from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 
     experiment = load_experiment(config, overrides, data_dir=data)
     if download:
@@ -450,19 +500,19 @@ def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download
         if Path(experiment.data.commands) != target:
             raise ConfigError(f"--download {download}: {config} reads {expected}; add --set data.commands={target}")
         dataset.download(Path(experiment.data.dir), download)
-    pack = _pack(experiment)
-    hours = len(pack.samples) / dataset.PACKED_RATE_HZ / 3600
+    pack = pack_audio(experiment)
+    hours = len(pack.samples) / TRAINING_RATE_HZ / 3600
     click.echo(f"{Path(experiment.data.dir) / experiment.data.packed}: {len(pack.clips)} clips, {hours:.2f} hours")
 
 
-def _pack(experiment: Experiment) -> Pack:
-    """The packed audio of an experiment; clips that cannot be used are counted and listed in a file."""
+def pack_audio(experiment: Experiment) -> Pack:
+    """The packed audio of an experiment, with progress; clips that cannot be used are counted, their list named."""
     from speechrnn import dataset
 
-    pack = dataset.prepare(experiment.data, lambda clips, n: _track(clips, n, "packing"))
+    keywords = experiment.model.labels.keywords
+    pack = dataset.prepare(experiment.data, lambda clips, n: _track(clips, n, "preparing"), keywords=keywords)
     if pack.problems:
-        report = Path(experiment.data.dir) / experiment.data.packed / "problems.txt"
-        _write_text(report, "".join(f"{clip.path}: {clip.problem}\n" for clip in pack.problems))
+        report = Path(experiment.data.dir) / experiment.data.packed / dataset.PROBLEMS
         _note(f"{len(pack.problems)} clips cannot be used; they are listed in {report}")
     return pack
 
@@ -473,28 +523,53 @@ def _pack(experiment: Experiment) -> Pack:
 @click.option("--data", type=click.Path(), help="Folder that the paths in [data] start from.")
 @click.option("--run-dir", type=_PATH, help="Where the run is kept; runs/NAME-OF-CONFIG if not given.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
-def train(config: Path, overrides: tuple[str, ...], data: str | None, run_dir: Path | None, resume: bool) -> None:
+@click.option("--accelerator", type=click.Choice(("auto", "cpu", "gpu", "mps")), default="auto", show_default=True)
+@click.option("--devices", default="1", metavar="N", help="Processes on this machine, each with a device of its own.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, help="Machines that train together.")
+def train(
+    config: Path,
+    overrides: tuple[str, ...],
+    data: str | None,
+    run_dir: Path | None,
+    resume: bool,
+    accelerator: str,
+    devices: str,
+    nodes: int,
+) -> None:
     """Train the model of CONFIG; safe to interrupt and to --resume."""
     from speechrnn.config import load_experiment
 
     experiment = load_experiment(config, overrides, data_dir=data)
-    from speechrnn.training import fit
+    import torch
 
+    from speechrnn.training import fit, keep_freed_memory
+
+    keep_freed_memory()
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the precision
     run_dir = run_dir or Path("runs") / config.stem
-    pack = _pack(experiment)
-    with _writing(run_dir):
+    pack = pack_audio(experiment)
+    with outputs.writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     show = _ProgressLine()
     try:
-        accuracy = fit(experiment, pack, run_dir, resume=resume, on_progress=show)
+        accuracy = fit(
+            experiment,
+            pack,
+            run_dir,
+            resume=resume,
+            accelerator=accelerator,
+            devices=devices,
+            n_nodes=nodes,
+            on_progress=show,
+        )
     except KeyboardInterrupt:
         show.end()
         if (run_dir / "last.pt").exists():
             _note(f"interrupted; go on with: speechrnn train {run_dir / 'config.toml'} --run-dir {run_dir} --resume")
         raise SystemExit(130) from None
     show.end()
-    click.echo(f"{run_dir / 'best.pt'}: {100 * accuracy:.2f} % of validation contexts")
+    if not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
+        click.echo(f"{run_dir / 'best.pt'}: {100 * accuracy:.2f} % of validation contexts, mean of the classes")
 
 
 class _ProgressLine:
@@ -530,6 +605,11 @@ class _ProgressLine:
 @click.option("--audio", type=_PATH, help="Real audio for the check; the data the model was trained on if not given.")
 def export(checkpoint: Path, output: Path, audio: Path | None) -> None:
     """Turn a training CHECKPOINT into an ONNX model file, checked against torch on real audio."""
+    if checkpoint.suffix == ".onnx":
+        raise ConfigError(f"{checkpoint}: is exported already; give a checkpoint such as runs/NAME/best.pt")
+    if output.suffix != ".onnx":
+        raise ConfigError(f"{output}: expected a name that ends in .onnx; a checkpoint such as best.pt is a model, too")
+    outputs.check_place(output)
     import numpy as np
 
     from speechrnn.audio import find_audio, read
@@ -545,8 +625,7 @@ def export(checkpoint: Path, output: Path, audio: Path | None) -> None:
     length = info.spec.context_samples
     clips = [read(file, info.spec.sample_rate_hz)[:length] for file in files[:: max(1, len(files) // 64)]]
     contexts = np.stack([np.pad(clip, (0, length - len(clip))) for clip in clips])
-    with _writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    with outputs.writing(output):
         difference = write_onnx(net, info, contexts, output)
     size_kb = output.stat().st_size / 1000
     click.echo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,12 +15,19 @@ from speechrnn.errors import ConfigError
 from speechrnn.spec import Options, Spec, Struct, check
 
 Range = tuple[float, float]
+TRAINING_RATE_HZ = 16000
+UnknownSource = Literal["command", "word", "spoken", "speech", "splice", "reversed", "part"]
 
 
 class Data(Struct, frozen=True):
     """Where the audio lies, all of it below `dir`, and how an epoch is mixed.
 
-    An epoch holds every keyword clip once, and unknown and silence in these shares of the whole.
+    An epoch holds as many keyword contexts as there are keyword clips, of each keyword the same number, and unknown and
+    silence in these shares of the whole. `unknown_mix` weighs what unknown is made of: other words of Speech Commands
+    (`command`), of other folders (`word`) and of a synthesiser (`spoken`); running `speech`; and what is made of all
+    words: the start of one with the end of another (`splice`), `reversed` ones, and the larger `part` of keywords
+    missing. Words in `held_out` are never trained on, so that validation has unknown words that are new.
+    `n_spoken_*` clips of each common English word and of each keyword are made by espeak-ng.
     """
 
     dir: str = "data"
@@ -28,11 +36,26 @@ class Data(Struct, frozen=True):
     words_validation: tuple[str, ...] = ()
     speech: tuple[str, ...] = ()
     noise: tuple[str, ...] = ()
+    rooms: tuple[str, ...] = ()
+    spoken: str = "spoken"
+    n_spoken_per_word: int = 0
+    n_spoken_per_keyword: int = 0
     packed: str = "packed"
+    held_out: tuple[str, ...] = ()
     unknown_share: float = 0.1
+    unknown_mix: dict[UnknownSource, float] = msgspec.field(
+        default_factory=lambda: {"command": 1.0, "word": 1.0, "speech": 1.0}
+    )
     silence_share: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in ("n_spoken_per_word", "n_spoken_per_keyword"):
+            check(getattr(self, name) >= 0, f"expected {name} of at least 0, got {getattr(self, name)}")
+        weights = self.unknown_mix.values()
+        check(
+            all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0,
+            f"expected weights of at least 0 in unknown_mix, and one above, got {self.unknown_mix}",
+        )
         check(
             min(self.unknown_share, self.silence_share) >= 0 and self.unknown_share + self.silence_share < 1,
             f"expected shares of at least 0 that sum to less than 1, got {self.unknown_share} and {self.silence_share}",
@@ -44,6 +67,7 @@ class Augment(Struct, frozen=True):
 
     `shift_ms` and `resample` are largest deviations, `*_share` are shares of the batch, ranges are drawn uniformly.
     `place_share` of the words stand anywhere in the context; `cut_share` lie mostly outside it and count as unknown.
+    `mixup_share` of the contexts are mixed with another of the batch, and so are their labels.
     """
 
     shift_ms: float = 0.0
@@ -54,19 +78,23 @@ class Augment(Struct, frozen=True):
     silence_gain_db: Range = (0.0, 0.0)
     noise_share: float = 0.0
     noise_snr_db: Range = (0.0, 30.0)
+    room_share: float = 0.0
+    mixup_share: float = 0.0
     n_time_masks: int = 0
     time_mask_frames: int = 25
     n_feature_masks: int = 0
     feature_mask_size: int = 7
 
     def __post_init__(self) -> None:
-        for name in ("place_share", "cut_share", "noise_share"):
+        for name in ("place_share", "cut_share", "noise_share", "room_share", "mixup_share"):
             check(0 <= getattr(self, name) <= 1, f"expected 0 <= {name} <= 1, got {getattr(self, name)}")
+        for name in ("shift_ms", "n_time_masks", "time_mask_frames", "n_feature_masks", "feature_mask_size"):
+            check(0 <= getattr(self, name) < math.inf, f"expected {name} of at least 0, got {getattr(self, name)}")
         check(self.place_share + self.cut_share <= 1, "expected place_share + cut_share of at most 1")
         check(0 <= self.resample < 0.5, f"expected 0 <= resample < 0.5, got {self.resample}")
         for name in ("gain_db", "silence_gain_db", "noise_snr_db"):
             low, high = getattr(self, name)
-            check(low <= high, f"expected {name} as [lowest, highest], got [{low}, {high}]")
+            check(-math.inf < low <= high < math.inf, f"expected {name} as [lowest, highest], got [{low}, {high}]")
 
 
 class Train(Struct, frozen=True):
@@ -86,8 +114,8 @@ class Train(Struct, frozen=True):
     def __post_init__(self) -> None:
         check(self.epochs >= 1, f"expected epochs of at least 1, got {self.epochs}")
         check(self.batch_size >= 1, f"expected batch_size of at least 1, got {self.batch_size}")
-        check(self.learning_rate > 0, f"expected learning_rate above 0, got {self.learning_rate}")
-        check(self.weight_decay >= 0, f"expected weight_decay of at least 0, got {self.weight_decay}")
+        check(0 < self.learning_rate < math.inf, f"expected learning_rate above 0, got {self.learning_rate}")
+        check(0 <= self.weight_decay < math.inf, f"expected weight_decay of at least 0, got {self.weight_decay}")
         check(
             0 <= self.warmup_epochs < self.epochs,
             f"expected 0 <= warmup_epochs < epochs ({self.epochs}), got {self.warmup_epochs}",
@@ -105,6 +133,27 @@ class Experiment(Struct, frozen=True):
     augment: Augment = Augment()
     train: Train = Train()
     options: Options = Options()
+
+    def __post_init__(self) -> None:
+        labels, context_ms = self.model.labels, self.model.context_ms
+        for name, words in (("only", self.options.only), ("thresholds", tuple(self.options.thresholds))):
+            strangers = ", ".join(word for word in words if word not in labels.keywords)
+            check(not strangers, f"expected keywords of the model in options.{name}, got {strangers}")
+        check(
+            self.options.step_ms <= context_ms,
+            f"expected options.step_ms of at most model.context_ms, {context_ms}, got {self.options.step_ms}",
+        )
+        check(
+            labels.unknown or not self.augment.cut_share,
+            f"expected augment.cut_share = 0 without an unknown class to put words cut off into, "
+            f"got {self.augment.cut_share}",
+        )
+        check(
+            self.model.sample_rate_hz == TRAINING_RATE_HZ,
+            f"expected model.sample_rate_hz = {TRAINING_RATE_HZ} for training, got {self.model.sample_rate_hz}",
+        )
+        kept = ", ".join(word for word in self.data.held_out if word in labels.keywords)
+        check(not kept, f"expected words that are no keywords in data.held_out, got {kept}")
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = (), *, data_dir: str | None = None) -> Experiment:

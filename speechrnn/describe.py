@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from speechrnn.runtime import find_model, load
-from speechrnn.spec import ModelInfo, Struct
+from speechrnn.spec import ModelInfo
 
 
 def describe_model(model: str | Path) -> str:
     """All that a model file carries besides its weights. Raises ModelFileError."""
     path = find_model(model)
     info = load(path).info
-    lines = [f"{path.name}  {path.stat().st_size / 1000:.0f} kB, made {info.provenance.created}"]
-    lines += _lines("spec", info.spec)
-    lines += _lines("options", info.options)
+    provenance = info.provenance
+    kind = "training checkpoint" if path.suffix == ".pt" else "ONNX model"
+    lines = [
+        f"{path.name}  {path.stat().st_size / 1000:.0f} kB",
+        f"{kind}, format {info.format}, made {provenance.created} by speechrnn {provenance.speechrnn_version}",
+    ]
+    lines += _lines("spec", msgspec.to_builtins(info.spec))
     lines += _layers(info)
-    for title, values in [
-        ("data", info.provenance.data),
-        ("scores", info.provenance.scores),
-        ("training", info.provenance.config.get("train", {})),
-        ("augmentation", info.provenance.config.get("augment", {})),
-    ]:
-        lines += ["", title, *(f"  {name:<24} {_text(value)}" for name, value in values.items())]
+    lines += _lines("options", msgspec.to_builtins(info.options))
+    lines += _lines("clips", provenance.data)
+    lines += _lines("scores", provenance.scores)
+    for section in ("data", "augment", "train"):
+        lines += _lines(f"trained with: {section}", provenance.config.get(section, {}))
     return "\n".join(lines) + "\n"
 
 
-def _lines(title: str, struct: Struct) -> list[str]:
-    return ["", title, *(f"  {name:<24} {_text(value)}" for name, value in _flat(msgspec.to_builtins(struct)))]
+def _lines(title: str, values: Mapping[str, object]) -> list[str]:
+    return ["", title, *(f"  {name:<30} {_text(value)}" for name, value in _flat(values))]
 
 
-def _flat(tree: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+def _flat(tree: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = []
     for name, value in tree.items():
         rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(prefix + name, value)]
@@ -40,9 +43,11 @@ def _flat(tree: dict[str, object], prefix: str = "") -> list[tuple[str, object]]
 
 
 def _text(value: object) -> str:
+    if value is None or value in ([], (), {}):
+        return "-"
     if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else "-" if value in (None, {}) else str(value)
+        return " ".join(map(_text, value))
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _layers(info: ModelInfo) -> list[str]:
@@ -50,11 +55,11 @@ def _layers(info: ModelInfo) -> list[str]:
     try:
         from speechrnn.models import RecurrentClassifier, summarise
     except ModuleNotFoundError:
-        return []
+        return ["", "layers: shown where torch is installed: pip install 'speechrnn[train]'"]
     spec = info.spec
     classifier = RecurrentClassifier(spec.classifier, spec.features.n_features, len(spec.labels.names))
     rows = summarise(classifier, spec.features.n_frames(spec.context_samples, spec.sample_rate_hz))
-    lines = ["", f"  {'layer':<12} {'output':>12} {'parameters':>12} {'MACs':>12}"]
+    lines = ["", "layers", f"  {'layer':<12} {'output':>12} {'parameters':>12} {'MACs':>12}"]
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         lines.append(f"  {row.name:<12} {shape:>12} {row.n_parameters:>12,} {row.n_macs:>12,}")

@@ -32,6 +32,21 @@ def _mel_options(spec: Mfcc | LogMel, sample_rate_hz: int) -> dict[str, object]:
     }
 
 
+class PowerSpectrogram(torchaudio.transforms.Spectrogram):  # type: ignore[misc]
+    """torchaudio's, with the power from both parts directly; by the absolute value it takes half as long again."""
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Samples [B, T] to powers [B, n_fft / 2 + 1, N]."""
+        spectrum = super().forward(samples)
+        power: Tensor = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+        return power
+
+
+def _use_power_spectrogram(mel: torchaudio.transforms.MelSpectrogram) -> None:
+    n_fft, length, hop = mel.spectrogram.n_fft, mel.spectrogram.win_length, mel.spectrogram.hop_length
+    mel.spectrogram = PowerSpectrogram(n_fft, length, hop, power=None, center=False)
+
+
 class MfccFrames(nn.Module):
     """Mel-frequency cepstral coefficients by `torchaudio.transforms.MFCC`, with an absolute floor in the logarithm."""
 
@@ -40,6 +55,7 @@ class MfccFrames(nn.Module):
         self.mfcc = torchaudio.transforms.MFCC(
             sample_rate_hz, spec.n_coefficients, log_mels=True, melkwargs=_mel_options(spec, sample_rate_hz)
         )
+        _use_power_spectrogram(self.mfcc.MelSpectrogram)
 
     def forward(self, samples: Tensor) -> Tensor:
         """Samples [B, T] in [-1, 1] to coefficients [B, N, n_coefficients]."""
@@ -53,6 +69,7 @@ class LogMelFrames(nn.Module):
     def __init__(self, spec: LogMel, sample_rate_hz: int) -> None:
         super().__init__()
         self.mel = torchaudio.transforms.MelSpectrogram(sample_rate_hz, **_mel_options(spec, sample_rate_hz))
+        _use_power_spectrogram(self.mel)
 
     def forward(self, samples: Tensor) -> Tensor:
         """Samples [B, T] in [-1, 1] to log powers [B, N, n_mels]."""

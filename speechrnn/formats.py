@@ -124,7 +124,9 @@ def _clock(time_s: float, point: str) -> str:
     return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
 
 
-FORMATS: dict[str, Callable[[Sequence[Transcript]], str]] = {
+Write = Callable[[Sequence[Transcript]], str]
+"""Transcripts as text."""
+FORMATS: dict[str, Write] = {
     "table": to_table,
     "json": to_json,
     "jsonl": to_jsonl,

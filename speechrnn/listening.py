@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -24,6 +24,14 @@ from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 
 _MOST_RUNNING = 8
+_PATIENCE_S = 5.0
+
+
+def spot(blocks: Iterable[Samples], spotter: KeywordSpotter) -> Iterator[tuple[Samples, list[Detection]]]:
+    """Each block [T] with the keywords that it completes; last, an empty one with those that the end completes."""
+    for block in blocks:
+        yield block, spotter.push(block)
+    yield np.zeros(0, dtype=np.float32), spotter.finish()
 
 
 def listen(
@@ -37,15 +45,16 @@ def listen(
     recognizer = model if isinstance(model, Recognizer) else load(model)
     spotter = KeywordSpotter(recognizer, options)
     with closing(source or Microphone(spotter.sample_rate_hz)) as opened:
-        for block in opened.blocks():
-            yield from spotter.push(block)
-    yield from spotter.finish()
+        for _, found in spot(opened.blocks(), spotter):
+            yield from found
 
 
 class BackgroundListener:
     """Listens in a thread of its own and calls a function with each keyword; `stop` ends it, as does `with`.
 
-    An exception of the function or of the source ends the listening and is raised again by `stop`.
+    The thread alone reads the source and closes it. An exception of the function or of the source ends the listening
+    and is raised again by `stop` or `wait`. Raises DeviceError if there is no microphone, ModelFileError if the model
+    cannot be loaded, ConfigError for options that do not fit it.
     """
 
     def __init__(
@@ -57,8 +66,8 @@ class BackgroundListener:
         options: Options | None = None,
     ) -> None:
         recognizer = model if isinstance(model, Recognizer) else load(model)
-        self._source = source or Microphone(recognizer.info.spec.sample_rate_hz)
-        self._detections = listen(self._source, model=recognizer, options=options)
+        self._spotter = KeywordSpotter(recognizer, options)
+        self._source = source or Microphone(self._spotter.sample_rate_hz)
         self._on_detection = on_detection
         self._error: BaseException | None = None
         self._stopping = threading.Event()
@@ -67,23 +76,39 @@ class BackgroundListener:
 
     def _run(self) -> None:
         try:
-            for detection in self._detections:
-                if self._stopping.is_set():
-                    return
-                self._on_detection(detection)
+            with closing(self._source):
+                for _, found in spot(self._blocks(), self._spotter):
+                    for detection in found:
+                        if self._stopping.is_set():
+                            return
+                        self._on_detection(detection)
         except BaseException as error:
             self._error = error
 
+    def _blocks(self) -> Iterator[Samples]:
+        for block in self._source.blocks():
+            if self._stopping.is_set():
+                return
+            yield block
+
     def wait(self) -> None:
-        """Wait for the end of the source."""
+        """Wait for the end of the source, and raise what ended it, if anything did."""
         self._thread.join()
-        self.stop()
+        self._raise()
 
     def stop(self) -> None:
-        """Stop listening, wait for the thread, and raise what ended it, if anything did."""
+        """Stop listening: no keyword is reported from now on. May be called from the function, and more than once.
+
+        Waits until the source is closed, except in the function itself, and raises what ended the listening, if
+        anything did. A source that gives no block, such as a pipe into which nothing is written, cannot be interrupted:
+        after five seconds it is left to its thread, which closes it with the next block and keeps no program alive.
+        """
         self._stopping.set()
-        self._source.close()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_PATIENCE_S)
+            self._raise()
+
+    def _raise(self) -> None:
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -113,10 +138,11 @@ def run(source: AudioSource, spotter: KeywordSpotter, sinks: Sequence[Sink], dur
         for sink in sinks:
             stack.callback(sink.close)
         stack.callback(source.close)
-        with suppress(KeyboardInterrupt):
-            for block in _limited(source, duration_s):
-                _give(sinks, block, spotter.push(block))
-        _give(sinks, np.zeros(0, dtype=np.float32), spotter.finish())
+        try:
+            for block, found in spot(_limited(source, duration_s), spotter):
+                _give(sinks, block, found)
+        except KeyboardInterrupt:
+            _give(sinks, np.zeros(0, dtype=np.float32), spotter.finish())
 
 
 def _give(sinks: Sequence[Sink], block: Samples, found: list[Detection]) -> None:

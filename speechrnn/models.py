@@ -33,7 +33,7 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.query = nn.Linear(n_features, 1)
+        self.query = nn.Linear(n_features, 1, bias=False)  # which the softmax would take out again
 
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """States [B, N, D] and a mask [B, N] of real frames (None: all) to [B, D]."""

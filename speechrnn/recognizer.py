@@ -57,6 +57,8 @@ def save_checkpoint(path: Path, net: RecognizerNet, info: ModelInfo) -> None:
 def load_checkpoint(path: Path) -> tuple[RecognizerNet, ModelInfo]:
     """Read a checkpoint. Raises ModelFileError if it is missing, truncated, holds code, or is something else."""
     content = load_plain(path)
+    if "optimizer" in content:
+        raise ModelFileError(f"{path}: the state of a training run, not a model; give best.pt, which lies beside it")
     try:
         info = msgspec.json.decode(content["info"], type=ModelInfo)
         net = RecognizerNet(info.spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from speechrnn.spec import ModelInfo
 Array = NDArray[np.float32]
 METADATA_KEY = "speechrnn"
 """The key in ONNX metadata under which a model file carries its ModelInfo as JSON."""
+_BATCH_SIZE = 32  # larger ones leave the cache and are slower
 _SHIPPED = Path(__file__).parent / "pretrained"
 
 
@@ -51,22 +52,43 @@ class Recognizer:
         A clip shorter than a context is put into the middle of silence. Of a longer one, the context in which some
         keyword is most probable decides if that keyword wins it, else the context that is least like silence.
         """
+        posteriors: Array = self.classify_all([samples])[0]
+        return posteriors
+
+    def classify_all(self, clips: Sequence[Samples]) -> Array:
+        """Class probabilities [N, C] of clips [T] of any lengths, as `classify` gives each, in batches: faster."""
+        contexts = [self._contexts(clip) for clip in clips]
+        rows = [row for clip in contexts for row in clip]
+        batches = [rows[start : start + _BATCH_SIZE] for start in range(0, len(rows), _BATCH_SIZE)]
+        posteriors = np.concatenate([self.posteriors(np.stack(batch)) for batch in batches])
+        ends = np.cumsum([len(clip) for clip in contexts])[:-1]
+        return np.stack([self._decisive(part) for part in np.split(posteriors, ends)])
+
+    def _contexts(self, samples: Samples) -> Samples:
+        """The contexts [n, context_samples] by which a clip [T] is judged; views where it is longer than one."""
         context = self.info.spec.context_samples
         if len(samples) <= context:
-            before = (context - len(samples)) // 2
-            contexts = np.pad(samples, (before, context - len(samples) - before))[None]
-        else:
-            step = self.info.options.step_ms * self.info.spec.sample_rate_hz // 1000
-            n_steps = -(-(len(samples) - context) // step)
-            padded = np.pad(samples, (0, context + n_steps * step - len(samples)))
-            contexts = np.lib.stride_tricks.sliding_window_view(padded, context)[::step]
-        rows = np.concatenate([self.posteriors(row[None]) for row in contexts])
+            return centred(samples, context)[None]
+        step = self.info.options.step_ms * self.info.spec.sample_rate_hz // 1000
+        n_steps = -(-(len(samples) - context) // step)
+        padded = np.pad(samples, (0, context + n_steps * step - len(samples)))
+        contexts: Samples = np.lib.stride_tricks.sliding_window_view(padded, context)[::step]
+        return contexts
+
+    def _decisive(self, posteriors: Array) -> Array:
+        """The row [C] that decides, of the posteriors [n, C] of a clip's contexts."""
         labels = self.info.spec.labels
         n_keywords = len(labels.keywords)
-        best: Array = rows[rows[:, :n_keywords].max(axis=1).argmax()]
-        if best.argmax() >= n_keywords and labels.silence:
-            best = rows[rows[:, -1].argmin()]
-        return best
+        row = posteriors[:, :n_keywords].max(axis=1).argmax()
+        if posteriors[row].argmax() >= n_keywords and labels.silence:
+            row = posteriors[:, -1].argmin()
+        return np.asarray(posteriors[row])
+
+
+def centred(samples: Samples, n_samples: int) -> Samples:
+    """A clip [T] of at most `n_samples` in the middle of silence [n_samples]."""
+    before = (n_samples - len(samples)) // 2
+    return np.pad(samples, (before, n_samples - len(samples) - before))
 
 
 def shipped_models() -> list[str]:

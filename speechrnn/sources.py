@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Resampler, Samples, check_samples, from_int16, open_audio, read_block, to_mono
+from speechrnn.audio import Resampler, Samples, blocks_of, check_samples, from_int16, open_audio, to_mono
 from speechrnn.errors import DeviceError
 
 _LOST_AFTER_S = 2.0
@@ -29,7 +29,10 @@ class AudioSource(Protocol):
     duration_s: float | None
 
     def blocks(self) -> Iterator[Samples]:
-        """Yield the audio once, as float32 [T] in [-1, 1], T being any length above 0."""
+        """Yield the audio once, as float32 [T] in [-1, 1].
+
+        T is any length; 0 where a live source has nothing for a while, so that who listens can stop.
+        """
         ...
 
     def close(self) -> None:
@@ -82,13 +85,13 @@ class FileSource(_Closing):
     def blocks(self) -> Iterator[Samples]:
         """Yield the file from its beginning, mixed to mono and resampled."""
         resampler = Resampler(self._file.samplerate, self.sample_rate_hz)
-        while True:
-            mono = read_block(self._file, self._file.samplerate)
-            block = resampler.push(mono, last=len(mono) == 0)
+        for mono in blocks_of(self._file):
+            block = resampler.push(mono)
             if len(block):
                 yield block
-            if len(mono) == 0:
-                return
+        block = resampler.push(np.zeros(0, dtype=np.float32), last=True)
+        if len(block):
+            yield block
 
     def close(self) -> None:
         """Close the file."""
@@ -153,8 +156,9 @@ class Microphone(_Closing):
 
     The audio callback copies into a bounded queue and does nothing else. Blocks that the consumer was too slow for
     are counted in `n_dropped_samples` and replaced by silence of the same length, so that times stay true. If the
-    device goes away, `on_event` is told, and the stream goes on when it is back; its clock stands still meanwhile.
-    Raises DeviceError if there is no such device, it is busy, or PortAudio is not installed.
+    device goes away, `on_event` is told, and the stream goes on when it is back and free; its clock stands still
+    meanwhile, and blocks are empty. Raises DeviceError if there is no such device, it is busy, or PortAudio is not
+    installed: only a device that was heard once is waited for.
     """
 
     def __init__(
@@ -185,24 +189,29 @@ class Microphone(_Closing):
         sounddevice = self._sounddevice
         try:
             info = sounddevice.query_devices(self._device, kind="input")
-            self._rate_hz = int(info["default_samplerate"])
-            self.name = str(info["name"])
-            block = self._rate_hz // 50
-            self._queue: queue.Queue[tuple[int, NDArray[np.float32]]] = queue.Queue(maxsize=int(self._queue_s * 50))
-            self._n_missed = 0
+        except (sounddevice.PortAudioError, ValueError) as error:
+            asked = "no microphone found" if self._device is None else f"microphone {self._device}"
+            raise DeviceError(f"{asked} ({_reason(error)}); see the inputs with: speechrnn devices") from None
+        self._rate_hz = int(info["default_samplerate"])
+        self.name = str(info["name"])
+        self._queue: queue.Queue[tuple[int, NDArray[np.float32]]] = queue.Queue(maxsize=int(self._queue_s * 50))
+        self._n_missed = 0
+        try:
             self._stream = sounddevice.InputStream(
                 device=self._device,
                 samplerate=self._rate_hz,
                 channels=min(2, int(info["max_input_channels"])),
-                blocksize=block,
+                blocksize=self._rate_hz // 50,
                 dtype="float32",
                 callback=self._receive,
             )
             self._stream.start()
         except (sounddevice.PortAudioError, ValueError) as error:
-            self._stream = None
-            asked = "no microphone found" if self._device is None else f"microphone {self._device}"
-            raise DeviceError(f"{asked} ({_reason(error)}); see the inputs with: speechrnn devices") from None
+            self._abort()
+            raise DeviceError(
+                f"microphone {self.name}: cannot be opened ({_reason(error)}); "
+                "end the program that uses it, or choose another from: speechrnn devices"
+            ) from None
 
     def _receive(self, data: NDArray[np.float32], n_frames: int, times: object, status: Any) -> None:
         """Called by PortAudio's own thread."""
@@ -222,7 +231,7 @@ class Microphone(_Closing):
             except queue.Empty:
                 if self._closed:
                     return
-                self._reopen()
+                yield from self._reopen()
                 resampler = Resampler(self._rate_hz, self.sample_rate_hz)
                 continue
             for part in (np.zeros(n_missed, dtype=np.float32), to_mono(data)):
@@ -230,16 +239,17 @@ class Microphone(_Closing):
                 if len(block):
                     yield block
 
-    def _reopen(self) -> None:
-        """Wait until the device is there again."""
+    def _reopen(self) -> Iterator[Samples]:
+        """Wait until the device is there again, and yield an empty block before each attempt."""
         self._on_event(f"{self.name}: the microphone is gone; waiting for it to come back")
         while not self._closed:
+            yield np.zeros(0, dtype=np.float32)
             self._abort()
-            self._sounddevice._terminate()  # PortAudio lists devices only when it starts
-            self._sounddevice._initialize()
             try:
+                self._sounddevice._terminate()  # PortAudio lists devices only when it starts
+                self._sounddevice._initialize()
                 self._open()
-            except DeviceError:
+            except (DeviceError, self._sounddevice.PortAudioError):
                 time.sleep(_RETRY_EVERY_S)
                 continue
             self._on_event(f"{self.name}: the microphone is back")

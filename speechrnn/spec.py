@@ -6,6 +6,7 @@ the type checker. Nothing here needs torch.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -34,7 +35,10 @@ class _Frames(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check(self.n_mels >= 1, f"expected n_mels of at least 1, got {self.n_mels}")
-        check(0 < self.hop_ms <= self.frame_ms, f"expected 0 < hop_ms <= frame_ms, got {self.hop_ms}, {self.frame_ms}")
+        check(
+            0 < self.hop_ms <= self.frame_ms < math.inf,
+            f"expected 0 < hop_ms <= frame_ms, got {self.hop_ms}, {self.frame_ms}",
+        )
         check(
             0 <= self.f_min_hz < self.f_max_hz,
             f"expected 0 <= f_min_hz < f_max_hz, got {self.f_min_hz:g} and {self.f_max_hz:g}",

@@ -21,7 +21,7 @@ class KeywordSpotter:
 
     The stream starts in silence; every step of samples gives one decision over the context that ends with it. The
     same audio gives the same posteriors and detections however it is cut into blocks. Spotters may share a recognizer.
-    `latest` holds the posteriors [C] of the last step.
+    `latest` holds the posteriors [C] of the last step that `push` decided.
     """
 
     def __init__(self, recognizer: Recognizer, options: Options | None = None) -> None:
@@ -107,7 +107,9 @@ class KeywordSpotter:
     def posteriors(self, samples: Samples) -> NDArray[np.float32]:
         """Take the next samples [T] and return the posteriors [n, C] of the steps that they complete, undetected.
 
-        For those who decide for themselves.
+        For those who decide for themselves. Here every context is as it was heard: unlike `push`, this makes nothing
+        silent that a keyword was heard in. After a detection the two therefore differ, and a `Detector` over these rows
+        takes the same word said twice in a row for one more often than `push` does. Use one of both on a stream.
         """
         rows = [self.recognizer.posteriors(context[None]) for context in self._contexts(samples)]
         return np.concatenate(rows) if rows else np.zeros((0, len(self.recognizer.labels)), dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -121,6 +123,17 @@ def make_infinite(path: Path) -> None:
     write_audio(path, np.array([0, np.inf, 0], np.float32), subtype="FLOAT")
 
 
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_flac_of_unknown_length(path: Path) -> None:
+    content = bytearray(write_audio(path, noise(RATE_HZ)).read_bytes())
+    content[21] &= 0xF0  # the count of samples is the last 36 bits of bytes 18 to 25
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+
+
 def make_damaged_flac(path: Path) -> None:
     whole = write_audio(path, noise(3 * RATE_HZ)).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -135,13 +148,15 @@ def make_damaged_flac(path: Path) -> None:
         ("empty.wav", make_empty, "an empty file"),
         ("text.wav", make_text, "not readable as audio"),
         ("headerless.raw", make_text, "not readable as audio"),
-        ("truncated.wav", make_truncated, "promises 3.00 s of audio, 2.00 s are missing"),
+        ("truncated.wav", make_truncated, "truncated: 64030 of 96036 bytes are missing"),
         ("two_samples_short.wav", make_without_its_end, "truncated"),
         ("header.wav", make_cut_in_header, "not readable as audio"),
         ("nothing.wav", make_without_samples, "no samples"),
         ("nan.wav", make_nan, "finite"),
         ("infinite.wav", make_infinite, "finite"),
         ("damaged.flac", make_damaged_flac, "damaged"),
+        ("endless.flac", make_flac_of_unknown_length, "does not say how long it is"),
+        ("pipe.wav", make_pipe, "listen --source -"),
     ],
 )
 def test_unusable_audio_is_one_line_that_names_the_file(
@@ -151,6 +166,51 @@ def test_unusable_audio_is_one_line_that_names_the_file(
     with pytest.raises(AudioError) as caught:
         read_file(tmp_path / name, RATE_HZ)
     assert_one_line(caught.value, str(tmp_path / name), part)
+
+
+NAMED = ("AIFF", "AU", "CAF", "FLAC", "MP3", "OGG", "RF64", "W64", "WAV", "WAVEX")
+"""The formats of AUDIO_SUFFIXES, as libsndfile calls them."""
+WRITTEN = [
+    (name, subtype)
+    for name in NAMED
+    for subtype in sorted(soundfile.available_subtypes(name))
+    if not subtype.startswith(("DWVW", "MPEG")) or (name, subtype) == ("MP3", "MPEG_LAYER_III")  # others it only lists
+]
+
+
+@pytest.mark.parametrize(("name", "subtype"), WRITTEN)
+def test_every_kind_that_is_written_is_read_whole(name: str, subtype: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "whole", noise(2 * RATE_HZ), RATE_HZ, format=name, subtype=subtype)
+    assert 2 * RATE_HZ <= len(read(tmp_path / "whole", RATE_HZ)) <= 2.3 * RATE_HZ  # some write whole packets only
+
+
+@pytest.mark.parametrize("n_missing", [100, 5000])
+@pytest.mark.parametrize(("name", "subtype"), WRITTEN)
+def test_every_kind_is_refused_when_truncated(name: str, subtype: str, n_missing: int, tmp_path: Path) -> None:
+    path = tmp_path / "truncated"
+    soundfile.write(path, noise(2 * RATE_HZ), RATE_HZ, format=name, subtype=subtype)
+    path.write_bytes(path.read_bytes()[:-n_missing])
+    with pytest.raises(AudioError) as caught:
+        read_by_blocks(path, RATE_HZ)
+    assert_one_line(caught.value, str(path))
+
+
+def test_an_mp3_that_does_not_say_its_length_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "bare.mp3"
+    content = write_audio(path, sine(440, 2.0)).read_bytes().replace(b"Xing", bytes(4)).replace(b"Info", bytes(4))
+    path.write_bytes(content[:-1000])
+    assert len(read(path, RATE_HZ)) > 0
+
+
+def test_the_length_that_an_mp3_states_is_found_behind_its_tag(tmp_path: Path) -> None:
+    path = tmp_path / "tagged.mp3"
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 2, 44]) + b"\x00" * 300
+    content = tag + write_audio(path, noise(2 * RATE_HZ)).read_bytes()
+    path.write_bytes(content)
+    assert len(read(path, RATE_HZ)) == 2 * RATE_HZ
+    path.write_bytes(content[:-1000])
+    with pytest.raises(AudioError, match=r"truncated: its last \d\.\d\d s"):
+        read(path, RATE_HZ)
 
 
 @both_readers

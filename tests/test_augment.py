@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechrnn.augment import Draws, apply, draw, mask_frames, shift_and_resample
+from speechrnn import augment
+from speechrnn.augment import Draws, draw, mask_frames, n_uniform, reverberate, shift_and_resample
 from speechrnn.config import Augment
 
 RATE_HZ = 16000
 N = 16000  # samples of a context
 NO_NOISE = torch.zeros(0)
+NO_ROOMS = torch.zeros(0, N)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -30,27 +32,45 @@ def draws(n: int, **changes: Tensor) -> Draws:
     nothing = {
         "shift": torch.zeros(n),
         "rate": torch.ones(n),
+        "room": torch.full((n,), -1),
         "gain": torch.ones(n),
         "noise_start": torch.full((n,), -1),
         "noise_snr_db": torch.zeros(n),
         "cut": torch.zeros(n, dtype=torch.bool),
+        "partner": torch.arange(n),
+        "weight": torch.ones(n),
+        "masks": torch.zeros(n, 0),
     }
     return Draws(**(nothing | changes))
 
 
-def drawn(config: Augment, start: Tensor, end: Tensor, *, seed: int = 0, n_noise: int = 0, **changes: Tensor) -> Draws:
+def drawn(
+    config: Augment,
+    start: Tensor,
+    end: Tensor,
+    *,
+    seed: int = 0,
+    n_noise: int = 0,
+    n_rooms: int = 0,
+    **changes: Tensor,
+) -> Draws:
     """Draws for contexts whose words lie from `start` to `end` [B]."""
     arguments: dict[str, Any] = {"is_silence": torch.zeros(len(start), dtype=torch.bool)} | changes
     return draw(
         config,
+        torch.rand(len(start), n_uniform(config), generator=generator(seed)),
         word_start=start,
         word_end=end,
         context_samples=N,
         n_noise_samples=n_noise,
+        n_rooms=n_rooms,
         sample_rate_hz=RATE_HZ,
-        generator=generator(seed),
         **arguments,
     )
+
+
+def apply(samples: Tensor, table: Draws, background: Tensor, rooms: Tensor = NO_ROOMS) -> Tensor:
+    return augment.apply(samples, table, background, rooms)
 
 
 def words(n: int, seed: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,10 +185,71 @@ def test_everything_is_off_by_default() -> None:
     samples, start, end = words(20)
     samples += noise(20 * N).view(20, N)
     silent = torch.arange(20) % 4 == 0
-    table = drawn(Augment(), start, end, n_noise=2 * N, is_silence=silent)
+    table = drawn(Augment(), start, end, n_noise=2 * N, n_rooms=3, is_silence=silent)
     assert torch.equal(apply(samples, table, noise(2 * N)), samples)
     assert not table.cut.any()
-    assert torch.equal(mask_frames(samples.view(20, 100, 160), Augment(), generator()), samples.view(20, 100, 160))
+    assert (table.weight == 1).all()
+    assert torch.equal(mask_frames(samples.view(20, 100, 160), Augment(), table.masks), samples.view(20, 100, 160))
+
+
+# Rooms and mixing up
+
+
+@pytest.mark.parametrize("delay", [0, 1, 4000])
+def test_a_room_of_one_echo_delays_and_keeps_the_power(delay: int) -> None:
+    samples, rooms = words(2)[0], torch.zeros(2, N)
+    rooms[:, delay] = 0.3
+    heard = reverberate(samples, rooms)
+    expected = torch.zeros(2, N)
+    expected[:, delay:] = samples[:, : N - delay]
+    expected *= (samples.square().mean(1) / expected.square().mean(1)).sqrt().unsqueeze(1)
+    torch.testing.assert_close(heard, expected, rtol=0, atol=1e-5)
+
+
+def test_nothing_wraps_around_in_a_room() -> None:
+    samples = torch.zeros(1, N)
+    samples[0, -100:] = 0.1
+    heard = reverberate(samples, noise(N)[None])
+    assert heard[0, : N - 101].abs().max() < 1e-6
+
+
+def test_only_rows_with_a_room_are_in_one() -> None:
+    samples, rooms = words(3)[0], noise(2 * N).view(2, N)
+    result = apply(samples, draws(3, room=torch.tensor([-1, 1, -1])), NO_NOISE, rooms)
+    assert torch.equal(result[::2], samples[::2])
+    torch.testing.assert_close(result[1:2], reverberate(samples[1:2], rooms[1:]))
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_silent_samples_or_rooms_stay_finite(level: float) -> None:
+    samples, rooms = level * words(1)[0], (1 - level) * noise(N)[None]
+    assert torch.isfinite(reverberate(samples, rooms)).all()
+
+
+def test_mixed_up_contexts_are_weighted_sums() -> None:
+    samples = words(3)[0]
+    table = draws(3, partner=torch.tensor([2, 0, 1]), weight=torch.tensor([1.0, 0.75, 0.5]))
+    result = apply(samples, table, NO_NOISE)
+    torch.testing.assert_close(result[0], samples[0])
+    torch.testing.assert_close(result[1], 0.75 * samples[1] + 0.25 * samples[0])
+    torch.testing.assert_close(result[2], 0.5 * samples[2] + 0.5 * samples[1])
+
+
+def test_rooms_and_mixtures_are_drawn_in_their_shares() -> None:
+    _, start, end = words(4000)
+    silent = torch.arange(4000) % 4 == 0
+    table = drawn(Augment(room_share=0.3, mixup_share=0.2), start, end, n_rooms=5, is_silence=silent)
+    assert (table.room[silent] == -1).all()
+    assert float((table.room[~silent] >= 0).float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert set(table.room.tolist()) == {-1, 0, 1, 2, 3, 4}
+    assert float((table.weight < 1).float().mean()) == pytest.approx(0.2, abs=0.03)
+    assert table.weight.min() >= 0.5
+    assert table.partner.tolist() == [row ^ 1 for row in range(4000)]
+
+
+def test_the_last_of_an_odd_number_is_its_own_partner() -> None:
+    _, start, end = words(3)
+    assert drawn(Augment(mixup_share=1.0), start, end).partner.tolist() == [1, 0, 2]
 
 
 # Drawing
@@ -274,16 +355,33 @@ def test_the_same_seed_draws_the_same() -> None:
     assert not torch.equal(first.rate, other.rate)
 
 
-def test_drawing_leaves_the_global_generator_alone() -> None:
-    _, start, end = words(5)
-    torch.manual_seed(4)
-    expected = torch.rand(3)
-    torch.manual_seed(4)
-    drawn(Augment(shift_ms=100), start, end)
-    assert torch.equal(torch.rand(3), expected)
+def test_a_part_of_a_batch_gets_what_it_would_in_the_whole() -> None:
+    _, start, end = words(8)
+    config = Augment(shift_ms=100, resample=0.1, cut_share=0.2, noise_share=0.5, room_share=0.5, n_time_masks=2)
+    uniform = torch.rand(8, n_uniform(config), generator=generator())
+
+    def draw_rows(rows: slice) -> Draws:
+        silent = torch.zeros(8, dtype=torch.bool)[rows]
+        sizes: dict[str, Any] = {
+            "context_samples": N,
+            "n_noise_samples": 2 * N,
+            "n_rooms": 3,
+            "sample_rate_hz": RATE_HZ,
+        }
+        return draw(
+            config, uniform[rows], word_start=start[rows], word_end=end[rows], is_silence=silent, **sizes
+        )._replace(partner=torch.zeros(0))
+
+    whole, part = draw_rows(slice(0, 8)), draw_rows(slice(4, 8))
+    assert all(torch.equal(a[4:], b) for a, b in zip(whole, part, strict=True))
 
 
 # Masks
+
+
+def masked_by(frames: Tensor, config: Augment, seed: int = 0) -> Tensor:
+    n_masks = config.n_time_masks + config.n_feature_masks
+    return mask_frames(frames, config, torch.rand(len(frames), 2 * n_masks, generator=generator(seed)))
 
 
 def runs(masked: Tensor) -> list[int]:
@@ -300,7 +398,7 @@ def test_masks_are_bounded_in_number_and_width(dimension: int, n_masks: int, lon
     else:
         config = Augment(n_feature_masks=n_masks, feature_mask_size=longest)
     frames = torch.ones(200, 60, 40)
-    masked = mask_frames(frames, config, generator()) == 0
+    masked = masked_by(frames, config) == 0
     other = 3 - dimension
     assert torch.equal(masked.any(other), masked.all(other))  # whole frames or whole features
     stretches = [runs(row) for row in masked.any(other)]
@@ -310,15 +408,16 @@ def test_masks_are_bounded_in_number_and_width(dimension: int, n_masks: int, lon
     assert len({tuple(row) for row in masked.any(other).tolist()}) > 10  # each row has its own
 
 
-def test_masks_come_from_the_generator_and_leave_the_input_alone() -> None:
+def test_masks_come_from_their_numbers_and_leave_the_input_alone() -> None:
     frames, config = torch.ones(10, 60, 40), Augment(n_time_masks=2, n_feature_masks=2)
-    first, again, other = (mask_frames(frames, config, generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (masked_by(frames, config, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert frames.min() == 1
 
 
-def test_masks_fall_on_every_frame_after_the_first() -> None:
+def test_masks_fall_on_every_frame_alike() -> None:
     frames = torch.ones(2000, 20, 4)
-    masked = (mask_frames(frames, Augment(n_time_masks=1, time_mask_frames=5), generator()) == 0).any(2)
-    assert masked.float().mean(0)[1:].min() > 0.02
+    masked = (masked_by(frames, Augment(n_time_masks=1, time_mask_frames=5)) == 0).any(2)
+    share = masked.float().mean(0)
+    assert share.min() > 0.7 * share.max() > 0.05

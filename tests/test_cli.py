@@ -86,6 +86,47 @@ def test_subtitles_of_several_files_go_to_a_folder(tmp_path: Path) -> None:
     assert "one recording" in run("transcribe", "examples", "--format", "srt").stderr
 
 
+@pytest.mark.parametrize("old", ["words,of,before\n", None])
+def test_an_output_file_is_not_touched_when_nothing_could_be_done(old: str | None, tmp_path: Path) -> None:
+    target = tmp_path / "words.csv"
+    if old is not None:
+        target.write_text(old)
+    assert run("transcribe", empty(tmp_path), "--format", "csv", "--output", target).returncode == 2
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".wav"] == ([] if old is None else ["words.csv"])
+    assert old is None or target.read_text() == old
+
+
+def test_what_is_done_is_written_although_another_recording_failed(tmp_path: Path) -> None:
+    target = tmp_path / "words.csv"
+    assert run("transcribe", EXAMPLE, empty(tmp_path), "--format", "csv", "--output", target).returncode == 2
+    assert [row["label"] for row in csv.DictReader(io.StringIO(target.read_text()))] == WORDS
+
+
+@pytest.mark.parametrize("files", [["commands.wav"], ["commands.wav", "menu.ogg"]])
+def test_an_output_that_ends_in_a_slash_is_a_folder(files: list[str], tmp_path: Path) -> None:
+    paths = [ROOT / "examples" / file for file in files]
+    assert run("transcribe", *paths, "--format", "json", "--output", f"{tmp_path}/new/").returncode == 0
+    assert sorted(path.stem for path in (tmp_path / "new").glob("*.json")) == [path.stem for path in paths]
+
+
+def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "audio.wav"
+    shutil.copy(EXAMPLE, path)
+    commands: list[list[str | Path]] = [
+        ["transcribe", path, "--output", path],
+        ["listen", "--source", path, "--save", path],
+    ]
+    for arguments in commands:
+        assert_one_line(run(*arguments), "is the recording itself")
+    assert path.read_bytes() == EXAMPLE.read_bytes()
+
+
+def test_without_a_verb_it_shows_its_help() -> None:
+    result = run()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "transcribe" in result.stdout
+
+
 @pytest.mark.parametrize(("threshold", "expected"), [("1", []), ("yes=1", WORDS[1:])])
 def test_thresholds_can_be_raised_for_all_or_one(threshold: str, expected: list[str]) -> None:
     assert labels(run("transcribe", EXAMPLE, "--format", "json", "--threshold", threshold).stdout) == expected
@@ -174,7 +215,13 @@ def no_audio_in_folder(folder: Path) -> Path:
     return folder
 
 
+def a_pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.wav")
+    return folder / "pipe.wav"
+
+
 BAD_AUDIO = [
+    (a_pipe, "listen --source -"),
     (missing, "no such file"),
     (empty, "empty file"),
     (text, "not readable as audio"),
@@ -256,18 +303,44 @@ def test_bad_settings_are_one_clear_line(setting: str, expected: list[str]) -> N
         ["transcribe"],
         ["transcribe", EXAMPLE, "--format", "morse"],
         ["transcribe", EXAMPLE, "--threshold", "loud"],
-        ["transcribe", EXAMPLE, "--threshold", "maybe=0.5"],
+        ["transcribe", EXAMPLE, EXAMPLE, "--threshold", "maybe=0.5"],
+        ["transcribe", EXAMPLE, "--threshold", "yes="],
+        ["transcribe", EXAMPLE, "--threshold", "=0.5"],
+        ["transcribe", EXAMPLE, "--threshold", "nan"],
+        ["transcribe", EXAMPLE, "--threshold", "yes=2"],
+        ["transcribe", b"no\xf6thing.wav"],
+        ["listen", "--source", EXAMPLE, "--keywords", ","],
+        ["listen", "--source", EXAMPLE, "--device", "1"],
+        ["listen", "--source", EXAMPLE, "--rate", "8000"],
+        ["listen", "--source", EXAMPLE, "--duration", "nan"],
+        ["listen", "--source", "-", "--rate", "100000000000"],
+        ["listen", "--realtime"],
+        ["listen", "--run", "echo {word}"],
+        ["export", "model.onnx", "again.onnx"],
+        ["export", "best.pt", "model.pt"],
+        ["evaluate", "commands8", "examples", "--json", "examples"],
         ["transcribe", EXAMPLE, "--treshold", "0.5"],
         ["listn"],
         ["train", "configs/none.toml"],
         ["prepare", "configs/commands8.toml", "--data", "no/such/folder"],
         ["evaluate", "commands8", "no/such/folder"],
         ["evaluate", "commands8", EXAMPLE],
+        ["evaluate", "commands8", "examples", "--noise", "no/such/folder"],
+        ["evaluate", "commands8", "examples", "--report", "/proc/none/report.html"],
     ],
     ids=str,
 )
-def test_bad_arguments_are_one_clear_line(arguments: list[str | Path]) -> None:
-    assert_one_line(run(*arguments))
+def test_bad_arguments_are_one_clear_line(arguments: list[str | Path | bytes]) -> None:
+    assert_one_line(run(*(os.fsdecode(argument) for argument in arguments)))
+
+
+@pytest.mark.parametrize("option", ["--plots", "--report"])
+def test_pictures_without_matplotlib_are_one_clear_line(option: str, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['matplotlib'] = None; from speechrnn.cli import main; main()"
+    command = [sys.executable, "-c", code, "evaluate", "commands8", "examples", option, str(tmp_path / "new")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert_one_line(result, "matplotlib", "pip install 'speechrnn[train]'")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_output_device_is_one_clear_line() -> None:

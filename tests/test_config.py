@@ -170,6 +170,7 @@ def test_a_wrong_type_is_named_with_its_place_and_what_was_expected(
 
 
 CONTRADICTIONS = [
+    ("model.features", 'type = "mfcc"\nframe_ms = inf', "hop_ms <= frame_ms, got 10.0, inf"),
     ("model.features", 'type = "mfcc"\nhop_ms = 31', "0 < hop_ms <= frame_ms, got 31.0, 30.0"),
     ("model", 'features = { type = "mfcc", hop_ms = 0.01 }', "hop_ms of at least one sample, got 0.01"),
     ("model.features", 'type = "mfcc"\nn_mels = 20\nn_coefficients = 21', "n_coefficients <= n_mels, got 21 and 20"),
@@ -187,14 +188,25 @@ CONTRADICTIONS = [
     ("model.classifier.conv", "kernel_frames = 3\nstride_frames = 4", "stride_frames <= kernel_frames, got 4 and 3"),
     ("data", "unknown_share = 0.5\nsilence_share = 0.5", "sum to less than 1, got 0.5 and 0.5"),
     ("data", "unknown_share = -0.1", "shares of at least 0"),
+    ("data", "unknown_share = nan", "shares of at least 0"),
+    ("data", "n_spoken_per_word = -1", "n_spoken_per_word of at least 0, got -1"),
+    ("data", "unknown_mix = { word = -1.0 }", "weights of at least 0 in unknown_mix"),
+    ("data", "unknown_mix = { word = 0.0 }", "and one above"),
     ("augment", "place_share = 1.5", "0 <= place_share <= 1, got 1.5"),
     ("augment", "place_share = 0.6\ncut_share = 0.6", "place_share + cut_share of at most 1"),
     ("augment", "resample = 0.5", "0 <= resample < 0.5, got 0.5"),
+    ("augment", "room_share = nan", "0 <= room_share <= 1, got nan"),
+    ("augment", "mixup_share = -1.0", "0 <= mixup_share <= 1, got -1.0"),
+    ("augment", "shift_ms = -5.0", "shift_ms of at least 0, got -5.0"),
+    ("augment", "n_time_masks = -1", "n_time_masks of at least 0, got -1"),
+    ("augment", "noise_snr_db = [nan, 3.0]", "noise_snr_db as [lowest, highest], got [nan, 3.0]"),
+    ("augment", "gain_db = [-inf, 3.0]", "gain_db as [lowest, highest], got [-inf, 3.0]"),
     ("augment", "gain_db = [3.0, -3.0]", "gain_db as [lowest, highest], got [3.0, -3.0]"),
     ("train", "epochs = 0", "epochs of at least 1, got 0"),
     ("train", "batch_size = 0", "batch_size of at least 1, got 0"),
     ("train", "learning_rate = 0.0", "learning_rate above 0, got 0.0"),
     ("train", "learning_rate = nan", "learning_rate above 0, got nan"),
+    ("train", "learning_rate = inf", "learning_rate above 0, got inf"),
     ("train", "weight_decay = -0.1", "weight_decay of at least 0, got -0.1"),
     ("train", "epochs = 3\nwarmup_epochs = 3", "warmup_epochs < epochs (3), got 3.0"),
     ("train", "clip_norm = 0.0", "clip_norm above 0, got 0.0"),
@@ -215,6 +227,26 @@ def test_numbers_that_contradict_each_other_are_refused_with_their_place(
     message = error_of(write(tmp_path, f"{MINIMAL}[{section}]\n{text}\n"))
     assert expected in message
     assert f"$.{section}`" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[options]\nonly = ["yes", "maybe"]', "keywords of the model in options.only, got maybe"),
+        ("[options]\nthresholds = { maybe = 0.5 }", "keywords of the model in options.thresholds, got maybe"),
+        (
+            "[options]\nstep_ms = 1100\nsmoothing_ms = 1100",
+            "options.step_ms of at most model.context_ms, 1000, got 1100",
+        ),
+        ('[data]\nheld_out = ["bed", "no"]', "words that are no keywords in data.held_out, got no"),
+        ("[model]\nsample_rate_hz = 44100", "model.sample_rate_hz = 16000 for training, got 44100"),
+        ("[model.labels]\nunknown = false\n[augment]\ncut_share = 0.1", "cut_share = 0 without an unknown class"),
+    ],
+)
+def test_sections_that_contradict_each_other_are_refused(tmp_path: Path, text: str, expected: str) -> None:
+    section, _, rest = text.partition("\n")
+    merged = f"{MINIMAL}{rest}" if section == "[model.labels]" else f"{text}\n{MINIMAL}"
+    assert expected in error_of(write(tmp_path, merged))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From folders of audio to batches: splits, a pack that survives interruption, and what each class is made of."""
+"""From folders of audio to a pack: splits, a pack that survives interruption, and what cannot be used."""
 
 from __future__ import annotations
 
@@ -18,27 +18,13 @@ from hypothesis import strategies as st
 
 from speechrnn import dataset
 from speechrnn.audio import from_int16, to_int16
-from speechrnn.config import Data
-from speechrnn.dataset import (
-    Batch,
-    Clip,
-    Examples,
-    Pack,
-    find_sources,
-    prepare,
-    split_of,
-    validation_batch,
-    word_extent,
-)
+from speechrnn.config import TRAINING_RATE_HZ, Data
+from speechrnn.dataset import Clip, Pack, find_sources, prepare, split_of, word_extent
 from speechrnn.errors import DataError
-from speechrnn.labels import Labels
-from speechrnn.spec import Spec
 from tests import made_data
 from tests.conftest import KilledError
 
 COMMANDS = "SpeechCommands/speech_commands_v0.02"
-SPEC = Spec(labels=Labels(("yes", "no")))
-CONTEXT = SPEC.context_samples
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +37,6 @@ def small_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_dir(small_dir: Path, tmp_path: Path) -> Path:
     """A copy of the small data set, to change."""
     return Path(shutil.copytree(small_dir, tmp_path / "own"))
-
-
-def examples(pack: Pack, split: dataset.Split = "training", spec: Spec = SPEC, **data: Any) -> Examples:
-    return Examples(pack, spec, Data(**data), split)
-
-
-def equal(one: Batch, other: Batch) -> bool:
-    pairs: Iterable[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = zip(one, other, strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 def samples_of(pack: Pack, clip: Clip) -> dataset.Int16:
@@ -139,7 +116,7 @@ def test_every_clip_is_packed_bit_for_bit(small_dir: Path, tmp_path: Path) -> No
     assert len(pack.clips) == len(list(small_dir.rglob("*.wav")))
     for clip in pack.clips:
         expected, rate_hz = soundfile.read(small_dir / clip.path, dtype="int16")
-        assert rate_hz == dataset.PACKED_RATE_HZ
+        assert rate_hz == TRAINING_RATE_HZ
         assert np.array_equal(samples_of(pack, clip), expected), clip.path
     assert sum(clip.n_samples for clip in pack.clips) == len(pack.samples)
 
@@ -163,7 +140,7 @@ def test_a_pack_is_used_again(small_dir: Path, tmp_path: Path) -> None:
     data = made_data.data(small_dir, packed=str(tmp_path / "packed"))
     first = prepare(data)
     before = pack_files(tmp_path / "packed")
-    assert set(before) == {"index.jsonl", "samples.int16"}
+    assert set(before) == {"index.jsonl", "samples.int16", dataset.PROBLEMS}
     second = prepare(data, lambda clips, n: pytest.fail("packed again"))
     assert pack_files(tmp_path / "packed") == before
     assert second.clips == first.clips
@@ -337,6 +314,31 @@ def test_a_clip_that_changes_after_an_interruption_is_packed_anew(
         assert np.array_equal(samples_of(pack, clip), expected), clip.path
 
 
+def test_a_pack_of_another_format_is_made_anew(own_dir: Path) -> None:
+    data = made_data.data(own_dir)
+    before = prepare(data)
+    index = own_dir / data.packed / "index.jsonl"
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text('{"speechrnn_pack": 1}\n' + "".join(lines[1:]).replace('"word_end":', '"word_end":1'))
+    assert prepare(data).clips == before.clips
+    assert index.read_text() == "".join(lines)
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(own_dir: Path, tmp_path: Path) -> None:
+    expected = [clip.path for clip in find_sources(made_data.data(own_dir))]
+    shutil.move(own_dir / COMMANDS / "yes", tmp_path / "elsewhere")
+    (own_dir / COMMANDS / "yes").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(own_dir / COMMANDS)
+    (own_dir / COMMANDS / "no" / "again").symlink_to(own_dir / COMMANDS)
+    assert [clip.path for clip in find_sources(made_data.data(own_dir))] == expected
+
+
+def test_a_broken_link_is_a_clip_that_cannot_be_used(own_dir: Path) -> None:
+    (own_dir / COMMANDS / "yes" / "lost.wav").symlink_to("nowhere.wav")
+    (problem,) = prepare(made_data.data(own_dir)).problems
+    assert (problem.path, problem.problem) == (f"{COMMANDS}/yes/lost.wav", "no such file")
+
+
 TONE = 0.1 * np.sin(np.arange(8000) / 5)
 
 
@@ -365,6 +367,8 @@ def test_clips_that_cannot_be_used_are_listed_with_a_reason(
     assert pack.problems[0].problem.startswith(reason)
     assert len(pack.clips) == n_before
     assert prepare(made_data.data(own_dir)).problems == pack.problems
+    listed = (own_dir / "packed" / dataset.PROBLEMS).read_text()
+    assert listed == f"{pack.problems[0].path}: {pack.problems[0].problem}\n"
 
 
 @pytest.mark.parametrize(
@@ -375,11 +379,13 @@ def test_clips_that_cannot_be_used_are_listed_with_a_reason(
         ({"words_validation": ("lost",)}, "lost"),
         ({"speech": ("lost",)}, "lost"),
         ({"noise": ("lost",)}, "lost"),
+        ({"rooms": ("lost",)}, "lost"),
     ],
 )
-def test_a_missing_folder_is_named(small_dir: Path, changes: dict[str, Any], folder: str) -> None:
+def test_a_missing_folder_is_named_before_any_work(small_dir: Path, changes: dict[str, Any], folder: str) -> None:
     with pytest.raises(DataError, match=f"{small_dir / folder}: no such folder"):
-        prepare(made_data.data(small_dir, **changes))
+        prepare(made_data.data(small_dir, n_spoken_per_word=1, **changes))
+    assert not (small_dir / "spoken").exists()
 
 
 class Archive:
@@ -457,243 +463,3 @@ def test_the_words_of_clips_lie_inside_them_and_hold_their_energy(made_pack: Pac
             power = from_int16(samples_of(made_pack, clip)) ** 2
             assert power[clip.word_start : clip.word_end].sum() > 0.95 * power.sum()
             assert clip.word_end - clip.word_start < 9000
-
-
-# Epochs and batches
-
-
-@pytest.mark.parametrize(("unknown", "silence"), [(0.1, 0.1), (0.25, 0.08), (0.6, 0.0), (0.0, 0.3)])
-def test_an_epoch_holds_every_keyword_clip_once_and_the_others_in_their_shares(
-    made_pack: Pack, unknown: float, silence: float
-) -> None:
-    training = examples(made_pack, unknown_share=unknown, silence_share=silence)
-    plan = training.epoch(np.random.default_rng(0))
-    keywords = Counter(clip.path for label, clip in plan if clip is not None and label < 2)
-    assert keywords == dict.fromkeys(
-        (c.path for c in made_pack.clips if c.kind == "command" and c.split == "training" and c.word in ("yes", "no")),
-        1,
-    )
-    counts = Counter(label for label, _ in plan)
-    assert counts[2] / len(plan) == pytest.approx(unknown, abs=1 / len(plan))
-    assert counts[3] / len(plan) == pytest.approx(silence, abs=1 / len(plan))
-    assert all((clip is None) == (label == 3) for label, clip in plan)
-
-
-@pytest.mark.parametrize(
-    ("unknown", "silence", "names"),
-    [(True, False, ("yes", "no", "unknown")), (False, True, ("yes", "no", "silence")), (False, False, ("yes", "no"))],
-)
-def test_a_model_without_a_role_has_no_examples_of_it(
-    made_pack: Pack, unknown: bool, silence: bool, names: tuple[str, ...]
-) -> None:
-    spec = Spec(labels=Labels(("yes", "no"), unknown=unknown, silence=silence))
-    training = examples(made_pack, spec=spec, unknown_share=0.2, silence_share=0.2)
-    plan = training.epoch(np.random.default_rng(0))
-    assert tuple(training.counts()) == names
-    assert {label for label, _ in plan} == set(range(len(names)))
-    n_others = sum(label >= 2 for label, _ in plan)
-    assert n_others / len(plan) == pytest.approx(0.2 * (len(names) - 2), abs=1 / len(plan))
-
-
-def test_every_label_is_the_word_of_its_clip(made_pack: Pack) -> None:
-    plan = examples(made_pack, unknown_share=0.4).epoch(np.random.default_rng(0))
-    names = SPEC.labels.names
-    for label, clip in plan:
-        if clip is not None:
-            assert names[label] == (clip.word if clip.word in ("yes", "no") else "unknown")
-            assert clip.split == "training"
-    assert {clip.kind for label, clip in plan if clip is not None and names[label] == "unknown"} == {
-        "command",
-        "word",
-        "speech",
-    }
-
-
-def test_unknown_clips_take_turns(made_pack: Pack) -> None:
-    training = examples(made_pack, unknown_share=0.9, silence_share=0.0)
-    chosen = Counter(clip for label, clip in training.epoch(np.random.default_rng(0)) if label == 2)
-    words = [n for clip, n in chosen.items() if clip is not None and clip.kind != "speech"]
-    assert max(words) - min(words) <= 1
-
-
-def test_epochs_are_shuffled_and_reproducible(made_pack: Pack) -> None:
-    training = examples(made_pack)
-    first, again, other = (training.epoch(np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
-    assert [label for label, _ in first] != sorted(label for label, _ in first)
-
-
-def test_batches_are_reproducible(made_pack: Pack) -> None:
-    training = examples(made_pack, unknown_share=0.5)
-    plan = training.epoch(np.random.default_rng(0))
-    first, again, other = (training.batch(plan, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert equal(first, again)
-    assert not np.array_equal(first.samples, other.samples)
-    assert np.array_equal(first.labels, other.labels)
-
-
-def test_a_batch_has_its_shapes_and_types(made_pack: Pack) -> None:
-    training = examples(made_pack)
-    batch = training.batch(training.epoch(np.random.default_rng(0))[:7], np.random.default_rng(0))
-    assert batch.samples.shape == (7, CONTEXT)
-    assert batch.samples.dtype == np.int16
-    assert all(values.shape == (7,) and values.dtype == np.int64 for values in batch[1:])
-
-
-def test_a_short_clip_stands_in_the_middle_of_its_context(made_pack: Pack) -> None:
-    (clip, *_) = [c for c in made_pack.clips if c.kind == "command" and c.split == "training" and c.n_samples < 15000]
-    batch = examples(made_pack).batch([(0, clip)], np.random.default_rng(0))
-    pad = (CONTEXT - clip.n_samples) // 2
-    assert np.array_equal(batch.samples[0, pad : pad + clip.n_samples], samples_of(made_pack, clip))
-    assert not batch.samples[0, :pad].any()
-    assert not batch.samples[0, pad + clip.n_samples :].any()
-    assert (batch.word_start[0], batch.word_end[0]) == (clip.word_start + pad, clip.word_end + pad)
-
-
-def pack_of(samples: dataset.Int16, kind: dataset.Kind = "speech") -> tuple[Pack, Clip]:
-    """A pack of one recording, without the files."""
-    start, end = word_extent(samples)
-    clip = Clip("a.wav", 0, 0, kind, "training", "a", 0, len(samples), start, end)
-    return Pack([clip], samples, []), clip
-
-
-def long_speech() -> tuple[dataset.Int16, slice]:
-    """Ten seconds of faint hiss with one second of loud sound in it, and where that is."""
-    random = np.random.default_rng(0)
-    samples, loud = made_data.hiss(160000, random), slice(70000, 86000)
-    samples[loud] = made_data.hiss(16000, random, -10)
-    return to_int16(samples), loud
-
-
-def contexts_of(samples: dataset.Int16, spec: Spec, n: int) -> dataset.Batch:
-    """Many contexts cut from one long recording."""
-    pack, clip = pack_of(samples)
-    training = examples(pack, spec=spec, silence_share=0.0)
-    return training.batch([(0, clip)] * n, np.random.default_rng(0))
-
-
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a split lack classes, for tests of how one recording is cut."""
-    monkeypatch.setattr(Examples, "_check", lambda self, pack, split: None)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_long_clips_are_cut_where_there_is_sound() -> None:
-    samples, loud = long_speech()
-    total = (from_int16(samples[loud]) ** 2).sum()
-    batch = contexts_of(samples, SPEC, 200)
-    shares = (from_int16(batch.samples) ** 2).sum(axis=1) / total
-    assert shares.min() > 0.2
-    assert len(np.unique(batch.samples, axis=0)) > 3
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("context_ms", [1000, 333, 701])
-@pytest.mark.parametrize("extra_samples", [1, 524, 700, 1115, 1599, 1600])
-def test_long_clips_of_any_length_fill_contexts_of_any_length(context_ms: int, extra_samples: int) -> None:
-    spec = Spec(labels=Labels(("yes", "no")), context_ms=context_ms)
-    samples = np.full(spec.context_samples + extra_samples, 1000, dtype=np.int16)
-    batch = contexts_of(samples, spec, 50)
-    assert batch.samples.shape == (50, spec.context_samples)
-    assert (batch.samples == 1000).all()
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_the_word_of_a_long_clip_moves_with_the_cut() -> None:
-    samples, _ = long_speech()
-    batch = contexts_of(samples, SPEC, 100)
-    for context, start, end in zip(batch.samples, batch.word_start, batch.word_end, strict=True):
-        assert 0 <= start < end <= CONTEXT
-        power = from_int16(context) ** 2
-        assert power[start:end].sum() > 0.9 * power.sum()
-
-
-def test_the_validation_batch_is_the_same_every_time(made_pack: Pack) -> None:
-    first = validation_batch(examples(made_pack, "validation", unknown_share=0.4))
-    again = validation_batch(examples(made_pack, "validation", unknown_share=0.4))
-    assert equal(first, again)
-    n_keywords = sum(
-        c.kind == "command" and c.split == "validation" and c.word in ("yes", "no") for c in made_pack.clips
-    )
-    assert (first.labels < 2).sum() == n_keywords
-
-
-def test_no_clip_is_in_two_splits(made_pack: Pack) -> None:
-    splits: tuple[dataset.Split, ...] = ("training", "validation", "testing")
-    paths = [
-        {clip.path for _, clip in examples(made_pack, split, unknown_share=0.6).epoch(np.random.default_rng(0)) if clip}
-        for split in splits
-    ]
-    assert all(paths)
-    assert not paths[0] & paths[1]
-    assert not paths[0] & paths[2]
-    assert not paths[1] & paths[2]
-
-
-def test_silence_of_training_and_validation_comes_from_disjoint_parts_of_the_noise(made_pack: Pack) -> None:
-    """Each noise sample is replaced by its place in the made_pack, so that a context tells where it was cut."""
-    noise = [clip for clip in made_pack.clips if clip.kind == "noise"]
-    places = np.zeros(len(made_pack.samples), dtype=np.int16)
-    for number, clip in enumerate(noise):
-        blocks = np.arange(clip.n_samples) * 100 // clip.n_samples
-        places[clip.offset : clip.offset + clip.n_samples] = 100 * number + blocks
-    marked = Pack(made_pack.clips, places, [])
-    seen: dict[str, set[int]] = {}
-    splits: tuple[dataset.Split, ...] = ("training", "validation")
-    for split in splits:
-        part = examples(marked, split)
-        contexts = part.batch([(3, None)] * 300, np.random.default_rng(0)).samples
-        seen[split] = set(contexts.ravel().tolist())
-        assert set(part.noise_samples().tolist()) >= seen[split]
-    assert {place % 100 for place in seen["training"]} == set(range(80))
-    assert {place % 100 for place in seen["validation"]} == set(range(80, 100))
-    assert {place // 100 for place in seen["training"]} == set(range(len(noise)))
-
-
-def test_validation_takes_its_silence_from_the_noise_of_speech_commands_or_from_all_if_it_has_none(
-    made_pack: Pack,
-) -> None:
-    def noises(pack: Pack, split: dataset.Split) -> set[str]:
-        return {Path(clip.path).name for clip in examples(pack, split).noise}
-
-    without = [clip for clip in made_pack.clips if clip.word != dataset.NOISE_FOLDER]
-    assert noises(made_pack, "training") == {"hiss.wav", "hum.wav"}
-    assert noises(made_pack, "validation") == {"hiss.wav"}
-    assert noises(Pack(without, made_pack.samples, []), "validation") == {"hum.wav"}
-
-
-# What cannot be trained on
-
-
-def test_a_keyword_without_clips_is_named_with_what_there_is(made_pack: Pack) -> None:
-    with pytest.raises(DataError) as caught:
-        examples(made_pack, spec=Spec(labels=Labels(("yes", "marvin", "sheila"))))
-    assert str(caught.value) == (
-        "no training clips of: marvin, sheila; the training split has bed (24), no (24), yes (24)"
-    )
-
-
-def test_a_keyword_without_validation_clips_is_named(made_pack: Pack) -> None:
-    clips = [clip for clip in made_pack.clips if not (clip.word == "no" and clip.split == "validation")]
-    with pytest.raises(DataError, match=r"no validation clips of: no; the validation split has bed \(12\), yes \(12\)"):
-        examples(Pack(clips, made_pack.samples, []), "validation")
-
-
-def test_silence_needs_noise_to_be_cut_from(made_pack: Pack) -> None:
-    clips = [clip for clip in made_pack.clips if clip.kind != "noise"]
-    with pytest.raises(DataError, match="no noise of at least 80000 samples"):
-        examples(Pack(clips, made_pack.samples, []))
-
-
-def test_another_rate_than_that_of_the_pack_is_refused(made_pack: Pack) -> None:
-    with pytest.raises(DataError, match=r"expected model\.sample_rate_hz = 16000 for training, got 44100"):
-        examples(made_pack, spec=Spec(labels=Labels(("yes", "no")), sample_rate_hz=44100))
-
-
-def test_counts_tell_what_each_class_is_made_of(made_pack: Pack) -> None:
-    counts = examples(made_pack).counts()
-    speech = [clip for clip in made_pack.clips if clip.kind == "speech"]
-    n_unknown = 24 + 60 + sum(max(1, clip.n_samples // CONTEXT) for clip in speech)
-    assert counts == {"yes": 24, "no": 24, "unknown": n_unknown, "silence": 2}

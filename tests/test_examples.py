@@ -15,6 +15,7 @@ from speechrnn.detector import Detection
 from speechrnn.runtime import Recognizer, load
 from speechrnn.sources import FileSource
 from speechrnn.spotter import KeywordSpotter
+from tests.helpers import every, noise
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RECORDED = pytest.mark.parametrize("name", [recording.name for recording in RECORDINGS])
@@ -64,11 +65,15 @@ def labels_of(samples: Samples, recognizer: Recognizer) -> list[str]:
     return [found.label for found in spotter.push(samples) + spotter.finish()]
 
 
-@pytest.mark.parametrize(("name", "number"), [("commands.wav", 7), ("commands.wav", 1), ("menu.ogg", 0)])
-def test_a_word_twice_with_half_a_second_between_is_two(name: str, number: int, recognizer: Recognizer) -> None:
-    word, pause = spoken(name, number, recognizer), np.zeros(8000, dtype=np.float32)
-    label = truth(name, recognizer)[number][0]
-    assert labels_of(np.concatenate([pause, word, pause, word, pause]), recognizer) == [label] * 2
+@pytest.mark.parametrize("shift_samples", [0, 531, 1067])  # against the steps of 1600
+@pytest.mark.parametrize("number", range(8))
+def test_a_word_twice_with_half_a_second_between_is_two(
+    number: int, shift_samples: int, recognizer: Recognizer
+) -> None:
+    word, pause = spoken("commands.wav", number, recognizer), np.zeros(8000, dtype=np.float32)
+    samples = np.concatenate([np.zeros(shift_samples, dtype=np.float32), pause, word, pause, word, pause])
+    label = truth("commands.wav", recognizer)[number][0]
+    assert labels_of(samples + 0.01 * noise(len(samples)), recognizer) == [label] * 2
 
 
 @pytest.mark.parametrize(("name", "number"), [("commands.wav", 7), ("commands.wav", 1), ("menu.ogg", 0)])
@@ -78,6 +83,26 @@ def test_a_word_drawn_out_to_twice_its_length_is_one(name: str, number: int, rec
     drawn_out = librosa.istft(librosa.phase_vocoder(spectra, rate=0.5, n_fft=512), n_fft=512)
     pause = np.zeros(8000, dtype=np.float32)
     assert labels_of(np.concatenate([pause, drawn_out, pause]), recognizer) == [truth(name, recognizer)[number][0]]
+
+
+@pytest.mark.parametrize("block_samples", [97, 4410, 44100, 441000])
+def test_blocks_of_any_length_at_another_rate_give_the_same(block_samples: int, recognizer: Recognizer) -> None:
+    samples, rate_hz = soundfile.read(EXAMPLES / "drive.flac", dtype="float32")
+    assert rate_hz == 44100
+
+    def heard(n_samples: int) -> tuple[Samples, list[Detection]]:
+        resampler = audio.Resampler(rate_hz, 16000)
+        blocks = [resampler.push(block) for block in every(n_samples, audio.to_mono(samples))]
+        blocks.append(resampler.push(np.zeros(0, dtype=np.float32), last=True))
+        spotter = KeywordSpotter(recognizer)
+        found = [detection for block in blocks for detection in spotter.push(block)] + spotter.finish()
+        return np.concatenate([spotter.posteriors(block) for block in blocks]), found
+
+    whole_posteriors, whole_found = heard(len(samples))
+    posteriors, found = heard(block_samples)
+    np.testing.assert_array_equal(posteriors, whole_posteriors)
+    assert found == whole_found
+    assert [detection.label for detection in found] == ["go", "left", "right", "go", "stop"]
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from speechrnn import sources
+from speechrnn import listening, sources
 from speechrnn.audio import Samples, to_int16
 from speechrnn.detector import Detection
 from speechrnn.doctor import check_sound
@@ -25,8 +25,10 @@ from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.listening import BackgroundListener, CommandRunner, Recorder, listen, run
 from speechrnn.runtime import Recognizer, load
 from speechrnn.sources import ArraySource, FileSource, Microphone, PipeSource, RealTimeSource, read_all
+from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 from speechrnn.view import LiveView, bar, level_db
+from tests.helpers import assert_one_line
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "commands.wav"
@@ -136,6 +138,72 @@ def test_an_error_of_the_callback_comes_back(recognizer: Recognizer) -> None:
         BackgroundListener(fail, FileSource(EXAMPLE, 16000), model=recognizer).wait()
 
 
+class Watched(ArraySource):
+    """An array that notes which thread reads it and which closes it."""
+
+    def __init__(self) -> None:
+        super().__init__(example(), 16000, block_samples=1600)
+        self.threads: list[str] = []
+
+    def blocks(self) -> Iterator[Samples]:
+        self.threads.append(threading.current_thread().name)
+        yield from super().blocks()
+
+    def close(self) -> None:
+        self.threads.append(threading.current_thread().name)
+
+
+def test_a_callback_may_stop_the_listening(recognizer: Recognizer) -> None:
+    called: list[Detection] = []
+    ready = threading.Event()
+
+    def once(found: Detection) -> None:
+        called.append(found)
+        ready.wait(10)
+        listener.stop()
+
+    source = Watched()
+    with BackgroundListener(once, source, model=recognizer) as listener:
+        ready.set()
+        listener.wait()
+    assert [found.label for found in called] == ["yes"]
+    assert source.threads == ["speechrnn", "speechrnn"]
+
+
+def test_stopping_waits_for_the_thread_and_reports_no_more(recognizer: Recognizer) -> None:
+    called: list[Detection] = []
+    heard = threading.Event()
+
+    def hear(found: Detection) -> None:
+        called.append(found)
+        heard.set()
+
+    source = Watched()
+    listener = BackgroundListener(hear, RealTimeSource(source), model=recognizer)
+    assert heard.wait(30)
+    listener.stop()
+    assert source.threads == ["speechrnn", "speechrnn"]
+    assert len(called) == 1
+    listener.stop()
+
+
+def test_a_blocked_pipe_is_left_to_its_thread(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_PATIENCE_S", 0.1)
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as target:
+        listener = BackgroundListener(print, PipeSource(pipe, 16000, 16000), model=recognizer)
+        listener.stop()
+        target.write(b"..")
+        target.flush()
+        listener.wait()
+
+
+def test_options_that_do_not_fit_open_no_source(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "Microphone", lambda rate_hz: pytest.fail("the microphone was opened"))
+    with pytest.raises(ConfigError, match="maybe"):
+        BackgroundListener(print, model=recognizer, options=Options(only=("maybe",)))
+
+
 def test_a_program_is_run_without_a_shell(tmp_path: Path) -> None:
     target = tmp_path / "a file; with $HOME in {braces}"
     reports: list[str] = []
@@ -172,25 +240,93 @@ def test_a_command_that_makes_no_sense_is_refused(command: str) -> None:
 
 
 class FakeSound:
-    """Stands in for sounddevice: a device whose callback the test calls."""
+    """Stands in for sounddevice: refuses one step of opening, plays when started; the test calls its callback."""
 
     class PortAudioError(Exception):
         pass
 
     def __init__(self) -> None:
         self.callback: Callable[..., None] = lambda *arguments: None
+        self.refuses = ""
+        self.n_open = 0
+        self.plays = np.zeros((0, 1), dtype=np.float32)
+
+    def _step(self, name: str, n_opened: int) -> None:
+        if name == self.refuses:
+            raise self.PortAudioError(f"{name} failed [PaErrorCode -9985]")
+        self.n_open += n_opened
 
     def query_devices(self, device: object, kind: str) -> dict[str, Any]:
+        self._step("query", 0)
         return {"name": "fake", "default_samplerate": 16000.0, "max_input_channels": 1}
 
     def InputStream(self, callback: Callable[..., None], **options: object) -> SimpleNamespace:  # noqa: N802
+        self._step("open", 1)
         self.callback = callback
-        return SimpleNamespace(start=lambda: None, abort=lambda: None, close=lambda: None)
+        return SimpleNamespace(start=self._start, abort=lambda: None, close=lambda: self._step("close", -1))
+
+    def _start(self) -> None:
+        self._step("start", 0)
+        if len(self.plays):
+            self.callback(self.plays, len(self.plays), None, None)
+
+    def _terminate(self) -> None:
+        self._step("terminate", 0)
+
+    def _initialize(self) -> None:
+        self._step("initialize", 0)
 
 
-def test_a_slow_consumer_loses_blocks_but_not_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = FakeSound()
-    monkeypatch.setattr(sources, "_import_sounddevice", lambda: sound)
+@pytest.fixture
+def sound(monkeypatch: pytest.MonkeyPatch) -> FakeSound:
+    """A fake device, given up soon."""
+    fake = FakeSound()
+    monkeypatch.setattr(sources, "_import_sounddevice", lambda: fake)
+    monkeypatch.setattr(sources, "_LOST_AFTER_S", 0.05)
+    monkeypatch.setattr(sources, "_RETRY_EVERY_S", 0.01)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ("query", "no microphone found (query failed)"),
+        ("open", "microphone fake: cannot be opened (open failed); end the program that uses it"),
+        ("start", "microphone fake: cannot be opened (start failed); end the program that uses it"),
+    ],
+)
+def test_a_device_that_refuses_is_one_line_and_not_kept_open(sound: FakeSound, step: str, expected: str) -> None:
+    sound.refuses = step
+    with pytest.raises(DeviceError) as caught:
+        Microphone(16000)
+    assert_one_line(caught.value, expected)
+    assert sound.n_open == 0
+
+
+@pytest.mark.parametrize("step", ["query", "open", "start", "initialize", "terminate"])
+def test_a_device_that_went_away_is_waited_for_until_it_can_be_opened(sound: FakeSound, step: str) -> None:
+    events: list[str] = []
+    with Microphone(16000, on_event=events.append) as microphone:
+        blocks = microphone.blocks()
+        sound.refuses = step
+        assert [len(next(blocks)) for _ in range(3)] == [0, 0, 0]
+        sound.refuses, sound.plays = "", np.ones((320, 1), dtype=np.float32)
+        assert len(next(blocks)) == 320
+    assert ["gone" in events[0], "is back" in events[1]] == [True, True]
+    assert sound.n_open == 0
+
+
+def test_a_listener_whose_microphone_went_away_can_be_stopped(sound: FakeSound, recognizer: Recognizer) -> None:
+    listener = BackgroundListener(print, model=recognizer)
+    sound.refuses = "open"
+    time.sleep(0.2)
+    started = time.monotonic()
+    listener.stop()
+    assert time.monotonic() - started < 2
+    assert sound.n_open == 0
+
+
+def test_a_slow_consumer_loses_blocks_but_not_the_time(sound: FakeSound) -> None:
     microphone = Microphone(16000, queue_s=1.0)
     for number in range(80):  # 1.6 s, of which 1 s has room
         sound.callback(np.full((320, 1), number / 100, dtype=np.float32), 320, None, None)

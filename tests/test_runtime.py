@@ -110,6 +110,15 @@ def test_a_long_clip_is_looked_at_every_step_to_its_end() -> None:
     np.testing.assert_array_equal(heard, expected)
 
 
+def test_many_clips_at_once_get_what_each_gets_alone(small_model: SmallModel) -> None:
+    recognizer = load(small_model.onnx)
+    lengths = [0, 4000, 8000, 8001, 30000, *[8000] * 40, 12345]
+    clips = [noise(n_samples, seed=seed) for seed, n_samples in enumerate(lengths)]
+    together = recognizer.classify_all(clips)
+    assert together.shape == (len(clips), 4)
+    np.testing.assert_allclose(together, [recognizer.classify(clip) for clip in clips], atol=1e-6)
+
+
 def test_the_command_model_ships_and_is_the_default() -> None:
     assert "commands8" in shipped_models()
     assert load().info == load("commands8").info

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import speechrnn
 from speechrnn.cli import cli
+from speechrnn.errors import ModelFileError
 from tests import made_data
 from tests.conftest import CONFIGS, SmokeRun
 
@@ -59,12 +62,28 @@ def test_train_takes_a_setting_from_the_command_line(smoke_run: SmokeRun, tmp_pa
     assert "gru" not in described
 
 
-def test_describe_tells_labels_layers_and_accuracy(smoke_run: SmokeRun) -> None:
-    lines = [line.split() for line in run("describe", smoke_run.model).stdout.splitlines()]
-    assert ["labels.keywords", "yes", "no"] in lines
-    assert ["classifier.hidden_size", "32"] in lines
+@pytest.mark.parametrize(("kind", "called"), [("checkpoint", "training checkpoint"), ("model", "ONNX model")])
+def test_describe_tells_what_a_model_is_and_how_it_was_made(smoke_run: SmokeRun, kind: str, called: str) -> None:
+    text = run("describe", getattr(smoke_run, kind)).stdout
+    lines = [line.split() for line in text.splitlines()]
+    assert text.splitlines()[1].startswith(f"{called}, format 1, made 20")
+    assert text.splitlines()[1].endswith(f"by speechrnn {speechrnn.__version__}")
+    for line in (["labels.keywords", "yes", "no"], ["classifier.hidden_size", "32"], ["unknown_share", "0.35"]):
+        assert line in lines
+    assert ["words", "other_words/training"] in lines
+    assert ["dir", str(smoke_run.data)] in lines
+    assert ["batch_size", "16"] in lines
+    assert ["shift_ms", "50"] in lines
     assert [line[1:4] for line in lines if line[:2] == ["gru", "1"]] == [["1", "25", "x"]]
     assert [float(line[2]) >= 0.9 for line in lines if line[:2] == ["validation", "accuracy"]] == [True]
+
+
+def test_describe_without_torch_says_what_the_layers_need(smoke_run: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "speechrnn.models")
+    text = run("describe", smoke_run.model).stdout
+    assert "layers: shown where torch is installed" in text
+    assert "gru" in text
 
 
 @pytest.mark.parametrize("word", ["yes", "no"])
@@ -78,13 +97,16 @@ def test_classify_names_the_word(smoke_run: SmokeRun, testing_clips: Path, word:
 
 def test_evaluate_scores_unseen_clips_and_draws_them(smoke_run: SmokeRun, testing_clips: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores" / "smoke.json"
-    result = run("evaluate", smoke_run.model, testing_clips, "--json", scores, "--plots", tmp_path / "plots")
+    outputs: list[str | Path] = ["--json", scores, "--plots", tmp_path / "plots", "--report", tmp_path / "report.html"]
+    result = run("evaluate", smoke_run.model, testing_clips, *outputs, "--noise", smoke_run.data / "noise")
     written = json.loads(scores.read_text())
     assert written["n"] == len(list(testing_clips.rglob("*.wav")))
     assert written["accuracy"] >= 0.9
     assert written["per_label"]["bed"]["predicted"].get("unknown", 0) >= 3
     assert f"accuracy {100 * written['accuracy']:.2f} %" in result.stdout
     assert (tmp_path / "plots" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert [found["snr_db"] for found in written["noise"]] == [None, 20, 10, 5, 0]
+    assert f"{100 * written['macro_f1']:.2f}" in (tmp_path / "report.html").read_text()
 
 
 def test_transcribe_finds_each_keyword_in_its_place(smoke_run: SmokeRun, tmp_path: Path) -> None:
@@ -97,3 +119,10 @@ def test_transcribe_finds_each_keyword_in_its_place(smoke_run: SmokeRun, tmp_pat
     assert [detection["label"] for detection in found] == [word for word, _ in expected]
     for detection, (_, start) in zip(found, expected, strict=True):
         assert detection["start_s"] == pytest.approx(start, abs=0.5)
+
+
+@pytest.mark.parametrize("verb", ["describe", "export"])
+def test_the_state_of_a_run_is_no_model_and_says_what_is(smoke_run: SmokeRun, verb: str, tmp_path: Path) -> None:
+    arguments = [verb, str(smoke_run.run_dir / "last.pt")] + ([str(tmp_path / "a.onnx")] if verb == "export" else [])
+    with pytest.raises(ModelFileError, match=r"last\.pt: the state of a training run, not a model; give best\.pt"):
+        CliRunner().invoke(cli, arguments, catch_exceptions=False)

@@ -119,18 +119,26 @@ def test_a_word_said_twice_is_heard_twice(pause_s: float) -> None:
     assert [found.label for found in found_in([samples])] == ["yes", "yes"]
 
 
-@pytest.mark.parametrize("block_samples", [7, 160, 1599, 1600, 1601, 16000, 160000])
-def test_blocks_of_any_length_give_the_posteriors_of_one_push(block_samples: int) -> None:
+@pytest.mark.parametrize("block_samples", [1, 7, 160, 1599, 1600, 1601, 16000, 160000])
+def test_blocks_of_any_length_give_the_posteriors_and_detections_of_one_push(block_samples: int) -> None:
     whole = KeywordSpotter(fake_recognizer()).posteriors(SPEECH)
     spotter = KeywordSpotter(fake_recognizer())
-    parts = [spotter.posteriors(block) for block in every(block_samples, SPEECH)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    blocks = every(block_samples, SPEECH)
+    np.testing.assert_array_equal(np.concatenate([spotter.posteriors(block) for block in blocks]), whole)
+    assert found_in(blocks) == found_in([SPEECH])
 
 
-def test_a_stream_may_come_sample_by_sample() -> None:
-    samples = np.concatenate([word("yes"), silence(0.123)])
-    assert [found.label for found in found_in(every(1, samples))] == ["yes"]
-    assert found_in(every(1, samples)) == found_in([samples])
+def test_posteriors_are_those_that_push_decides_by_until_a_word_is_heard() -> None:
+    plain = KeywordSpotter(fake_recognizer(), OPTIONS).posteriors(SPEECH)
+    spotter = KeywordSpotter(fake_recognizer(), OPTIONS)
+    decided_by, found = [], []
+    for block in every(STEP_SAMPLES, SPEECH)[: len(plain)]:
+        found += spotter.push(block)
+        decided_by.append(spotter.latest)
+    n_plain = round(found[0].decided_s * RATE_HZ) // STEP_SAMPLES
+    np.testing.assert_array_equal(decided_by[:n_plain], plain[:n_plain])
+    assert plain[n_plain].argmax() == 0
+    assert decided_by[n_plain].argmax() == 3
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 1599, 1600, 1601, 15999, 16000, 50000])

@@ -20,9 +20,11 @@ from lightning_fabric import Fabric
 
 from speechrnn import training
 from speechrnn.config import Augment, Experiment, Train, load_experiment, to_tree
-from speechrnn.dataset import Batch, Examples, Pack, validation_batch
+from speechrnn.contexts import Batch, Examples, Planned, validation_set
+from speechrnn.dataset import Pack
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.labels import Labels
+from speechrnn.metrics import expected_calibration_error, fit_temperature, reliability
 from speechrnn.recognizer import load_checkpoint, load_plain, write_atomically
 from speechrnn.spec import Classifier, Conv, LogMel, Options, Spec
 from speechrnn.training import Progress, Trainer, fit, learning_rate, predict
@@ -233,15 +235,15 @@ def test_half_precision_trains_weights_of_full_precision(tiny: Experiment, made_
 
 def test_words_that_are_cut_off_count_as_unknown(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment(cut_share=1.0)), made_pack)
-    plan = [(label, clip) for label, clip in trainer.training.epoch(np.random.default_rng(0)) if label != 2]
-    _, labels, _ = trainer.batch(plan, step=0)
-    assert labels.tolist() == [3 if label == 3 else 2 for label, _ in plan]
+    plan = [planned for planned in trainer.training.epoch(np.random.default_rng(0)) if planned.label != 2]
+    labels = trainer.batch(plan, step=0).labels
+    assert labels.tolist() == [3 if planned.label == 3 else 2 for planned in plan]
 
 
 def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment()), made_pack)
     (clip, *_) = [c for c in made_pack.clips if c.word == "yes" and c.split == "training" and c.n_samples == 16000]
-    samples, labels, _ = trainer.batch([(0, clip)], step=0)
+    samples, labels, *_ = trainer.batch([Planned(0, clip)], step=0)
     packed = made_pack.samples[clip.offset : clip.offset + clip.n_samples]
     assert torch.equal(samples[0], torch.from_numpy(packed.astype(np.float32) / 32768))
     assert labels.tolist() == [0]
@@ -249,10 +251,52 @@ def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment,
 
 def test_features_are_normalised_over_the_training_data(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment()), made_pack)
-    samples, _, _ = trainer.batch(trainer.training.epoch(np.random.default_rng(5)), step=0)
+    samples = trainer.batch(trainer.training.epoch(np.random.default_rng(5)), step=0).samples
     flat = trainer.net.frames(samples).reshape(-1, 24)
     torch.testing.assert_close(flat.mean(0), torch.zeros(24), rtol=0, atol=0.25)
     torch.testing.assert_close(flat.std(0), torch.ones(24), rtol=0, atol=0.25)
+
+
+# Several processes
+
+
+def test_two_processes_train_to_what_one_does(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
+    """Without dropout, whose masks are each process's own, only the order of sums differs."""
+    model = msgspec.structs.replace(tiny.model, classifier=msgspec.structs.replace(tiny.model.classifier, dropout=0.0))
+    augmented = msgspec.structs.replace(tiny.augment, mixup_share=0.5, n_feature_masks=1)
+    experiment = change(msgspec.structs.replace(tiny, model=model, augment=augmented), epochs=1, batch_size=8)
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps(to_tree(experiment)))
+    run(experiment, made_pack, tmp_path / "one")
+    command = [sys.executable, "-m", "speechrnn", "train", str(config), "--run-dir", str(tmp_path / "two")]
+    options = ["--accelerator", "cpu", "--devices", "2"]
+    result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("best.pt") == 1
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+    one, two = (load_plain(tmp_path / name / "last.pt") for name in ("one", "two"))
+    assert one["step"] == two["step"] == 7
+    for name, weights in one["net"].items():
+        torch.testing.assert_close(two["net"][name], weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps(to_tree(change(tiny, batch_size=7))))
+    command = [sys.executable, "-m", "speechrnn", "train", str(config), "--run-dir", str(tmp_path / "run")]
+    options = ["--accelerator", "cpu", "--devices", "2"]
+    result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode != 0
+    assert "expected a train.batch_size that 2 processes can share, got 7" in result.stderr
+
+
+@pytest.mark.parametrize(("accelerator", "devices"), [("cpu", 0), ("cpu", "many")])
+def test_devices_that_are_not_there_are_refused(
+    tiny: Experiment, made_pack: Pack, tmp_path: Path, accelerator: str, devices: int | str
+) -> None:
+    with pytest.raises(ConfigError, match=f"cannot use {devices} device"):
+        fit(tiny, made_pack, tmp_path / "run", accelerator=accelerator, devices=devices)
+    assert not (tmp_path / "run").exists()
 
 
 # What a run leaves behind
@@ -281,7 +325,10 @@ def test_the_log_tells_of_every_twentieth_step_and_of_every_epoch(whole: Run, ti
         assert record["utterances_per_s"] > 0
     words = {f"validation {name}" for name in tiny.model.labels.names}
     for record in scores:
-        assert set(record) == {"step", "validation_loss", "validation_accuracy", *words}
+        scores_of = {"validation_loss", "validation_accuracy", "validation_balanced_accuracy"}
+        assert set(record) == {"step", *scores_of, *words}
+        recalls = [record[word] for word in words]
+        assert record["validation_balanced_accuracy"] == pytest.approx(sum(recalls) / len(recalls), abs=1e-4)
     assert losses(whole.folder)[-1] < losses(whole.folder)[0]
 
 
@@ -290,23 +337,39 @@ def test_progress_says_what_the_log_does(whole: Run) -> None:
     assert [p.loss for p in whole.progress] == losses(whole.folder)
     assert [p.epoch for p in whole.progress] == [1, 1, 2, 2]
     assert {(p.n_epochs, p.n_steps) for p in whole.progress} == {(EPOCHS, EPOCHS * STEPS_PER_EPOCH)}
-    first_score = next(record["validation_accuracy"] for record in records(whole.folder) if "loss" not in record)
+    first_score = next(
+        record["validation_balanced_accuracy"] for record in records(whole.folder) if "loss" not in record
+    )
     assert [p.accuracy for p in whole.progress] == [0, 0, first_score, first_score]
     assert whole.progress[-1].left_s == 0
 
 
 def test_the_best_model_reaches_the_accuracy_it_claims(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
     net, info = load_checkpoint(whole.folder / "best.pt")
-    batch = validation_batch(Examples(made_pack, info.spec, tiny.data, "validation"))
+    batch = validation_set(Examples(made_pack, info.spec, tiny.data, "validation"), ()).batch
     predicted = predict(net, batch, torch.device("cpu"), rows_at_once=7).argmax(1)
-    accuracy = float((predicted == torch.from_numpy(batch.labels)).float().mean())
-    assert accuracy == whole.accuracy > 0.6
-    assert accuracy == max(record.get("validation_accuracy", 0) for record in records(whole.folder))
-    assert info.provenance.scores["validation accuracy"] == pytest.approx(accuracy, abs=1e-5)
+    correct = (predicted == torch.from_numpy(batch.labels)).numpy()
+    balanced = np.mean([correct[batch.labels == label].mean() for label in range(4)])
+    assert whole.accuracy > 0.6
+    assert whole.accuracy == max(record.get("validation_balanced_accuracy", 0) for record in records(whole.folder))
+    assert balanced == pytest.approx(whole.accuracy, abs=1e-6)
+    assert info.provenance.scores["validation balanced accuracy"] == pytest.approx(balanced, abs=1e-5)
+    assert info.provenance.scores["validation accuracy"] == pytest.approx(correct.mean(), abs=1e-5)
     assert info.provenance.scores["validation contexts"] == len(batch.labels)
     assert info.spec == tiny.model
     assert msgspec.convert(info.provenance.config, Experiment) == tiny
     assert info.provenance.data["training yes"] == 24
+
+
+def test_the_best_model_is_calibrated_on_validation(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
+    net, info = load_checkpoint(whole.folder / "best.pt")
+    batch = validation_set(Examples(made_pack, info.spec, tiny.data, "validation"), ()).batch
+    logits = predict(net, batch, torch.device("cpu"))
+    scores = info.provenance.scores
+    assert 0.25 < scores["temperature"] < 4
+    assert fit_temperature(logits.numpy(), batch.labels) == pytest.approx(1, abs=0.01)
+    found = expected_calibration_error(reliability(logits.softmax(1).numpy(), batch.labels))
+    assert found == pytest.approx(scores["validation expected calibration error"], abs=1e-4)
 
 
 def all_right_or_all_wrong(monkeypatch: pytest.MonkeyPatch, *right: bool) -> None:
@@ -533,9 +596,3 @@ def test_a_folder_without_a_run_is_not_resumed(tiny: Experiment, made_pack: Pack
 def test_fewer_contexts_than_a_batch_are_refused(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected at least one batch of 61, got 60 contexts"):
         run(change(tiny, batch_size=61), made_pack, tmp_path)
-
-
-def test_cut_words_need_a_class_for_them(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
-    model = msgspec.structs.replace(tiny.model, labels=Labels(("yes", "no"), unknown=False))
-    with pytest.raises(ConfigError, match=r"augment\.cut_share: .* model\.labels\.unknown is false"):
-        run(msgspec.structs.replace(tiny, model=model), made_pack, tmp_path)

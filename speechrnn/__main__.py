@@ -1,0 +1,5 @@
+"""`python -m speechrnn`: the command line, where the `speechrnn` script is not on the path."""
+
+from speechrnn.cli import main
+
+main()

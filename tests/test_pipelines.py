@@ -1,0 +1,276 @@
+"""The pipelines that measure listening: streams and their truth, options, latency, endurance, PocketSphinx."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+
+from pipelines import choose_options, compare_pocketsphinx, endurance, latency
+from pipelines.streams import (
+    Word,
+    join,
+    judge,
+    make_stream,
+    match,
+    percentiles_ms,
+    remembering,
+    speech_clips,
+    validation_clips,
+)
+from speechrnn.audio import Samples, read, to_int16
+from speechrnn.dataset import Pack
+from speechrnn.detector import Detection
+from speechrnn.errors import DataError
+from speechrnn.runtime import load
+from speechrnn.spec import Options
+from speechrnn.spotter import KeywordSpotter
+from tests.helpers import RATE_HZ, assert_one_line, fake_recognizer, noise, silence, word
+
+ROOT = Path(__file__).parents[1]
+KEYWORDS = ("yes", "no")
+WORDS = [Word("yes", 1.0, 1.5), Word("bed", 3.0, 3.5), Word("no", 5.0, 5.5), Word("no", 5.9, 6.4)]
+
+
+def heard(label: str, decided_s: float) -> Detection:
+    return Detection(label, decided_s - 0.6, decided_s - 0.1, 0.9, decided_s)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([], []),
+        ([heard("yes", 1.7)], [0]),
+        ([heard("yes", 0.9)], [0]),
+        ([heard("yes", 0.89)], [None]),
+        ([heard("yes", 2.5)], [0]),
+        ([heard("yes", 2.51)], [None]),
+        ([heard("no", 1.7)], [None]),
+        ([heard("yes", 3.6)], [None]),
+        ([heard("yes", 1.6), heard("yes", 2.0)], [0, None]),
+        ([heard("no", 6.2), heard("no", 6.6)], [2, 3]),
+    ],
+)
+def test_a_detection_is_held_against_the_words_around_it(found: list[Detection], expected: list[int | None]) -> None:
+    assert match(found, WORDS) == [None if index is None else WORDS[index] for index in expected]
+
+
+def test_shares_are_of_the_keywords_and_delays_of_what_is_found() -> None:
+    got = judge([heard("yes", 1.7), heard("yes", 3.4), heard("no", 5.8)], WORDS, KEYWORDS)
+    assert [got.found, got.wrong] == pytest.approx([2 / 3, 1 / 3])
+    assert got.delays_s == pytest.approx([0.2, 0.3])
+    assert got.lags_s == pytest.approx([0.1, 0.2])
+    assert percentiles_ms(got.delays_s, 50, 100) == pytest.approx([250, 300])
+
+
+def test_where_nothing_is_found_there_is_no_delay() -> None:
+    got = judge([], WORDS, KEYWORDS)
+    assert (got.found, got.wrong) == (0, 0)
+    assert np.isnan(percentiles_ms(got.delays_s, 50, 95)).all()
+
+
+def test_a_stream_holds_validation_words_where_it_says(made_pack: Pack) -> None:
+    quiet = made_pack._replace(clips=[clip for clip in made_pack.clips if clip.kind != "noise"])
+    stream, words = make_stream(quiet, validation_clips(quiet), KEYWORDS, 30)
+    assert len(words) == 30
+    assert 0.5 <= sum(label in KEYWORDS for label, _, _ in words) / 30 < 1
+    assert {label for label, _, _ in words} > {*KEYWORDS}
+    energy = np.cumsum(stream**2)
+    in_words = sum(energy[round(end * RATE_HZ) - 1] - energy[round(start * RATE_HZ)] for _, start, end in words)
+    assert in_words > 0.9 * energy[-1]
+    gaps_s = [after.start_s - before.end_s for before, after in itertools.pairwise(words)]
+    assert min(gaps_s) >= 0.5
+
+
+def test_the_same_stream_is_made_again_and_noise_lies_under_all_of_it(made_pack: Pack) -> None:
+    clips = validation_clips(made_pack)
+    stream, words = make_stream(made_pack, clips, KEYWORDS, 10)
+    again, words_again = make_stream(made_pack, clips, KEYWORDS, 10)
+    np.testing.assert_array_equal(stream, again)
+    assert words == words_again
+    steps = stream[: len(stream) // 160 * 160].reshape(-1, 160)
+    assert np.abs(steps).max(axis=1).min() > 1e-4
+
+
+@pytest.mark.parametrize("wanted", [("yes", "no", "bed", "cat", "wow", "zero"), ("maybe",)])
+def test_a_stream_needs_keywords_and_other_words(made_pack: Pack, wanted: tuple[str, ...]) -> None:
+    with pytest.raises(DataError) as caught:
+        make_stream(made_pack, validation_clips(made_pack), wanted, 10)
+    assert_one_line(caught.value, "keywords")
+
+
+def test_without_running_speech_there_is_an_empty_recording_and_no_rate_of_alarms(made_pack: Pack) -> None:
+    mute = made_pack._replace(clips=[clip for clip in made_pack.clips if clip.kind != "speech"])
+    speech = join(mute, speech_clips(mute))
+    assert (len(speech), speech.dtype.name) == (0, "float32")
+    rows = choose_options.compare(fake_recognizer(), SPOKEN, SPOKEN_WORDS, speech)
+    assert np.isnan([row.alarms_per_h for row in rows]).all()
+
+
+def test_a_recognizer_with_a_memory_answers_the_same_and_runs_once_for_each_context() -> None:
+    asked: list[Samples] = []
+    plain, remembered = fake_recognizer(), remembering(fake_recognizer(heard=asked))
+    contexts = np.stack([noise(RATE_HZ), np.concatenate([silence(0.5), word("yes", 0.5)]), noise(RATE_HZ)])
+    for context in contexts:
+        np.testing.assert_array_equal(remembered.logits(context[None]), plain.logits(context[None]))
+    assert len(asked) == 2
+
+
+SPOKEN = np.concatenate([silence(1), word("yes"), silence(2), word("no"), silence(2), word("unknown"), silence(1)])
+SPOKEN_WORDS = [Word("yes", 1.0, 1.3), Word("no", 3.3, 3.6), Word("other", 5.6, 5.9)]
+ALARMING = np.concatenate([silence(2), word("no"), silence(2)])
+
+
+def test_options_are_compared_by_what_the_spotter_finds() -> None:
+    rows = choose_options.compare(fake_recognizer(), SPOKEN, SPOKEN_WORDS, ALARMING)
+    expected_hours = len(ALARMING) / RATE_HZ / 3600
+    for row in rows:
+        options = Options(step_ms=row.step_ms, smoothing_ms=row.smoothing_ms, threshold=row.threshold)
+        spotter = KeywordSpotter(fake_recognizer(), options)
+        found = spotter.push(SPOKEN) + spotter.finish()
+        assert (row.found, row.wrong) == (1, 0)
+        assert row.alarms_per_h == pytest.approx(1 / expected_hours)
+        assert row.delay_p50_ms == pytest.approx(
+            500 * sum(f.decided_s - end for f, end in zip(found, (1.3, 3.6), strict=True))
+        )
+    slowest = max(row.delay_p95_ms for row in rows if row.smoothing_ms == 200)
+    assert slowest < max(row.delay_p95_ms for row in rows if row.smoothing_ms == 500)
+
+
+def test_the_comparison_is_a_table_and_a_picture(tmp_path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    rows = choose_options.compare(fake_recognizer(), SPOKEN, SPOKEN_WORDS, ALARMING)
+    header, _, *lines = choose_options.to_markdown(rows).splitlines()
+    assert len(lines) == len(rows) == len({row[:3] for row in rows})
+    assert {line.count("|") for line in lines} == {header.count("|")}
+    choose_options.draw(rows, tmp_path / "latency.png")
+    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+    assert plt.get_fignums() == []
+
+
+def test_latency_is_from_the_end_of_the_word_on_the_sample_clock() -> None:
+    info = msgspec.structs.replace(fake_recognizer().info, options=Options(smoothing_ms=200, threshold=0.6))
+    delays_s, push_s = latency.measure(fake_recognizer(info), SPOKEN, SPOKEN_WORDS)
+    spotter = KeywordSpotter(fake_recognizer(info))
+    found = spotter.push(SPOKEN)
+    assert delays_s == pytest.approx([found[0].decided_s - 1.3, found[1].decided_s - 3.6])
+    assert len(push_s) == 2
+    assert min(push_s) > 0
+
+
+def test_an_hour_is_as_long_as_asked_and_the_same_for_the_same_seed() -> None:
+    words = endurance.read_words(endurance.EXAMPLES, RATE_HZ)
+    blocks = list(endurance.make_hour(words, 60 * RATE_HZ, RATE_HZ, seed=3))
+    again = list(endurance.make_hour(words, 60 * RATE_HZ, RATE_HZ, seed=3))
+    assert sum(len(samples) for _, samples in blocks) == 60 * RATE_HZ
+    assert [label for label, _ in blocks] == [label for label, _ in again]
+    np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), np.concatenate([b for _, b in again]))
+    assert (blocks[-1].label, len(blocks[-1].samples) >= 1.5 * RATE_HZ) == ("", True)
+
+
+def test_minutes_of_listening_leave_memory_flat_and_end_as_they_began() -> None:
+    hours = list(endurance.endure(load("commands8"), 4, 60))
+    assert [[found.label for found in hour.found] for hour in hours] == [hour.keywords for hour in hours]
+    assert hours[0].keywords != hours[1].keywords
+    assert endurance.problems(hours[0], hours[-1]) == []
+
+
+def test_endurance_tells_what_is_wrong() -> None:
+    found = [endurance.Found("yes", 0, 500, 0.9)]
+    first = endurance.Hour(80.0, ["yes"], found)
+    assert endurance.problems(first, endurance.Hour(81.0, ["yes"], list(found))) == []
+    (grown,) = endurance.problems(first, endurance.Hour(99.0, ["yes"], list(found)))
+    assert "from 80.0 MB" in grown
+    (other,) = endurance.problems(first, endurance.Hour(80.0, ["yes"], [found[0]._replace(score=0.8999)]))
+    assert "last hour" in other
+
+
+@pytest.mark.parametrize(
+    ("in_stream", "in_speech", "expected"),
+    [
+        ([], [], {"yes": 0, "no": 0}),
+        ([heard("yes", 1.7), heard("no", 5.6), heard("no", 6.6)], [], {"yes": 1, "no": 1}),
+        ([heard("yes", 1.7), heard("yes", 3.6)], [], {"yes": 2 / 3, "no": 0}),
+        ([heard("no", 5.6)], [heard("no", 9.0)], {"yes": 0, "no": 1 / 2}),
+    ],
+)
+def test_the_f1_of_each_keyword(
+    in_stream: list[Detection], in_speech: list[Detection], expected: dict[str, float]
+) -> None:
+    found = compare_pocketsphinx.Heard(in_stream, in_speech, 0.0)
+    assert compare_pocketsphinx.f1_scores(found, WORDS, KEYWORDS) == pytest.approx(expected)
+
+
+class FakeDecoder:
+    """Spots as PocketSphinx does: what was heard since `start_utt`, in frames of 10 ms since then."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def start_utt(self) -> None:
+        self.calls.append("start")
+        self.blocks: list[bytes] = []
+
+    def end_utt(self) -> None:
+        self.calls.append("end")
+
+    def process_raw(self, block: bytes) -> None:
+        self.blocks.append(block)
+
+    def hyp(self) -> str | None:
+        return "yes  no" if any(self.blocks[-1]) else None
+
+    def seg(self) -> list[SimpleNamespace]:
+        n_frames = 10 * len(self.blocks)
+        return [
+            SimpleNamespace(word="yes ", prob=0.5, start_frame=0, end_frame=n_frames),
+            SimpleNamespace(word="no ", prob=0.9, start_frame=n_frames - 10, end_frame=n_frames),
+        ]
+
+
+def test_of_what_pocketsphinx_hears_at_once_the_most_probable_counts_and_the_search_starts_anew() -> None:
+    decoder = FakeDecoder()
+    samples = to_int16(np.concatenate([silence(0.5), word("yes", 0.1), silence(0.4), word("yes", 0.1)]))
+    first, second = compare_pocketsphinx.hear_pocketsphinx(decoder, samples)
+    assert first == Detection("no", 0.5, 0.6, 0.9, 0.6)
+    assert (second.label, second.decided_s) == ("no", 1.1)
+    assert [second.start_s, second.end_s] == pytest.approx([1.0, 1.1])
+    assert decoder.calls == ["start", "end", "start", "end", "start", "end"]
+
+
+def test_both_hear_the_same_recording() -> None:
+    samples = to_int16(read(endurance.EXAMPLES / "commands.wav", RATE_HZ))
+    by_pocketsphinx = list(
+        compare_pocketsphinx.hear_pocketsphinx(compare_pocketsphinx.make_decoder({"stop": 1e-2, "yes": 1e-5}), samples)
+    )
+    assert [found.label for found in by_pocketsphinx] == ["yes", "stop"]
+    assert [found.decided_s for found in by_pocketsphinx] == pytest.approx([1.8, 11.2], abs=0.5)
+    by_speechrnn = list(compare_pocketsphinx.hear_speechrnn(load("commands8"), samples))
+    assert [found.label for found in by_speechrnn] == ["yes", "no", "up", "down", "left", "right", "stop", "go"]
+
+
+def test_without_pocketsphinx_it_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["compare", "configs/commands8.toml", "commands8"])
+    with pytest.raises(SystemExit) as caught:
+        compare_pocketsphinx.main()
+    assert caught.value.code == 2
+    assert "pip install pocketsphinx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pipeline", ["choose_options", "latency"])
+def test_a_missing_model_is_one_line(pipeline: str) -> None:
+    command = [sys.executable, "-m", f"pipelines.{pipeline}", "configs/commands8.toml", "no-such-model"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "no-such-model: no such model" in result.stderr
