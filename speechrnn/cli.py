@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -404,6 +404,48 @@ def doctor(model: str, device: str | None) -> None:
             click.echo(f"{'':<23}{finding.advice}")
     if failed:
         raise SystemExit(2)
+
+
+@cli.command()
+@_model
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--name", "names", multiple=True, help="A further host name under which it may be opened; repeatable.")
+@click.option("--certfile", type=_PATH, help="PEM certificate, for https.")
+@click.option("--keyfile", type=_PATH, help="Its key, if not in the same file.")
+@click.option("--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable.")
+@click.option(
+    "--clients", "n_most", default=64, show_default=True, type=click.IntRange(1), help="How many may be heard at once."
+)
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    names: tuple[str, ...],
+    certfile: Path | None,
+    keyfile: Path | None,
+    threshold: tuple[str, ...],
+    n_most: int,
+) -> None:
+    """Open a page on this machine that listens: to a microphone, or to a sound file. Ctrl-C ends it."""
+    try:
+        from speechrnn import server, service
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serve needs {error.name}, which is not installed: pip install 'speechrnn[web]'") from None
+    from speechrnn.runtime import find_model, load
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server.check_certificate(certfile, keyfile)
+    recognizer = load(model)
+    heard = service.Service(recognizer, find_model(model), _options(recognizer, threshold), n_most=n_most)
+    listening = server.bind(host, port)
+    with suppress(KeyboardInterrupt):
+        for address in server.addresses(listening, "https" if certfile else "http"):
+            _note(f"open {address}")
+        if not (certfile or server.is_loopback(listening)):
+            _note("others can open it, but browsers give a microphone only to https: give --certfile and --keyfile")
+        _note("Ctrl-C ends it")
+        server.make_server(heard, names=names, certfile=certfile, keyfile=keyfile).run([listening])
 
 
 @cli.command()

@@ -51,6 +51,11 @@ class KeywordSpotter:
         """Length of the audio that was pushed."""
         return self._n_samples / self.sample_rate_hz
 
+    @property
+    def decided_s(self) -> float:
+        """End of the last step that was completed, in the audio that was pushed."""
+        return self._n_decided / self.sample_rate_hz
+
     def push(self, samples: Samples) -> list[Detection]:
         """Take the next samples [T], float32 in [-1, 1], and return the keywords that they complete.
 
@@ -60,14 +65,27 @@ class KeywordSpotter:
         Raises AudioError for another type or shape, and for values that are not finite.
         """
         found = []
+        for context in self.contexts(samples):
+            found += self.decide(self.recognizer.posteriors(context[None])[0])
+        return found
+
+    def contexts(self, samples: Samples) -> Iterator[Samples]:
+        """Take the next samples [T] and yield the context [context_samples] of each step that they complete.
+
+        With `decide`, `push` in two halves, for those who run the contexts of many spotters at once: each context is
+        decided before the next one is asked for, which depends on it. Raises AudioError as `push` does.
+        """
         for context in self._contexts(samples):
             n_new = max(0, self._n_decided - self._n_heard)
             context[: max(0, len(context) - n_new)] = 0
-            self.latest = self.recognizer.posteriors(context[None])[0]
-            fired = self._detector.push(self.latest[None])
-            if fired:
-                self._n_heard = self._n_decided + self._n_tail
-            found += fired
+            yield context
+
+    def decide(self, posteriors: NDArray[np.float32]) -> list[Detection]:
+        """Take the posteriors [C] of the context that `contexts` has just yielded; return what they complete."""
+        self.latest = posteriors
+        found = self._detector.push(posteriors[None])
+        if found:
+            self._n_heard = self._n_decided + self._n_tail
         return found
 
     def finish(self) -> list[Detection]:

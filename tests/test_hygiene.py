@@ -41,10 +41,16 @@ INFERENCE = {
         *("audio", "config", "dataset", "describe", "doctor", "errors", "evaluation", "export", "formats", "listening"),
         *("outputs", "plots", "recognizer", "report", "runtime", "scoring", "sources", "spotter", "training", "truth"),
         *("view", "__init__"),
+        *("server", "service"),
     },
     "synthesis": {"audio", "config", "errors"},
     "dataset": {"audio", "config", "errors", "labels", "synthesis"},
     "contexts": {"audio", "config", "dataset", "errors", "labels", "spec"},
+    "protocol": {"audio", "detector", "errors", "spec"},
+    "batching": {"audio", "runtime"},
+    "uploads": {"audio", "detector", "errors", "formats", "runtime", "sources", "spec", "spotter"},
+    "service": {"audio", "batching", "detector", "errors", "protocol", "runtime", "spec", "spotter", "uploads"},
+    "server": {"errors", "protocol", "service"},
 }
 TRAINING = {
     "features": {"spec"},

@@ -98,6 +98,21 @@ def test_until_a_word_is_heard_push_looks_at_the_plain_contexts_and_then_only_at
         np.testing.assert_array_equal(context[CONTEXT_SAMPLES - kept :], plain[CONTEXT_SAMPLES - kept :])
 
 
+def test_contexts_and_decide_are_the_two_halves_of_push() -> None:
+    heard: list[Samples] = []
+    recognizer = fake_recognizer(heard=heard)
+    spotter, found = KeywordSpotter(recognizer, OPTIONS), []
+    for n, context in enumerate(spotter.contexts(SPEECH), 1):
+        assert spotter.decided_s == pytest.approx(n * STEP_SAMPLES / RATE_HZ)
+        found += spotter.decide(recognizer.posteriors(context[None])[0])
+    heard_by_push: list[Samples] = []
+    whole = KeywordSpotter(fake_recognizer(heard=heard_by_push), OPTIONS)
+    assert found == whole.push(SPEECH) != []
+    np.testing.assert_array_equal(heard, heard_by_push)
+    np.testing.assert_array_equal(spotter.latest, whole.latest)
+    assert spotter.finish() == whole.finish()
+
+
 @pytest.mark.parametrize("pause_s", [0.5, 0.8, 1.2])
 def test_a_word_said_twice_is_heard_twice(pause_s: float) -> None:
     samples = np.concatenate([silence(0.5), word("yes"), silence(pause_s), word("yes"), silence(0.5)])

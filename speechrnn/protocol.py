@@ -1,0 +1,156 @@
+"""What a client and the server say to each other, version 1; docs/protocol.md tells it to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+import msgspec
+import numpy as np
+
+from speechrnn.audio import Samples, from_int16
+from speechrnn.detector import Detection
+from speechrnn.errors import SpeechRnnError
+from speechrnn.spec import ModelInfo, Options
+
+VERSION = 1
+LISTEN_PATH, TRANSCRIBE_PATH, MODEL_PATH = "/v1/listen", "/v1/transcribe", "/v1/model"
+MOST_MESSAGE_BYTES = 1 << 16
+MALFORMED, IDLE, BROKEN, FULL = 1007, 1008, 1011, 1013
+"""WebSocket close codes. The WebSocket itself adds 1009 for a message too large and 1012 for a server that ends."""
+
+_Message = TypeVar("_Message")
+_Threshold = Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class ProtocolError(SpeechRnnError):
+    """Something that ends a conversation: told to the client in an `Error`, then by this close code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a client may choose: the keywords that may fire, all if empty, and one threshold for all of them."""
+
+    keywords: tuple[str, ...] = ()
+    threshold: _Threshold | None = None
+
+    def options(self, default: Options) -> Options:
+        """The options that this choice makes of the server's."""
+        if self.threshold is not None:
+            default = msgspec.structs.replace(default, threshold=self.threshold, thresholds={})
+        return msgspec.structs.replace(default, only=self.keywords) if self.keywords else default
+
+
+class Start(Choice, frozen=True, kw_only=True, tag_field="type", tag="start"):
+    """The first message: the rate of the audio that follows, and what the client chooses."""
+
+    rate_hz: Annotated[int, msgspec.Meta(ge=8000, le=192000)]
+
+
+class Recording(Choice, frozen=True, kw_only=True):
+    """The query of an upload: what its sender calls it, a name to show and not a path to open."""
+
+    name: Annotated[str, msgspec.Meta(max_length=255)] = "recording"
+
+
+class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="finish"):
+    """The last message: the audio has ended."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag_field="type", tag="ready"):
+    """The answer to `Start`, and to a request for the model: what listens, and the order of its posteriors."""
+
+    version: int
+    model: str
+    sample_rate_hz: int
+    context_ms: int
+    step_ms: int
+    threshold: float
+    most_upload_bytes: int
+    keywords: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+class Decision(msgspec.Struct, frozen=True, tag_field="type", tag="decision"):
+    """The answer to each step of audio. `lag_ms` is the server's part of the delay."""
+
+    time_s: float
+    posteriors: list[float]
+    detections: list[Detection]
+    lag_ms: float
+
+
+class Finished(msgspec.Struct, frozen=True, tag_field="type", tag="finished"):
+    """The answer to `Finish`: the words that only the end of the audio completed."""
+
+    duration_s: float
+    detections: list[Detection]
+
+
+class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
+    """Why the server is about to close the connection."""
+
+    message: str
+
+
+def ready(model: str, info: ModelInfo, options: Options, most_upload_bytes: int) -> Ready:
+    """What a server says of its model and of itself."""
+    spec = info.spec
+    return Ready(
+        version=VERSION,
+        model=model,
+        sample_rate_hz=spec.sample_rate_hz,
+        context_ms=spec.context_ms,
+        step_ms=options.step_ms,
+        threshold=options.threshold,
+        most_upload_bytes=most_upload_bytes,
+        keywords=spec.labels.keywords,
+        labels=spec.labels.names,
+    )
+
+
+def decode_start(message: str | bytes) -> Start:
+    """The first message. Raises ProtocolError if it is anything else."""
+    return _decode(message, Start, '{"type": "start", "rate_hz": 48000}')
+
+
+def decode_finish(message: str) -> Finish:
+    """The last message. Raises ProtocolError if it is anything else."""
+    return _decode(message, Finish, '16-bit PCM, or {"type": "finish"}')
+
+
+def decode_audio(message: bytes) -> Samples:
+    """Samples [T] of 16-bit little-endian mono PCM. Raises ProtocolError for half a sample."""
+    if len(message) % 2:
+        raise ProtocolError(MALFORMED, f"expected whole 16-bit samples, got {len(message)} bytes; send an even number")
+    return from_int16(np.frombuffer(message, dtype="<i2"))
+
+
+def decode_recording(query: Mapping[str, str]) -> Recording:
+    """The query of an upload, its keywords separated by commas. Raises ProtocolError for anything else."""
+    fields: dict[str, object] = {**query}
+    if "keywords" in query:
+        fields["keywords"] = tuple(query["keywords"].split(","))
+    try:
+        recording = msgspec.convert(fields, type=Recording, strict=False)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(MALFORMED, f"expected name, keywords and threshold, got something else ({error})") from None
+    shown = "".join(letter for letter in recording.name.replace("\\", "/").split("/")[-1] if letter.isprintable())
+    return msgspec.structs.replace(recording, name=shown or "recording")
+
+
+def encode(message: Ready | Decision | Finished | Error) -> str:
+    """A message of the server as JSON."""
+    return msgspec.json.encode(message).decode()
+
+
+def _decode(message: str | bytes, kind: type[_Message], expected: str) -> _Message:
+    if isinstance(message, bytes):
+        raise ProtocolError(MALFORMED, f"expected {expected}, got {len(message)} bytes of audio")
+    try:
+        return msgspec.json.decode(message, type=kind)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise ProtocolError(MALFORMED, f"expected {expected}, got something else ({error})") from None

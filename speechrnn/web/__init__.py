@@ -1,0 +1,1 @@
+"""The page that `speechrnn serve` shows, as data files."""
