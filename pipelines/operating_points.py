@@ -7,16 +7,15 @@ alarms on the running speech of the training data, of which the model has heard 
 keyword that is spoken in it counts as a false alarm, for its words are not known.
 
 For each smoothing, every keyword gets the threshold that costs fewest misses while all together stay within the target.
-Where the target allows too few false alarms to be counted in so much speech, thresholds are raised from the lowest
-target that can be: by as much, in logits, as false alarms become rarer with a common threshold. Release and refractory
-time are chosen last. What the spotter then gives is printed as a table, and as TOML for the configuration.
+Where so much speech cannot show a target, for a single false alarm would be above it, there is to be none; a lower
+target that cannot be shown either goes further, up to where each keyword loses another 5 % of its words. Release and
+refractory time are chosen last. What the spotter then gives is printed as a table, and as TOML for the configuration.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -45,8 +44,7 @@ _LOGITS = np.linspace(-0.5, 6, 27)
 _RELEASES = (0.7, 0.5, 0.9)  # the usual one first: it stays unless another is better
 _REFRACTORIES_MS = (500, 300, 800)
 _LATEST_MS = 400.0
-_N_SHOWN = 5  # fewer false alarms than these are no measurement
-_N_FITTED = 3
+_STRICTER = 0.05
 _QUIET = 0.05
 _N_BESIDE = 15
 _PRICES = np.geomspace(0.01, 1000, 51)
@@ -127,22 +125,12 @@ def allot(errors: Counts, alarms: Counts, budget: float) -> list[int]:
     return places
 
 
-def fall(alarms: Sequence[int], logits: NDArray[np.float64]) -> float:
-    """By how much the logarithm of the number of alarms falls with the logit of the threshold, by least squares.
-
-    A count weighs as much as it is; thresholds with hardly any are left out. At least 0.5; 1 where nothing can be told.
-    """
-    counts = np.array(alarms, dtype=np.float64)
-    used = counts >= _N_FITTED
-    if len(set(counts[used])) < 2:
-        return 1.0
-    slope = np.polyfit(logits[used], np.log(counts[used]), 1, w=np.sqrt(counts[used]))[0]
-    return max(0.5, -float(slope))
-
-
-def raised(thresholds: Mapping[str, float], by: float) -> dict[str, float]:
-    """Thresholds raised by so many logits, at most to 0.999."""
-    return {word: round(min(0.999, 1 / (1 + (1 / level - 1) * math.exp(-by))), 3) for word, level in thresholds.items()}
+def raised(errors: Counts, places: Sequence[int], allowed: NDArray[np.float64]) -> list[int]:
+    """For each keyword the highest threshold, as its place, that makes at most so many more errors."""
+    return [
+        int(np.flatnonzero(row <= row[place] + more).max())
+        for row, place, more in zip(errors, places, allowed, strict=True)
+    ]
 
 
 def candidates(recordings: Recordings, labels: Labels, options: Options) -> dict[str, dict[str, float]]:
@@ -152,15 +140,15 @@ def candidates(recordings: Recordings, labels: Labels, options: Options) -> dict
     in_speech = sweep(recordings.speech, labels, options, "default", levels)
     errors = _table(in_streams, lambda one: one.n_spoken - one.n_found + one.n_wrong + one.n_false_alarms)
     alarms = _table(in_speech, lambda one: one.n_false_alarms)
-    hours = recordings.speech_hours
-    shown = min((rate for rate in TARGETS.values() if rate * hours >= _N_SHOWN), default=max(TARGETS.values()))
-    slope = fall([result.n_false_alarms for result in in_speech], _LOGITS)
-    found = {}
-    for name, rate in TARGETS.items():
-        places = allot(errors, alarms, max(rate, shown) * hours)
-        thresholds = dict(zip(labels.keywords, [levels[place] for place in places], strict=True))
-        got = max(alarms[np.arange(len(alarms)), places].sum(), 0.5) / hours
-        found[name] = raised(thresholds, max(0.0, math.log(got / rate)) / slope if rate < shown else 0.0)
+    n_spoken = np.array([one.n_spoken for one in in_streams[0].per_keyword.values()])
+    found, n_stricter = {}, 0
+    for name, rate in sorted(TARGETS.items(), key=lambda item: -item[1]):
+        budget = rate * recordings.speech_hours
+        places = allot(errors, alarms, budget)
+        if budget < 1:
+            places = raised(errors, places, _STRICTER * n_stricter * n_spoken) if n_stricter else places
+            n_stricter += 1
+        found[name] = dict(zip(labels.keywords, [levels[place] for place in places], strict=True))
     return found
 
 
@@ -255,9 +243,9 @@ def main() -> None:
     print(f"{len(recordings.streams)} streams, {hours:.2f} hours of running speech", flush=True)
     chosen = choose(recordings, labels, options)
     measured = measure(remembered, pack, {name: one.options for name, one in chosen.items()})
-    hidden = [f"{rate:g}/h ({name})" for name, rate in TARGETS.items() if rate * hours < _N_SHOWN]
+    hidden = [f"{rate:g}/h ({name})" for name, rate in TARGETS.items() if rate * hours < 1]
     if hidden:
-        print(f"\n{hours:.2f} hours cannot show {' and '.join(hidden)}: thresholds are extrapolated for them\n")
+        print(f"\n{hours:.2f} hours cannot show {' and '.join(hidden)}: none was allowed there\n")
     print(to_markdown(measured), end="\n\n")
     print(to_toml({name: to_point(one) for name, one in measured.items()}))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines import levels, operating_points
-from pipelines.operating_points import TARGETS, allot, fall, raised
+from pipelines.operating_points import TARGETS, allot, raised
 from pipelines.streams import PRESETS, Material, Sound
 from speechrnn.dataset import Pack
 from speechrnn.listening import hear
@@ -38,13 +38,9 @@ def test_of_equally_good_thresholds_the_middle_is_taken() -> None:
     assert allot(np.array([[3, 1, 1, 1, 2]]), np.zeros((1, 5), dtype=np.int64), 0) == [2]
 
 
-def test_the_fall_of_alarms_is_found_and_thresholds_follow_it() -> None:
-    logits = np.linspace(0, 3, 10)
-    alarms = [round(400 * np.exp(-2 * logit)) for logit in logits]
-    assert fall(alarms, logits) == pytest.approx(2, abs=0.1)
-    assert fall([0, 0], logits[:2]) == fall([7, 7], logits[:2]) == 1
-    assert raised({"yes": 0.5, "no": 0.999}, 1.0) == {"yes": 0.731, "no": 0.999}
-    assert raised({"yes": 0.5}, 0.0) == {"yes": 0.5}
+@pytest.mark.parametrize(("allowed", "expected"), [(0, [1, 0]), (1, [2, 0]), (2, [2, 1]), (9, [3, 3])])
+def test_thresholds_are_raised_as_far_as_errors_allow(allowed: float, expected: list[int]) -> None:
+    assert raised(ERRORS, [0, 0], np.array([allowed, allowed])) == expected
 
 
 def heard(*words: str) -> Heard:
@@ -77,6 +73,9 @@ def test_points_are_chosen_measured_and_read_back(made_pack: Pack, monkeypatch: 
     text = operating_points.to_toml({name: operating_points.to_point(one) for name, one in measured.items()})
     points = msgspec.convert(tomllib.loads(text)["operating_points"], dict[str, OperatingPoint])
     assert points.keys() == TARGETS.keys()
+    for keyword in ("yes", "no"):
+        thresholds = [points[name].thresholds[keyword] for name in ("sensitive", "balanced", "strict")]
+        assert thresholds == sorted(thresholds)
     for name, point in points.items():
         assert point.thresholds.keys() == {"yes", "no"}
         assert point.applied_to(Options()).smoothing_ms == 300
