@@ -40,7 +40,7 @@ from speechrnn.runtime import Recognizer
 from speechrnn.spotter import KeywordSpotter
 
 _BLOCK = PACKED_RATE_HZ // 10
-_THRESHOLDS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
+_THRESHOLDS = (1e-2, 1.0, 1e2, 1e4, 1e6, 1e8, 1e12)
 _N_WORDS_SWEPT = 150
 _N_WORDS = 400
 
