@@ -43,7 +43,7 @@ from speechrnn.spotter import KeywordSpotter
 from speechrnn.truth import Word
 
 _BLOCK = TRAINING_RATE_HZ // 10
-_THRESHOLDS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
+_THRESHOLDS = (1e-2, 1.0, 1e2, 1e4, 1e6, 1e8, 1e12)
 _SWEPT_S = 360.0
 _MEASURED_S = 960.0
 _SEED = 5
