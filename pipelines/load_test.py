@@ -1,9 +1,10 @@
 """Measure how many microphones one server hears in real time: python -m pipelines.load_test.
 
 Starts `speechrnn serve` on loopback and speaks to it as so many browsers would, who come one after the other: 48 kHz,
-twenty messages a second, in real time. The lag of a decision runs from the moment at which the last sample of its step
-was sent to the moment at which the answer is read. Run it on an idle machine: clients and server share its cores. The
-figures that were measured are in docs/benchmarks.md.
+twenty messages a second, in real time. The lag of a decision runs from the moment at which the message was sent that
+completes its step to the moment at which the answer is read. That is the message after the step's last sample, 50 ms
+later, for the resampler holds a few milliseconds back. Run it on an idle machine: clients and server share its cores.
+The figures that were measured are in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -85,7 +86,6 @@ class Client:
             now_s, answer = time.perf_counter(), json.loads(message)
             self.n_words += len(answer["detections"])
             if answer["type"] == "decision" and answer["time_s"] > _WARM_UP_S:
-                # The resampler holds back a few milliseconds, so a step is complete with the block after it.
                 last_block = min(self.n_blocks - 1, round(answer["time_s"] * 20))
                 self.lags_s.append(now_s - self._sent_s[last_block])
 
