@@ -1,9 +1,10 @@
 """Measure how many microphones one server hears in real time: python -m pipelines.load_test.
 
-Starts `speechrnn serve` on loopback and speaks to it as so many browsers would: 48 kHz, twenty messages a second, in
-real time. The lag of a decision runs from the moment at which the last sample of its step was sent to the moment at
-which the answer is read. Run it on an idle machine: clients and server share its cores. The figures that were measured
-are in docs/benchmarks.md.
+Starts `speechrnn serve` on loopback and speaks to it as so many browsers would, who come one after the other: 48 kHz,
+twenty messages a second, in real time. The lag of a decision runs from the moment at which the message was sent that
+completes its step to the moment at which the answer is read. That is the message after the step's last sample, 50 ms
+later, for the resampler holds a few milliseconds back. Run it on an idle machine: clients and server share its cores.
+The figures that were measured are in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import re
 import subprocess
 import sys
@@ -29,6 +29,7 @@ from speechrnn.audio import read, to_int16
 _RATE_HZ = 48000
 _BLOCK_SAMPLES = _RATE_HZ // 20
 _WARM_UP_S = 2.0
+_NEWCOMERS_PER_S = 17  # at no whole fraction of a step, so that their steps do not end together
 _CLI = "from speechrnn.cli import main; main()"
 
 
@@ -58,9 +59,9 @@ class Client:
         self.was_refused = False
         self._sent_s: list[float] = []
 
-    async def run(self, url: str) -> None:
-        """Speak until the end, or until refused."""
-        await asyncio.sleep(random.random() * 0.5)
+    async def run(self, url: str, start_s: float) -> None:
+        """Come after `start_s`, and speak until the end, or until refused."""
+        await asyncio.sleep(start_s)
         async with connect(url, proxy=None, compression=None) as websocket:
             try:
                 await websocket.send(json.dumps({"type": "start", "rate_hz": _RATE_HZ}))
@@ -85,7 +86,6 @@ class Client:
             now_s, answer = time.perf_counter(), json.loads(message)
             self.n_words += len(answer["detections"])
             if answer["type"] == "decision" and answer["time_s"] > _WARM_UP_S:
-                # The resampler holds back a few milliseconds, so a step is complete with the block after it.
                 last_block = min(self.n_blocks - 1, round(answer["time_s"] * 20))
                 self.lags_s.append(now_s - self._sent_s[last_block])
 
@@ -102,7 +102,7 @@ async def measure(url: str, process_id: int, n_clients: int, blocks: list[bytes]
     """Let so many clients speak at once for so long; `n_words` is what one of them hears alone."""
     clients = [Client(blocks, seconds) for _ in range(n_clients)]
     (cpu_s, _), started_s = _usage(process_id), time.perf_counter()
-    await asyncio.gather(*(client.run(url) for client in clients))
+    await asyncio.gather(*(client.run(url, number / _NEWCOMERS_PER_S) for number, client in enumerate(clients)))
     elapsed_s = time.perf_counter() - started_s
     used_s, memory_mb = _usage(process_id)
     served = [client for client in clients if not client.was_refused]
