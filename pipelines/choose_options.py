@@ -34,9 +34,9 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
 _SEED = 5
-_SMOOTHINGS_MS = {50: (300, 400), 100: (200, 300, 400, 500), 200: (400,)}  # by step
+_SMOOTHINGS_MS = {20: (300,), 50: (200, 300, 400), 100: (200, 300, 400, 500), 200: (200, 400)}  # by step
 _MARKERS = {200: "o", 300: "^", 400: "s", 500: "D"}  # by smoothing
-_THRESHOLDS = (0.6, 0.7, 0.8, 0.9)
+_THRESHOLDS = (0.5, 0.6, 0.7)
 _COSTED_S = 20
 
 

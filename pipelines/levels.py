@@ -85,9 +85,9 @@ def draw(conditions: Sequence[Condition], target: Path) -> None:
             "wrong": [100 * c.result.wrong_share for c in some],
         }.items():
             axis.plot([c.db for c in some], values, "o-", label=label)
-        axis.set(xlabel=title, ylim=(0, None))
+        axis.set(xlabel=title)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("% of keywords")
+    axes[0][0].set(ylabel="% of keywords", ylim=(0, None))  # once all is drawn, for the axes share it
     axes[0][0].legend(frameon=False)
     figure.savefig(target, dpi=100)
     plt.close(figure)

@@ -73,10 +73,10 @@ class Chosen(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """Misses, wrong words and false alarms, whichever they are; a decision that comes too late costs most."""
-        late = self.in_streams.delay_p95_ms > _LATEST_MS
-        streams = self.in_streams
-        return 1e6 * late + streams.n_missed + streams.n_wrong + streams.n_false_alarms + self.in_speech.n_false_alarms
+        """Misses, wrong words and false alarms; each 10 ms by which decisions come too late weigh as much as one."""
+        streams, late_ms = self.in_streams, max(0.0, self.in_streams.delay_p95_ms - _LATEST_MS)
+        errors = streams.n_missed + streams.n_wrong + streams.n_false_alarms + self.in_speech.n_false_alarms
+        return errors + late_ms / 10
 
 
 def listen(recognizer: Recognizer, pack: Pack, choices: Mapping[str, Options]) -> Recordings:
@@ -135,7 +135,7 @@ def raised(errors: Counts, places: Sequence[int], allowed: NDArray[np.float64]) 
 
 def candidates(recordings: Recordings, labels: Labels, options: Options) -> dict[str, dict[str, float]]:
     """Thresholds of each keyword for each target, with the smoothing that the options have."""
-    levels = [float(level) for level in np.round(1 / (1 + np.exp(-_LOGITS)), 4)]
+    levels = [float(level) for level in np.round(1 / (1 + np.exp(-_LOGITS)), 3)]
     in_streams = sweep(recordings.streams, labels, options, "default", levels)
     in_speech = sweep(recordings.speech, labels, options, "default", levels)
     errors = _table(in_streams, lambda one: one.n_spoken - one.n_found + one.n_wrong + one.n_false_alarms)
