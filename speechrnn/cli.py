@@ -413,6 +413,7 @@ def doctor(model: str, device: str | None) -> None:
 @click.option("--name", "names", multiple=True, help="A further host name under which it may be opened; repeatable.")
 @click.option("--certfile", type=_PATH, help="PEM certificate, for https.")
 @click.option("--keyfile", type=_PATH, help="Its key, if not in the same file.")
+@_operating_point
 @click.option("--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable.")
 @click.option(
     "--clients", "n_most", default=64, show_default=True, type=click.IntRange(1), help="How many may be heard at once."
@@ -424,6 +425,7 @@ def serve(
     names: tuple[str, ...],
     certfile: Path | None,
     keyfile: Path | None,
+    operating_point: str | None,
     threshold: tuple[str, ...],
     n_most: int,
 ) -> None:
@@ -436,7 +438,7 @@ def serve(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server.check_certificate(certfile, keyfile)
-    recognizer = load(model)
+    recognizer = load(model, operating_point=operating_point)
     heard = service.Service(recognizer, find_model(model), _options(recognizer, threshold), n_most=n_most)
     listening = server.bind(host, port)
     with suppress(KeyboardInterrupt):

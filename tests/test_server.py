@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 import pytest
 import trustme
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
@@ -32,6 +34,7 @@ from websockets.sync.client import connect
 from speechrnn import server, service, uploads
 from speechrnn.audio import Resampler, Samples, from_int16, to_int16
 from speechrnn.batching import Batcher
+from speechrnn.cli import cli
 from speechrnn.runtime import Recognizer, load
 from speechrnn.sources import FileSource, read_all
 from speechrnn.spotter import KeywordSpotter
@@ -750,10 +753,23 @@ def test_the_program_says_where_its_page_is_and_ends_quietly(by: signal.Signals)
     assert program.lines[1:] == ["Ctrl-C ends it"]
 
 
-def test_for_others_the_program_warns_that_browsers_want_https() -> None:
-    program = Process("--host", "0.0.0.0")
-    assert program.end(signal.SIGINT) == 0
-    assert any("only to https" in line for line in program.lines)
+def test_for_others_the_program_warns_that_browsers_want_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by a server on the loopback interface that takes itself for a public one, and ends at once."""
+    monkeypatch.setattr(server, "is_loopback", lambda listening: False)
+
+    def run(sockets: list[socket.socket]) -> None:
+        sockets[0].close()
+
+    monkeypatch.setattr(server, "make_server", lambda *args, **options: SimpleNamespace(run=run))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    said = CliRunner().invoke(cli, ["serve", "--port", "0"], catch_exceptions=False).stderr
+    assert "only to https: give --certfile and --keyfile" in said
+
+
+@pytest.mark.parametrize(("address", "expected"), [("127.0.0.1", True), ("0.0.0.0", False), ("192.0.2.7", False)])
+def test_only_the_loopback_interface_is_for_this_machine_alone(address: str, expected: bool) -> None:
+    listening = cast("socket.socket", SimpleNamespace(getsockname=lambda: (address, 8000)))
+    assert server.is_loopback(listening) is expected
 
 
 @pytest.fixture(scope="module")
@@ -785,6 +801,7 @@ def test_with_a_certificate_the_server_speaks_https(certificate: tuple[trustme.C
         (["--certfile", "README.md"], "not a certificate"),
         (["--threshold", "2"], "expected a number above 0"),
         (["--threshold", "maybe=0.5"], "maybe: no keyword of this model"),
+        (["--operating-point", "lax"], "lax"),
         (["--model", "no-such"], "no such model"),
     ],
 )
