@@ -224,24 +224,29 @@ class Microphone(_Closing):
 
     def blocks(self) -> Iterator[Samples]:
         """Yield what the microphone hears until the source is closed."""
-        resampler = Resampler(self._rate_hz, self.sample_rate_hz)
+        resampler, is_gone = Resampler(self._rate_hz, self.sample_rate_hz), False
         while not self._closed:
             try:
                 n_missed, data = self._queue.get(timeout=_LOST_AFTER_S)
             except queue.Empty:
                 if self._closed:
                     return
+                if not is_gone:
+                    self._on_event(f"{self.name}: the microphone is gone; waiting for it to come back")
+                is_gone = True
                 yield from self._reopen()
                 resampler = Resampler(self._rate_hz, self.sample_rate_hz)
                 continue
+            if is_gone:  # said when there is sound again, for a device may open and stay mute a while
+                self._on_event(f"{self.name}: the microphone is back")
+                is_gone = False
             for part in (np.zeros(n_missed, dtype=np.float32), to_mono(data)):
                 block = resampler.push(part)
                 if len(block):
                     yield block
 
     def _reopen(self) -> Iterator[Samples]:
-        """Wait until the device is there again, and yield an empty block before each attempt."""
-        self._on_event(f"{self.name}: the microphone is gone; waiting for it to come back")
+        """Wait until the device can be opened again, and yield an empty block before each attempt."""
         while not self._closed:
             yield np.zeros(0, dtype=np.float32)
             self._abort()
@@ -252,7 +257,6 @@ class Microphone(_Closing):
             except (DeviceError, self._sounddevice.PortAudioError):
                 time.sleep(_RETRY_EVERY_S)
                 continue
-            self._on_event(f"{self.name}: the microphone is back")
             return
 
     def _abort(self) -> None:

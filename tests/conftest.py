@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from speechrnn.spec import Classifier, Conv, Mfcc, ModelInfo, OperatingPoint, Op
 from tests import made_data
 from tests.helpers import SmallModel, noise
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell; programs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("speechrnn", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("speechrnn")
 CONFIGS = Path(__file__).parents[1] / "configs"
