@@ -81,16 +81,15 @@ class Examples:
         own_noise = [clip for clip in noise if clip.word in FOLDER_LABELS]
         self.noise = own_noise if split == "validation" and own_noise else noise
         self._noise_part = (0.0, _NOISE_TRAINING_PART) if split == "training" else (_NOISE_TRAINING_PART, 1.0)
-        kinds = [[clip for clip in self.noise if (clip in own_noise) == is_own] for is_own in (True, False)]
+        kinds = [[clip for clip in self.noise if (clip.word in FOLDER_LABELS) == is_own] for is_own in (True, False)]
         self._noise_ranges = [ranges for ranges in map(self._long_enough, kinds) if ranges]
         self.rooms = [clip for clip in pack.clips if clip.kind == "room"]
         self._check(pack, split)
 
     def _check(self, pack: Pack, split: Split) -> None:
-        classes = {**self._keywords, **({UNKNOWN: self._isolated_unknown()} if UNKNOWN in self.names else {})}
-        missing = [name for name, clips in classes.items() if not clips]
-        if UNKNOWN in missing and self._unknown["speech"]:
-            missing.remove(UNKNOWN)
+        missing = [name for name, clips in self._keywords.items() if not clips]
+        if UNKNOWN in self.names and not any(self._unknown.values()):
+            missing.append(UNKNOWN)
         if missing:
             counts = Counter(clip.word for clip in pack.clips if clip.kind == "command" and clip.split == split)
             has = ", ".join(f"{word} ({n})" for word, n in sorted(counts.items())) or "none"

@@ -20,7 +20,7 @@ from speechrnn.audio import AUDIO_SUFFIXES, from_int16, open_audio, read_block, 
 from speechrnn.config import TRAINING_RATE_HZ, Data
 from speechrnn.errors import AudioError, DataError
 from speechrnn.labels import FOLDER_LABELS, SILENCE
-from speechrnn.synthesis import Spoken, plan, synthesise
+from speechrnn.synthesis import plan, synthesise
 
 Split = Literal["training", "validation", "testing"]
 Kind = Literal["command", "word", "spoken", "speech", "noise", "room"]
@@ -90,23 +90,25 @@ def split_of(file_name: str) -> Split:
     return "validation" if percentage < 10 else "testing" if percentage < 20 else "training"
 
 
-def _commands_folder(data: Data) -> Path:
-    """Where Speech Commands lies. Raises DataError if it does not."""
-    commands = Path(data.dir) / data.commands
+def _source(base: Path, file: Path, kind: Kind, split: Split, word: str) -> Clip:
+    """A file to be packed. One that cannot be looked at, such as a broken link, has a size of -1; packing says why."""
+    try:
+        stat = file.stat()
+        size, mtime_ns = stat.st_size, stat.st_mtime_ns
+    except OSError:
+        size, mtime_ns = -1, 0
+    return Clip(os.path.relpath(file, base), size, mtime_ns, kind, split, word)
+
+
+def find_sources(data: Data) -> list[Clip]:
+    """Every audio file that the configuration names, with its kind and split. Raises DataError for missing folders."""
+    base = Path(data.dir)
+    commands = base / data.commands
     if not commands.is_dir():
         raise DataError(
             f"{commands}: no such folder; expected Speech Commands there. Set data.dir to where yours lies, "
             f"or download it: speechrnn prepare CONFIG --download v0.02"
         )
-    return commands
-
-
-def find_sources(data: Data, spoken: Iterable[Spoken] = ()) -> list[Clip]:
-    """Every audio file that the configuration names, with its kind and split. Raises DataError for missing folders.
-
-    A file that cannot be looked at, such as a broken link, is listed with a size of -1; packing says why.
-    """
-    base, commands = Path(data.dir), _commands_folder(data)
     listed: dict[str, Split] = {}
     splits: tuple[Split, ...] = ("validation", "testing")
     lists = [commands / f"{split}_list.txt" for split in splits]
@@ -114,22 +116,14 @@ def find_sources(data: Data, spoken: Iterable[Spoken] = ()) -> list[Clip]:
         for path, split in zip(lists, splits, strict=True):
             listed |= dict.fromkeys(path.read_text().split(), split)
 
-    def clip(file: Path, kind: Kind, split: Split, word: str = "") -> Clip:
-        try:
-            stat = file.stat()
-            size, mtime_ns = stat.st_size, stat.st_mtime_ns
-        except OSError:
-            size, mtime_ns = -1, 0
-        return Clip(os.path.relpath(file, base), size, mtime_ns, kind, split, word)
-
     clips = []
     for file in _audio_files(commands):
         word = file.parent.name
         if FOLDER_LABELS.get(word) == SILENCE:
-            clips.append(clip(file, "noise", "training", word))
+            clips.append(_source(base, file, "noise", "training", word))
         elif file.parent != commands:
             split = listed.get(f"{word}/{file.name}", "training") if listed else split_of(file.name)
-            clips.append(clip(file, "command", split, word))
+            clips.append(_source(base, file, "command", split, word))
     folders: list[tuple[tuple[str, ...], Kind, Split]] = [
         (data.words, "word", "training"),
         (data.words_validation, "word", "validation"),
@@ -141,8 +135,8 @@ def find_sources(data: Data, spoken: Iterable[Spoken] = ()) -> list[Clip]:
         for name in names:
             if not (base / name).is_dir():
                 raise DataError(f"{base / name}: no such folder; correct it in [data] of the configuration")
-            clips += [clip(file, kind, split, file.parent.name) for file in _audio_files(base / name)]
-    return clips + [clip(base / data.spoken / item.path, "spoken", "training", item.word) for item in spoken]
+            clips += [_source(base, file, kind, split, file.parent.name) for file in _audio_files(base / name)]
+    return clips
 
 
 def _audio_files(folder: Path) -> list[Path]:
@@ -168,11 +162,10 @@ def prepare(
     `keywords` are needed where they are to be synthesised.
     """
     folder = Path(data.dir) / data.packed
-    _commands_folder(data)  # before anything is made beside it
-    spoken = plan(data, keywords)
-    find_sources(data)  # a missing folder is said now, and not after minutes of synthesis
-    synthesise(Path(data.dir) / data.spoken, spoken, progress)
-    sources = find_sources(data, spoken)
+    sources = find_sources(data)  # first, so that a missing folder is said before minutes of synthesis
+    spoken, base = plan(data, keywords), Path(data.dir)
+    synthesise(base / data.spoken, spoken, progress)
+    sources += [_source(base, base / data.spoken / item.path, "spoken", "training", item.word) for item in spoken]
     pack = _open_pack(folder, sources)
     if pack is None:
         folder.mkdir(parents=True, exist_ok=True)
