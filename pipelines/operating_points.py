@@ -28,11 +28,10 @@ from pipelines.streams import PRESETS, make_stream, of_pack, open_inputs, speech
 from speechrnn.audio import Samples
 from speechrnn.cli import run_program
 from speechrnn.dataset import Pack
-from speechrnn.detector import Detector
 from speechrnn.labels import Labels
 from speechrnn.listening import hear
 from speechrnn.runtime import Recognizer, remembering
-from speechrnn.scoring import Heard, KeywordScore, Score, Scored, score, sweep
+from speechrnn.scoring import Heard, KeywordScore, Score, decide, score, sweep
 from speechrnn.spec import OperatingPoint, Options
 from speechrnn.truth import Truth
 
@@ -97,16 +96,6 @@ def sounding(heard: Heard, n_keywords: int) -> Heard:
     loud = (heard.posteriors[:, :n_keywords].max(axis=1) > _QUIET).astype(float)
     near = np.convolve(loud, np.ones(2 * _N_BESIDE + 1), "same") > 0.5
     return heard._replace(posteriors=heard.posteriors[near])
-
-
-def decide(recordings: Sequence[Heard], labels: Labels, options: Options) -> Score:
-    """The score of the plain detector with these options, over stored posteriors."""
-    detector = Detector(labels, options)
-    scored = []
-    for heard in recordings:
-        detector.reset()
-        scored.append(Scored(heard.audio, heard.duration_s, detector.push(heard.posteriors), heard.truth))
-    return score(scored, labels.keywords)
 
 
 def allot(errors: Counts, alarms: Counts, budget: float) -> list[int]:

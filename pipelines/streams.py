@@ -24,7 +24,7 @@ from speechrnn.detector import Detection
 from speechrnn.errors import DataError
 from speechrnn.evaluation import speech_power
 from speechrnn.runtime import Recognizer, load
-from speechrnn.scoring import judge_default
+from speechrnn.scoring import judge_default, percentile_ms
 from speechrnn.truth import Word, find_truth, read_truth
 
 SPEECH = "_speech_"
@@ -278,7 +278,7 @@ def judge(found: list[Detection], words: list[Word], keywords: tuple[str, ...]) 
 
 def percentiles_ms(times_s: NDArray[np.float64], *percentiles: float) -> list[float]:
     """Percentiles of times, in ms; NaN if there is none."""
-    return [float(1000 * np.percentile(times_s, p)) if len(times_s) else float("nan") for p in percentiles]
+    return [percentile_ms(times_s, percentile) for percentile in percentiles]
 
 
 def open_inputs(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Recognizer, Pack]:

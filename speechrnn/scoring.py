@@ -312,16 +312,20 @@ def sweep(
     recordings: Sequence[Heard], labels: Labels, options: Options, rule: str, thresholds: Sequence[float] = THRESHOLDS
 ) -> list[Score]:
     """The score of the plain detector with each of these thresholds for all keywords, over stored posteriors."""
-    scores = []
-    for threshold in thresholds:
-        detector = Detector(labels, msgspec.structs.replace(options, threshold=threshold, thresholds={}))
-        scored = []
-        for heard in recordings:
-            detector.reset()
-            found = detector.push(heard.posteriors)
-            scored.append(Scored(heard.audio, heard.duration_s, found, heard.truth))
-        scores.append(score(scored, labels.keywords, rule))
-    return scores
+    return [
+        decide(recordings, labels, msgspec.structs.replace(options, threshold=threshold, thresholds={}), rule)
+        for threshold in thresholds
+    ]
+
+
+def decide(recordings: Sequence[Heard], labels: Labels, options: Options, rule: str = "default") -> Score:
+    """The score of the plain detector with these options, over stored posteriors."""
+    detector = Detector(labels, options)
+    scored = []
+    for heard in recordings:
+        detector.reset()
+        scored.append(Scored(heard.audio, heard.duration_s, detector.push(heard.posteriors), heard.truth))
+    return score(scored, labels.keywords, rule)
 
 
 def _point(threshold: float, result: Score) -> CurvePoint:

@@ -14,6 +14,7 @@ from speechrnn.audio import Samples, open_audio
 from speechrnn.detector import Detection
 from speechrnn.errors import AudioError, SpeechRnnError
 from speechrnn.formats import FORMATS, Transcript
+from speechrnn.listening import spot
 from speechrnn.runtime import load
 from speechrnn.sources import FileSource
 from speechrnn.spec import Options
@@ -123,10 +124,9 @@ def _transcribe(path: Path, name: str, model: str, options: Options) -> Upload:
     peaks, found = Peaks(spotter.sample_rate_hz), []
     with FileSource(path, spotter.sample_rate_hz) as source:
         duration_s = source.duration_s or 0.0
-        for block in source.blocks():
-            found += spotter.push(block)
+        for block, completed in spot(source.blocks(), spotter):
+            found += completed
             peaks.push(block)
-    found += spotter.finish()
     transcript = Transcript(name, duration_s, tuple(found))
     files = {kind: FORMATS[kind]([transcript]) for kind in _OFFERED_FORMATS}
     return Upload(name, duration_s, transcript.detections, peaks.values(_MOST_PEAKS), files)

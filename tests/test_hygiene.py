@@ -48,7 +48,7 @@ INFERENCE = {
     "contexts": {"audio", "config", "dataset", "errors", "labels", "spec"},
     "protocol": {"audio", "detector", "errors", "spec"},
     "batching": {"audio", "runtime"},
-    "uploads": {"audio", "detector", "errors", "formats", "runtime", "sources", "spec", "spotter"},
+    "uploads": {"audio", "detector", "errors", "formats", "listening", "runtime", "sources", "spec", "spotter"},
     "service": {"audio", "batching", "detector", "errors", "protocol", "runtime", "spec", "spotter", "uploads"},
     "server": {"errors", "protocol", "service"},
 }

@@ -13,6 +13,7 @@ import pytest
 from pipelines import levels, operating_points
 from pipelines.operating_points import TARGETS, allot, raised
 from pipelines.streams import PRESETS, Material, Sound
+from speechrnn import scoring
 from speechrnn.dataset import Pack
 from speechrnn.listening import hear
 from speechrnn.scoring import Heard
@@ -55,7 +56,7 @@ def test_quiet_steps_can_be_left_out_of_speech() -> None:
     assert len(kept.posteriors) < 0.8 * len(recording.posteriors)
     for smoothing_ms in (100, 300, 600):
         options = Options(smoothing_ms=smoothing_ms)
-        counts = [operating_points.decide([one], labels, options).n_false_alarms for one in (recording, kept)]
+        counts = [scoring.decide([one], labels, options).n_false_alarms for one in (recording, kept)]
         assert counts == [3, 3]
 
 
