@@ -60,8 +60,9 @@ def _layers(info: ModelInfo) -> list[str]:
     except ModuleNotFoundError:
         return ["", "layers: shown where torch is installed: pip install 'speechrnn[train]'"]
     spec = info.spec
-    classifier = RecurrentClassifier(spec.classifier, spec.features.n_features, len(spec.labels.names))
-    rows = summarise(classifier, spec.features.n_frames(spec.context_samples, spec.sample_rate_hz))
+    features, n_classes = spec.features, len(spec.labels.names)
+    classifier = RecurrentClassifier(spec.classifier, features.n_features, n_classes, cepstral=features.is_cepstral)
+    rows = summarise(classifier, features.n_frames(spec.context_samples, spec.sample_rate_hz))
     lines = ["", "layers", f"  {'layer':<12} {'output':>12} {'parameters':>12} {'MACs':>12}"]
     for row in rows:
         shape = " x ".join(map(str, row.shape))

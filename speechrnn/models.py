@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torchaudio.functional
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -21,11 +23,66 @@ class ConvStem(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(n_features, n_channels, kernel_frames, stride_frames, padding=kernel_frames // 2)
         self.norm = nn.LayerNorm(n_channels)
+        self.n_outputs, self.stride_frames = n_channels, stride_frames
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames [B, N, F] to [B, ceil(N / stride), n_channels]."""
+    def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """Frames [B, N, F] to [B, ceil(N / stride), n_channels], zero where the mask of the latter [B, N'] is."""
         convolved: Tensor = self.conv(frames.transpose(1, 2))
-        return torch.relu(self.norm(convolved.transpose(1, 2)))
+        states = torch.relu(self.norm(convolved.transpose(1, 2)))
+        return states if mask is None else states * mask.unsqueeze(-1)
+
+    def n_macs(self, n_frames: int) -> int:
+        """Multiply-accumulates for so many frames."""
+        return -(-n_frames // self.stride_frames) * self.conv.weight.numel()
+
+
+class Conv2dStem(nn.Module):
+    """Convolutions over time and frequency, each with layer normalisation and ReLU.
+
+    The first shortens N frames to ceil(N / stride), and each halves the bands. Cepstral coefficients are made bands
+    again first, by a linear layer that starts as the inverse cosine transform: another voice moves a word along the
+    bands, where a convolution finds it, and coefficients do not show it.
+    """
+
+    def __init__(
+        self, n_features: int, n_channels: tuple[int, ...], kernel_frames: int, stride_frames: int, *, cepstral: bool
+    ) -> None:
+        super().__init__()
+        self.bands = nn.Linear(n_features, n_features, bias=False) if cepstral else nn.Identity()
+        if isinstance(self.bands, nn.Linear):
+            self.bands.weight.data = torchaudio.functional.create_dct(n_features, n_features, norm="ortho")
+        n_bands = [-(-n_features // 2**layer) for layer in range(1, len(n_channels) + 1)]
+        first = nn.Conv2d(1, n_channels[0], (kernel_frames, 5), (stride_frames, 2), (kernel_frames // 2, 2))
+        others = [nn.Conv2d(n, m, 3, (1, 2), 1) for n, m in itertools.pairwise(n_channels)]
+        convs = [first, *others]
+        self.convs = nn.ModuleList(convs)
+        self.norms = nn.ModuleList([nn.LayerNorm([*shape]) for shape in zip(n_bands, n_channels, strict=True)])
+        self.n_outputs, self.stride_frames = n_bands[-1] * n_channels[-1], stride_frames
+        self._n_macs_per_step: int = sum(n * conv.weight.numel() for n, conv in zip(n_bands, convs, strict=True))
+
+    def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """Frames [B, N, F] to [B, ceil(N / stride), n_outputs], zero where the mask of the latter [B, N'] is."""
+        states = self.bands(frames).unsqueeze(1)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            normed = torch.relu(norm(conv(states).permute(0, 2, 3, 1)))  # [B, N', bands, channels]
+            if mask is not None:
+                normed = normed * mask[:, :, None, None]
+            states = normed.permute(0, 3, 1, 2)
+        flat: Tensor = states.permute(0, 2, 3, 1).flatten(2)
+        return flat
+
+    def n_macs(self, n_frames: int) -> int:
+        """Multiply-accumulates for so many frames."""
+        n_macs = n_frames * self.bands.weight.numel() if isinstance(self.bands, nn.Linear) else 0
+        return n_macs + -(-n_frames // self.stride_frames) * self._n_macs_per_step
+
+
+def _build_stem(spec: Classifier, n_features: int, *, cepstral: bool) -> ConvStem | Conv2dStem | None:
+    conv, conv2d = spec.conv, spec.conv2d
+    if conv2d:
+        channels, kernel, stride = conv2d.n_channels, conv2d.kernel_frames, conv2d.stride_frames
+        return Conv2dStem(n_features, channels, kernel, stride, cepstral=cepstral)
+    return ConvStem(n_features, conv.n_channels, conv.kernel_frames, conv.stride_frames) if conv else None
 
 
 class AttentionPooling(nn.Module):
@@ -47,12 +104,11 @@ class AttentionPooling(nn.Module):
 class RecurrentClassifier(nn.Module):
     """[convolution] -> recurrent layers -> pooling over time -> linear layer, as `spec` says."""
 
-    def __init__(self, spec: Classifier, n_features: int, n_classes: int) -> None:
+    def __init__(self, spec: Classifier, n_features: int, n_classes: int, *, cepstral: bool = False) -> None:
         super().__init__()
         self.spec = spec
-        conv = spec.conv
-        self.stem = ConvStem(n_features, conv.n_channels, conv.kernel_frames, conv.stride_frames) if conv else None
-        n_inputs = conv.n_channels if conv else n_features
+        self.stem = _build_stem(spec, n_features, cepstral=cepstral)
+        n_inputs = self.stem.n_outputs if self.stem else n_features
         options: dict[str, Any] = {"nonlinearity": spec.nonlinearity} if spec.cell == "rnn" else {}
         self.rnn: nn.RNNBase = _CELLS[spec.cell](
             n_inputs,
@@ -87,15 +143,16 @@ class RecurrentClassifier(nn.Module):
         """Frames [B, N, F], of which `lengths` [B] are real in each row (None: all), to logits [B, C]."""
         mask = None
         if lengths is not None:
-            frames = frames * _mask(lengths, frames.shape[1]).unsqueeze(-1)
+            mask = _mask(lengths, frames.shape[1])
+            frames = frames * mask.unsqueeze(-1)
         if self.stem is not None:
-            frames = self.stem(frames)
-            if lengths is not None and self.spec.conv is not None:
-                lengths = -(-lengths // self.spec.conv.stride_frames)
+            if lengths is not None:
+                lengths = -(-lengths // self.stem.stride_frames)
+                mask = _mask(lengths, -(-frames.shape[1] // self.stem.stride_frames))
+            frames = self.stem(frames, mask)
         if lengths is None:
             states, _ = self.rnn(frames)
         else:
-            mask = _mask(lengths, frames.shape[1])
             packed = pack_padded_sequence(frames, lengths.cpu(), batch_first=True, enforce_sorted=False)
             states, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=frames.shape[1])
         logits: Tensor = self.output(self.dropout(self._pool(states, mask)))
@@ -137,15 +194,10 @@ def summarise(classifier: RecurrentClassifier, n_frames: int) -> list[LayerSumma
     def n_parameters(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
-    spec, rows = classifier.spec, []
-    if classifier.stem is not None and spec.conv is not None:
-        conv = classifier.stem.conv
-        n_frames = -(-n_frames // spec.conv.stride_frames)
-        rows.append(
-            LayerSummary(
-                "conv", (n_frames, conv.out_channels), n_parameters(classifier.stem), n_frames * conv.weight.numel()
-            )
-        )
+    spec, stem, rows = classifier.spec, classifier.stem, []
+    if stem is not None:
+        n_macs, n_frames = stem.n_macs(n_frames), -(-n_frames // stem.stride_frames)
+        rows.append(LayerSummary("conv", (n_frames, stem.n_outputs), n_parameters(stem), n_macs))
     n_directions = 2 if spec.bidirectional else 1
     for layer in range(spec.n_layers):
         named = [

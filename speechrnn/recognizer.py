@@ -26,7 +26,9 @@ class RecognizerNet(nn.Module):
         self.spec = spec
         self.front_end = build_front_end(spec.features, spec.sample_rate_hz)
         self.norm = FeatureNorm(spec.features.n_features)
-        self.classifier = RecurrentClassifier(spec.classifier, spec.features.n_features, len(spec.labels.names))
+        self.classifier = RecurrentClassifier(
+            spec.classifier, spec.features.n_features, len(spec.labels.names), cepstral=spec.features.is_cepstral
+        )
 
     def frames(self, samples: Tensor) -> Tensor:
         """Samples [B, T] in [-1, 1] to normalised frames [B, N, F]."""

@@ -7,7 +7,7 @@ the type checker. Nothing here needs torch.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -65,6 +65,7 @@ class Mfcc(_Frames, frozen=True, tag_field="type", tag="mfcc"):
     """Mel-frequency cepstral coefficients (Davis and Mermelstein, 1980): the DCT of the log-mel spectrum."""
 
     n_coefficients: int = 40
+    is_cepstral: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,10 +83,20 @@ class Mfcc(_Frames, frozen=True, tag_field="type", tag="mfcc"):
 class LogMel(_Frames, frozen=True, tag_field="type", tag="log_mel"):
     """Natural logarithm of the power in each mel band."""
 
+    is_cepstral: ClassVar[bool] = False
+
     @property
     def n_features(self) -> int:
         """Values per frame."""
         return self.n_mels
+
+
+def _check_kernel(kernel_frames: int, stride_frames: int) -> None:
+    check(kernel_frames >= 1 and kernel_frames % 2 == 1, f"expected an odd kernel_frames, got {kernel_frames}")
+    check(
+        1 <= stride_frames <= kernel_frames,
+        f"expected 1 <= stride_frames <= kernel_frames, got {stride_frames} and {kernel_frames}",
+    )
 
 
 class Conv(Struct, frozen=True):
@@ -97,18 +108,32 @@ class Conv(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check(self.n_channels >= 1, f"expected n_channels of at least 1, got {self.n_channels}")
+        _check_kernel(self.kernel_frames, self.stride_frames)
+
+
+class Conv2d(Struct, frozen=True):
+    """Convolutions over time and frequency in front of the recurrence, one for each number of channels.
+
+    Each halves the bands; the first looks at `kernel_frames` and shortens the sequence by its stride.
+    """
+
+    n_channels: tuple[int, ...] = (16, 32)
+    kernel_frames: int = 9
+    stride_frames: int = 3
+
+    def __post_init__(self) -> None:
         check(
-            self.kernel_frames >= 1 and self.kernel_frames % 2 == 1,
-            f"expected an odd kernel_frames, got {self.kernel_frames}",
+            len(self.n_channels) >= 1 and min(self.n_channels) >= 1,
+            f"expected n_channels of at least 1 for each of at least one convolution, got {list(self.n_channels)}",
         )
-        check(
-            1 <= self.stride_frames <= self.kernel_frames,
-            f"expected 1 <= stride_frames <= kernel_frames, got {self.stride_frames} and {self.kernel_frames}",
-        )
+        _check_kernel(self.kernel_frames, self.stride_frames)
 
 
 class Classifier(Struct, frozen=True):
-    """A recurrent classifier. `nonlinearity` belongs to the plain `rnn` cell; `conv` may be left out."""
+    """A recurrent classifier, with one kind of convolution before it or none.
+
+    `nonlinearity` belongs to the plain `rnn` cell.
+    """
 
     cell: Literal["rnn", "lstm", "gru"] = "gru"
     nonlinearity: Literal["tanh", "relu"] = "tanh"
@@ -118,11 +143,13 @@ class Classifier(Struct, frozen=True):
     dropout: float = 0.1
     pooling: Literal["last", "mean", "attention"] = "attention"
     conv: Conv | None = None
+    conv2d: Conv2d | None = None
 
     def __post_init__(self) -> None:
         check(self.hidden_size >= 1, f"expected hidden_size of at least 1, got {self.hidden_size}")
         check(self.n_layers >= 1, f"expected n_layers of at least 1, got {self.n_layers}")
         check(0 <= self.dropout < 1, f"expected 0 <= dropout < 1, got {self.dropout}")
+        check(self.conv is None or self.conv2d is None, "expected conv or conv2d, got both")
         check(
             self.cell == "rnn" or self.nonlinearity == "tanh",
             f"expected nonlinearity 'relu' with cell 'rnn' only, got it with '{self.cell}'",

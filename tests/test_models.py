@@ -8,22 +8,27 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+import torchaudio
 from torch import Tensor, nn
 
-from speechrnn.models import RecurrentClassifier, summarise
-from speechrnn.spec import Classifier, Conv
+from speechrnn.models import Conv2dStem, RecurrentClassifier, summarise
+from speechrnn.spec import Classifier, Conv, Conv2d
 
 N_FEATURES, N_CLASSES, N_FRAMES = 6, 4, 23
-CONVS = {"plain": None, "conv": {"n_channels": 7, "kernel_frames": 5, "stride_frames": 3}}
+CONVS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "conv": {"conv": {"n_channels": 7, "kernel_frames": 5, "stride_frames": 3}},
+    "conv2d": {"conv2d": {"n_channels": (3, 2), "kernel_frames": 5, "stride_frames": 3}},
+}
 SPECS = {
     f"{cell}-{'both' if bidirectional else 'one'}-{pooling}-{conv}": msgspec.convert(
         {
             "cell": cell,
             "pooling": pooling,
             "bidirectional": bidirectional,
-            "conv": CONVS[conv],
             "hidden_size": 5,
             "dropout": 0.5,
+            **CONVS[conv],
         },
         Classifier,
     )
@@ -38,7 +43,7 @@ every_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 def build(spec: Classifier) -> RecurrentClassifier:
     torch.manual_seed(0)
-    return RecurrentClassifier(spec, N_FEATURES, N_CLASSES)
+    return RecurrentClassifier(spec, N_FEATURES, N_CLASSES, cepstral=True)
 
 
 def frames(n_rows: int = 3, n_frames: int = N_FRAMES) -> Tensor:
@@ -106,7 +111,7 @@ def test_the_summary_counts_every_parameter_and_names_every_layer(spec: Classifi
     model = build(spec)
     rows = summarise(model, N_FRAMES)
     assert sum(row.n_parameters for row in rows) == sum(p.numel() for p in model.parameters())
-    expected = ["conv"] * (spec.conv is not None)
+    expected = ["conv"] * bool(spec.conv or spec.conv2d)
     expected += [f"{spec.cell} {layer + 1}" for layer in range(spec.n_layers)]
     expected += ["attention"] * (spec.pooling == "attention") + ["output"]
     assert [row.name for row in rows] == expected
@@ -146,6 +151,25 @@ def test_multiply_accumulates_of_a_small_network_by_hand() -> None:
     assert rows["gru 1"].n_parameters == 2 * 3 * (3 * 8 + 3 * 3 + 2 * 3)
 
 
+def test_multiply_accumulates_of_convolutions_over_time_and_frequency_by_hand() -> None:
+    spec = Classifier(hidden_size=3, conv2d=Conv2d(n_channels=(8, 6), kernel_frames=7, stride_frames=4))
+    row = summarise(RecurrentClassifier(spec, n_features=10, n_classes=4, cepstral=True), n_frames=97)[0]
+    n_frames = 25  # 97 / 4, rounded up; 10 bands are 5 after the first convolution, 3 after the second
+    assert row.shape == (n_frames, 3 * 6)
+    assert row.n_macs == 97 * 10 * 10 + n_frames * 5 * 8 * 7 * 5 + n_frames * 3 * 6 * 8 * 3 * 3
+    weights = 10 * 10 + 8 * 7 * 5 + 6 * 8 * 3 * 3
+    assert row.n_parameters == weights + 8 + 6 + 2 * 5 * 8 + 2 * 3 * 6  # biases, normalisation
+
+
+def test_cepstral_coefficients_become_bands_again() -> None:
+    bands = torch.randn(2, 9, 40)
+    coefficients = bands @ torchaudio.functional.create_dct(40, 40, norm="ortho")
+    spec = Classifier(hidden_size=2, conv2d=Conv2d())
+    stem = RecurrentClassifier(spec, n_features=40, n_classes=2, cepstral=True).stem
+    assert isinstance(stem, Conv2dStem)
+    torch.testing.assert_close(stem.bands(coefficients), bands, rtol=1e-4, atol=1e-4)
+
+
 def test_the_parameters_of_the_classic_example() -> None:
     """Embedding of 1000 words in 64 dimensions, LSTM of 128, dense layer of 10: Keras prints 164,106 parameters.
 
@@ -168,10 +192,13 @@ def test_the_parameters_of_the_classic_example() -> None:
 @pytest.mark.parametrize("kernel_frames", [1, 3, 5])
 def test_a_convolution_divides_the_frames_by_its_stride_and_rounds_up(n_frames: int, kernel_frames: int) -> None:
     for stride in range(1, kernel_frames + 1):
-        conv = Conv(n_channels=2, kernel_frames=kernel_frames, stride_frames=stride)
-        stem = build(Classifier(hidden_size=2, conv=conv)).stem
-        assert stem is not None
-        assert stem(frames(1, n_frames)).shape == (1, -(-n_frames // stride), 2)
+        for options in (
+            {"conv": Conv(n_channels=2, kernel_frames=kernel_frames, stride_frames=stride)},
+            {"conv2d": Conv2d(n_channels=(2, 1), kernel_frames=kernel_frames, stride_frames=stride)},
+        ):
+            stem = build(Classifier(hidden_size=2, **options)).stem
+            assert stem is not None
+            assert stem(frames(1, n_frames), None).shape == (1, -(-n_frames // stride), 2)
 
 
 def test_recurrent_weights_start_orthogonal_and_forget_gates_open() -> None:
