@@ -84,14 +84,13 @@ def training_rows(experiment: Experiment) -> list[Row]:
     plan = (plan * (1 + size // len(plan)))[:size]
 
     def prepare() -> None:
-        trainer.frames(trainer.batch(plan, trainer.step))
+        trainer.inputs(trainer.batch(plan, trainer.step))
 
-    batch = trainer.batch(plan, trainer.step)
-    frames = trainer.frames(batch)
+    frames, targets = trainer.inputs(trainer.batch(plan, trainer.step))
 
     def forward_and_backward() -> None:
         trainer.optimizer.zero_grad()
-        loss = batch.loss(trainer.classifier(frames).float(), experiment.train.label_smoothing)
+        loss = torch.nn.functional.cross_entropy(trainer.classifier(frames).float(), targets)
         trainer.fabric.backward(loss)
 
     bare_s = _mean_s(forward_and_backward, _N_STEPS)

@@ -6,6 +6,7 @@ samples and table. No generator is needed here.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,15 +14,16 @@ from torch import Tensor
 
 from speechrnn.config import Augment
 
-_N_UNIFORM = 15  # random numbers of a context, without its masks
+_N_UNIFORM = 15  # random numbers of a context, without its filter and its masks
+_N_COSINES = 5  # that a filter is made of
 
 
 class Draws(NamedTuple):
     """What happens to each context, all [B]: shift in samples, rate, room, gain, noise start and its SNR in dB.
 
     `cut` marks the contexts in which most of the word lies outside. A noise start of -1 adds none, a room of -1 is
-    none. In the end `weight` of the context is mixed with the rest of its `partner`. `masks` [B, 2 x masks] are the
-    random numbers of `mask_frames`.
+    none. In the end `weight` of the context is mixed with the rest of its `partner`. `filter_db` [B, cosines] is for
+    `filter_gains`, and `masks` [B, 2 x masks] are the random numbers of `mask_frames`.
     """
 
     shift: Tensor
@@ -33,12 +35,13 @@ class Draws(NamedTuple):
     cut: Tensor
     partner: Tensor
     weight: Tensor
+    filter_db: Tensor
     masks: Tensor
 
 
 def n_uniform(config: Augment) -> int:
     """How many random numbers each context takes."""
-    return _N_UNIFORM + 2 * (config.n_time_masks + config.n_feature_masks)
+    return _N_UNIFORM + _N_COSINES + 2 * (config.n_time_masks + config.n_feature_masks)
 
 
 def draw(
@@ -93,7 +96,8 @@ def draw(
         cut=cut,
         partner=neighbour.clamp(max=len(uniform) - 1),
         weight=torch.where(mixed, between(0.5, 1), 1.0),
-        masks=uniform[:, _N_UNIFORM:],
+        filter_db=config.filter_db * (2 * uniform[:, _N_UNIFORM : _N_UNIFORM + _N_COSINES] - 1),
+        masks=uniform[:, _N_UNIFORM + _N_COSINES :],
     )
 
 
@@ -145,6 +149,18 @@ def shift_and_resample(samples: Tensor, shift: Tensor, rate: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(samples, (1, 2))
     index = left.long().add_(1)
     return torch.lerp(padded.gather(1, index), padded.gather(1, index.add_(1)), fraction)
+
+
+def filter_gains(filter_db: Tensor, n_bands: int) -> Tensor:
+    """Logarithms of the gain in power of each band [B, n_bands], as another microphone or another place would give.
+
+    They are smooth: the sum of cosines over the bands, the k-th of `filter_db[:, k - 1] / sqrt(k)` (dB) at most. The
+    idea, not the form, is that of FilterAugment (Nam et al., 2022, arXiv 2110.03282).
+    """
+    orders = torch.arange(1, filter_db.shape[1] + 1, device=filter_db.device)
+    places = (torch.arange(n_bands, device=filter_db.device) + 0.5) / n_bands
+    nepers = filter_db * (math.log(10) / 10) / orders.sqrt()
+    return nepers @ torch.cos(math.pi * orders.unsqueeze(1) * places)
 
 
 def mask_frames(frames: Tensor, config: Augment, uniform: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class Augment(Struct, frozen=True):
 
     `shift_ms` and `resample` are largest deviations, `*_share` are shares of the batch, ranges are drawn uniformly.
     `place_share` of the words stand anywhere in the context; `cut_share` lie mostly outside it and count as unknown.
+    `filter_db` is the largest amplitude of the cosines that the filter of a context is made of.
     `mixup_share` of the contexts are mixed with another of the batch, and so are their labels.
     """
 
@@ -80,6 +81,7 @@ class Augment(Struct, frozen=True):
     noise_snr_db: Range = (0.0, 30.0)
     room_share: float = 0.0
     mixup_share: float = 0.0
+    filter_db: float = 0.0
     n_time_masks: int = 0
     time_mask_frames: int = 25
     n_feature_masks: int = 0
@@ -88,7 +90,14 @@ class Augment(Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in ("place_share", "cut_share", "noise_share", "room_share", "mixup_share"):
             check(0 <= getattr(self, name) <= 1, f"expected 0 <= {name} <= 1, got {getattr(self, name)}")
-        for name in ("shift_ms", "n_time_masks", "time_mask_frames", "n_feature_masks", "feature_mask_size"):
+        for name in (
+            "shift_ms",
+            "filter_db",
+            "n_time_masks",
+            "time_mask_frames",
+            "n_feature_masks",
+            "feature_mask_size",
+        ):
             check(0 <= getattr(self, name) < math.inf, f"expected {name} of at least 0, got {getattr(self, name)}")
         check(self.place_share + self.cut_share <= 1, "expected place_share + cut_share of at most 1")
         check(0 <= self.resample < 0.5, f"expected 0 <= resample < 0.5, got {self.resample}")
@@ -98,7 +107,10 @@ class Augment(Struct, frozen=True):
 
 
 class Train(Struct, frozen=True):
-    """The optimisation: AdamW, linear warm-up, cosine decay to zero, an exponential moving average of the weights."""
+    """The optimisation: AdamW, linear warm-up, cosine decay to zero, an exponential moving average of the weights.
+
+    `teachers` are checkpoints of earlier runs; the mean of their posteriors makes up `teacher_share` of each label.
+    """
 
     epochs: int = 30
     batch_size: int = 128
@@ -108,6 +120,8 @@ class Train(Struct, frozen=True):
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
     ema_decay: float = 0.999
+    teachers: tuple[str, ...] = ()
+    teacher_share: float = 0.7
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = 1
 
@@ -122,6 +136,7 @@ class Train(Struct, frozen=True):
         )
         check(self.clip_norm > 0, f"expected clip_norm above 0, got {self.clip_norm}")
         check(0 <= self.label_smoothing < 1, f"expected 0 <= label_smoothing < 1, got {self.label_smoothing}")
+        check(0 <= self.teacher_share <= 1, f"expected 0 <= teacher_share <= 1, got {self.teacher_share}")
         check(0 <= self.ema_decay < 1, f"expected 0 <= ema_decay < 1, got {self.ema_decay}")
 
 

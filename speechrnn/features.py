@@ -62,6 +62,11 @@ class MfccFrames(nn.Module):
         coefficients: Tensor = self.mfcc(samples)
         return coefficients.transpose(1, 2)
 
+    def of_bands(self, log_mels: Tensor) -> Tensor:
+        """Logarithms of mel powers [..., n_mels] as they are in frames [..., F]."""
+        coefficients: Tensor = log_mels @ self.mfcc.dct_mat
+        return coefficients
+
 
 class LogMelFrames(nn.Module):
     """Natural logarithm of the mel power spectrum, with the floor that torchaudio's MFCC adds under its logarithm."""
@@ -76,8 +81,12 @@ class LogMelFrames(nn.Module):
         mel: Tensor = self.mel(samples)
         return torch.log(mel + LOG_FLOOR).transpose(1, 2)
 
+    def of_bands(self, log_mels: Tensor) -> Tensor:
+        """Logarithms of mel powers [..., n_mels] as they are in frames [..., F]."""
+        return log_mels
 
-def build_front_end(spec: Mfcc | LogMel, sample_rate_hz: int) -> nn.Module:
+
+def build_front_end(spec: Mfcc | LogMel, sample_rate_hz: int) -> MfccFrames | LogMelFrames:
     """The front-end that a spec describes: a module from samples [B, T] to frames [B, N, F]."""
     if isinstance(spec, Mfcc):
         return MfccFrames(spec, sample_rate_hz)

@@ -34,8 +34,8 @@ from speechrnn.contexts import Batch, Examples, Planned, validation_set
 from speechrnn.dataset import Int16, Pack
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.labels import SILENCE, UNKNOWN
-from speechrnn.recognizer import RecognizerNet, load_plain, save_checkpoint, write_atomically
-from speechrnn.spec import ModelInfo, Provenance
+from speechrnn.recognizer import RecognizerNet, load_checkpoint, load_plain, save_checkpoint, write_atomically
+from speechrnn.spec import Classifier, ModelInfo, Provenance, Spec
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _SAVE_EVERY_S = 60.0
@@ -120,11 +120,19 @@ def _to_float(samples: Int16, device: torch.device) -> Tensor:
     return torch.from_numpy(samples).to(device).float() / INT16_SCALE
 
 
-def _frames(net: RecognizerNet, samples: Tensor) -> Tensor:
-    """`net.frames`, on a CPU a few rows at a time."""
-    if samples.device.type != "cpu":
-        return net.frames(samples)
-    return torch.cat([net.frames(rows) for rows in torch.split(samples, _ROWS_AT_ONCE)])
+def _frames(front_end: nn.Module, samples: Tensor) -> Tensor:
+    """Frames [B, N, F] of samples [B, T], on a CPU a few rows at a time."""
+    n_rows = _ROWS_AT_ONCE if samples.device.type == "cpu" else len(samples)
+    return torch.cat([front_end(rows) for rows in torch.split(samples, n_rows)])
+
+
+def _load_teacher(path: Path, spec: Spec) -> RecognizerNet:
+    """A trained network that hears what one of `spec` hears, and answers alike. Raises ConfigError for others."""
+    net, info = load_checkpoint(path)
+    theirs, ours = (msgspec.structs.replace(s, classifier=Classifier()) for s in (info.spec, spec))
+    if theirs != ours:
+        raise ConfigError(f"{path}: expected a teacher with the features, context and labels of the model, got others")
+    return net.eval()
 
 
 @torch.no_grad()
@@ -141,21 +149,23 @@ def predict(net: RecognizerNet, batch: Batch, device: torch.device, rows_at_once
 
 
 class TrainingBatch(NamedTuple):
-    """Augmented samples [B, T], their classes [B], those that are mixed in with all but `weight` [B], and the masks."""
+    """Augmented samples [B, T], their classes [B] and those mixed in with all but `weight` [B].
+
+    `filter_db` and `masks` are as in `augment.Draws`, for their frames.
+    """
 
     samples: Tensor
     labels: Tensor
     other_labels: Tensor
     weight: Tensor
+    filter_db: Tensor
     masks: Tensor
 
-    def loss(self, logits: Tensor, label_smoothing: float) -> Tensor:
-        """Mean cross-entropy of logits [B, C]."""
-        options: Any = {"reduction": "none", "label_smoothing": label_smoothing}
-        losses = nn.functional.cross_entropy(logits, self.labels, **options)
-        if bool((self.weight < 1).any()):
-            losses = losses.lerp(nn.functional.cross_entropy(logits, self.other_labels, **options), 1 - self.weight)
-        return losses.mean()
+    def targets(self, n_classes: int, label_smoothing: float) -> Tensor:
+        """The share of each class in the label of each context [B, C]."""
+        one, other = (nn.functional.one_hot(labels, n_classes).float() for labels in (self.labels, self.other_labels))
+        mixed = torch.lerp(other, one, self.weight.unsqueeze(1))
+        return mixed * (1 - label_smoothing) + label_smoothing / n_classes
 
 
 class Trainer:
@@ -182,6 +192,7 @@ class Trainer:
         self.net = RecognizerNet(spec)
         self._fit_norm()
         self.net.to(fabric.device)
+        self.teachers = [_load_teacher(Path(path), spec).to(fabric.device) for path in config.teachers]
         self.noise = _to_float(self.training.noise_samples(), fabric.device)
         self.rooms = _to_float(self.training.room_samples(), fabric.device)
         decayed = [p for p in self.net.classifier.parameters() if p.ndim > 1]
@@ -234,23 +245,38 @@ class Trainer:
         draws = augment.Draws(*(values.to(device) for values in draws))
         samples = augment.apply(_to_float(raw.samples, device), draws, self.noise, self.rooms)
         labels = labels.to(device)
-        return TrainingBatch(samples, labels, labels[draws.partner], draws.weight, draws.masks)
+        return TrainingBatch(samples, labels, labels[draws.partner], draws.weight, draws.filter_db, draws.masks)
 
     @torch.no_grad()
-    def frames(self, batch: TrainingBatch) -> Tensor:
-        """The masked frames [B, N, F] of a batch."""
-        return augment.mask_frames(_frames(self.net, batch.samples), self.experiment.augment, batch.masks)
+    def inputs(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """What the network sees of a batch, masked frames [B, N, F], and what it should call them [B, C].
+
+        Where there are teachers, the mean of their posteriors is a part of the latter (Hinton et al., 2015,
+        arXiv 1503.02531). They see the frames unmasked.
+        """
+        config = self.experiment.train
+        front_end = self.net.front_end
+        frames = _frames(front_end, batch.samples)
+        if self.experiment.augment.filter_db:
+            gains = augment.filter_gains(batch.filter_db, self.experiment.model.features.n_mels)
+            frames += front_end.of_bands(gains).unsqueeze(1)
+        targets = batch.targets(len(self.training.names), config.label_smoothing)
+        if self.teachers:
+            with self.fabric.autocast():
+                taught = [teacher.classifier(teacher.norm(frames)).float().softmax(1) for teacher in self.teachers]
+            targets = targets.lerp(torch.stack(taught).mean(0), config.teacher_share)
+        return augment.mask_frames(self.net.norm(frames), self.experiment.augment, batch.masks), targets
 
     def train_step(self, plan: list[Planned]) -> float:
         """One optimisation step; returns its loss."""
         config = self.experiment.train
         batch = self.batch(plan, self.step)
-        frames = self.frames(batch)
+        frames, targets = self.inputs(batch)
         torch.manual_seed(_seed_of(config.seed, self.step, 2, self.fabric.global_rank))  # for dropout
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step, self.steps_per_epoch)
         self.optimizer.zero_grad()
-        loss = batch.loss(self.classifier(frames).float(), config.label_smoothing)
+        loss = nn.functional.cross_entropy(self.classifier(frames).float(), targets)
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(self.classifier, self.optimizer, max_norm=config.clip_norm)
         self.is_between_steps = False

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from speechrnn import augment
-from speechrnn.augment import Draws, draw, mask_frames, n_uniform, reverberate, shift_and_resample
+from speechrnn.augment import Draws, draw, filter_gains, mask_frames, n_uniform, reverberate, shift_and_resample
 from speechrnn.config import Augment
 
 RATE_HZ = 16000
@@ -39,6 +39,7 @@ def draws(n: int, **changes: Tensor) -> Draws:
         "cut": torch.zeros(n, dtype=torch.bool),
         "partner": torch.arange(n),
         "weight": torch.ones(n),
+        "filter_db": torch.zeros(n, 5),
         "masks": torch.zeros(n, 0),
     }
     return Draws(**(nothing | changes))
@@ -374,6 +375,25 @@ def test_a_part_of_a_batch_gets_what_it_would_in_the_whole() -> None:
 
     whole, part = draw_rows(slice(0, 8)), draw_rows(slice(4, 8))
     assert all(torch.equal(a[4:], b) for a, b in zip(whole, part, strict=True))
+
+
+# Filters
+
+
+def test_a_filter_is_the_sum_of_its_cosines() -> None:
+    gains_db = 10 / math.log(10) * filter_gains(torch.tensor([[6.0, 0.0, 0.0], [0.0, 0.0, 3.0]]), n_bands=4)
+    bands = [1 / 8, 3 / 8, 5 / 8, 7 / 8]
+    expected = [[6 * math.cos(math.pi * x) for x in bands], [3 / 3**0.5 * math.cos(3 * math.pi * x) for x in bands]]
+    torch.testing.assert_close(gains_db, torch.tensor(expected))
+
+
+def test_filters_are_drawn_within_their_bounds() -> None:
+    start, end = torch.full((500,), 4000), torch.full((500,), 12000)
+    table = drawn(Augment(filter_db=6.0), start, end)
+    assert table.filter_db.abs().max() <= 6
+    assert (table.filter_db.amin(0) < -5).all()
+    assert (table.filter_db.amax(0) > 5).all()
+    assert not drawn(Augment(), start, end).filter_db.any()
 
 
 # Masks

@@ -200,6 +200,7 @@ CONTRADICTIONS = [
     ("augment", "room_share = nan", "0 <= room_share <= 1, got nan"),
     ("augment", "mixup_share = -1.0", "0 <= mixup_share <= 1, got -1.0"),
     ("augment", "shift_ms = -5.0", "shift_ms of at least 0, got -5.0"),
+    ("augment", "filter_db = -1.0", "filter_db of at least 0, got -1.0"),
     ("augment", "n_time_masks = -1", "n_time_masks of at least 0, got -1"),
     ("augment", "noise_snr_db = [nan, 3.0]", "noise_snr_db as [lowest, highest], got [nan, 3.0]"),
     ("augment", "gain_db = [-inf, 3.0]", "gain_db as [lowest, highest], got [-inf, 3.0]"),

@@ -129,6 +129,13 @@ def test_louder_audio_raises_every_log_power_alike() -> None:
     torch.testing.assert_close(loud - quiet, torch.full_like(loud, 2 * np.log(10)), rtol=0, atol=1e-2)
 
 
+@every_front_end
+def test_a_gain_in_every_band_is_a_constant_added_to_the_frames(spec: Mfcc | LogMel) -> None:
+    quiet, loud = frames(spec, 0.1 * FULL_SCALE["noise"]), frames(spec, FULL_SCALE["noise"])
+    gain = build_front_end(spec, RATE_HZ).of_bands(torch.full((1, spec.n_mels), 2 * np.log(10)))
+    torch.testing.assert_close(loud, quiet + gain, rtol=0, atol=5e-2)
+
+
 # Oracle 1: librosa
 
 

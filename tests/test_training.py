@@ -27,7 +27,17 @@ from speechrnn.labels import Labels
 from speechrnn.metrics import expected_calibration_error, reliability, weigh
 from speechrnn.recognizer import RecognizerNet, load_checkpoint, load_plain, write_atomically
 from speechrnn.spec import Classifier, Conv, LogMel, OperatingPoint, Options, Spec
-from speechrnn.training import Calibration, Progress, Trainer, calibrate, calibration, fit, learning_rate, predict
+from speechrnn.training import (
+    Calibration,
+    Progress,
+    Trainer,
+    TrainingBatch,
+    calibrate,
+    calibration,
+    fit,
+    learning_rate,
+    predict,
+)
 from tests import made_data
 from tests.conftest import KilledError
 
@@ -238,6 +248,62 @@ def test_words_that_are_cut_off_count_as_unknown(tiny: Experiment, made_pack: Pa
     plan = [planned for planned in trainer.training.epoch(np.random.default_rng(0)) if planned.label != 2]
     labels = trainer.batch(plan, step=0).labels
     assert labels.tolist() == [3 if planned.label == 3 else 2 for planned in plan]
+
+
+def test_teachers_make_up_their_share_of_the_labels(
+    whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path
+) -> None:
+    plain = change(tiny, label_smoothing=0.2)
+    other = run(change(plain, seed=2, epochs=1), made_pack, tmp_path / "other").folder
+    paths = [folder / "best.pt" for folder in (whole.folder, other)]
+    trainer = trainer_of(change(plain, teachers=tuple(map(str, paths)), teacher_share=0.75), made_pack)
+    batch = trainer.batch(trainer.plan(0)[:6], step=0)
+    frames, targets = trainer.inputs(batch)
+    with torch.no_grad():
+        taught = torch.stack([load_checkpoint(path)[0].eval()(batch.samples).softmax(1) for path in paths]).mean(0)
+    torch.testing.assert_close(targets, 0.25 * batch.targets(4, 0.2) + 0.75 * taught)
+    torch.testing.assert_close(frames, trainer_of(plain, made_pack).inputs(batch)[0])
+
+
+def test_a_network_comes_to_agree_with_its_teacher(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
+    path = whole.folder / "best.pt"
+    trainer = trainer_of(change(tiny, teachers=(str(path),), teacher_share=1.0, seed=3), made_pack)
+    batch, teacher = trainer.validation_batch, load_checkpoint(path)[0]
+    expected = predict(teacher, batch, torch.device("cpu")).softmax(1)
+
+    def distance() -> float:
+        return float((predict(trainer.net, batch, torch.device("cpu")).softmax(1) - expected).abs().mean())
+
+    before = distance()
+    for step in range(60):
+        trainer.train_step(trainer.plan(step)[:16])
+    assert distance() < before / 2
+
+
+def test_a_teacher_of_other_features_is_refused(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
+    model = msgspec.structs.replace(tiny.model, features=LogMel(n_mels=20, frame_ms=32.0, hop_ms=32.0))
+    path = str(whole.folder / "best.pt")
+    with pytest.raises(ConfigError, match=f"{path}: expected a teacher with the features, context and labels"):
+        trainer_of(change(msgspec.structs.replace(tiny, model=model), teachers=(path,)), made_pack)
+
+
+def test_a_filter_moves_every_frame_of_a_context_alike(tiny: Experiment, made_pack: Pack) -> None:
+    plain = msgspec.structs.replace(tiny, augment=Augment())
+    filtered = msgspec.structs.replace(tiny, augment=Augment(filter_db=6.0))
+    one, other = (trainer_of(experiment, made_pack) for experiment in (plain, filtered))
+    plan = one.plan(0)[:4]
+    moved = (other.inputs(other.batch(plan, 0))[0] - one.inputs(one.batch(plan, 0))[0]) * one.net.norm.std
+    torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), rtol=0, atol=1e-4)
+    assert moved.std(0).min() > 0.1  # each context has its own
+
+
+def test_labels_of_mixed_contexts_are_mixed() -> None:
+    labels, others = torch.tensor([0, 2]), torch.tensor([1, 2])
+    batch = TrainingBatch(
+        torch.zeros(2, 4), labels, others, torch.tensor([0.75, 0.5]), torch.zeros(2, 5), torch.zeros(2, 0)
+    )
+    expected = torch.tensor([[0.75 * 0.7 + 0.1, 0.25 * 0.7 + 0.1, 0.1], [0.1, 0.1, 0.8]])
+    torch.testing.assert_close(batch.targets(3, label_smoothing=0.3), expected)
 
 
 def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment, made_pack: Pack) -> None:
