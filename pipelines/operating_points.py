@@ -3,8 +3,9 @@
     python -m pipelines.operating_points configs/commands8.toml commands8 --data data
 
 Misses and wrong words are counted on streams of validation words over noise (preset `tensorflow`, three seeds), false
-alarms on the running speech of the training data, of which the model has heard parts: expect more on other speech. A
-keyword that is spoken in it counts as a false alarm, for its words are not known.
+alarms on the running speech of the training data, of which the model has heard parts: expect more on other speech.
+Recordings in which, by their transcripts, a keyword is spoken are left out; without transcripts, such as
+pipelines.mine_negatives guesses, a keyword that is spoken counts as a false alarm.
 
 For each smoothing, every keyword gets the threshold that costs fewest misses while all together stay within the target.
 Where so much speech cannot show a target, for a single false alarm would be above it, there is to be none; a lower

@@ -147,6 +147,22 @@ def of_folders(keywords: Sequence[str], clips: Path, noise: Path | None = None, 
     )
 
 
+def without_keywords(pack: Pack, base: Path, keywords: Sequence[str]) -> Pack:
+    """A pack without the running speech that is known, from transcripts below `base`, to have a keyword in it."""
+    return pack._replace(
+        clips=[
+            clip for clip in pack.clips if clip.kind != "speech" or not _is_known_to_have(base / clip.path, keywords)
+        ]
+    )
+
+
+def _is_known_to_have(file: Path, keywords: Sequence[str]) -> bool:
+    try:
+        return _has_keyword(file, keywords)
+    except DataError:
+        return False
+
+
 def _has_keyword(file: Path, keywords: Sequence[str]) -> bool:
     try:
         place = find_truth(file, None)
@@ -282,10 +298,15 @@ def percentiles_ms(times_s: NDArray[np.float64], *percentiles: float) -> list[fl
 
 
 def open_inputs(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Recognizer, Pack]:
-    """Read the command line, to which configuration, model and data folder are added, and open what it names."""
+    """Read the command line, to which configuration, model and data folder are added, and open what it names.
+
+    Running speech in which a keyword of the model is spoken is left out.
+    """
     parser.add_argument("config", type=Path)
     parser.add_argument("model")
     parser.add_argument("--data", help="folder that the paths in [data] start from")
     arguments = parser.parse_args()
     recognizer = load(arguments.model)
-    return arguments, recognizer, pack_audio(load_experiment(arguments.config, data_dir=arguments.data))
+    experiment = load_experiment(arguments.config, data_dir=arguments.data)
+    pack = without_keywords(pack_audio(experiment), Path(experiment.data.dir), recognizer.info.spec.labels.keywords)
+    return arguments, recognizer, pack

@@ -16,7 +16,7 @@ from speechrnn.spec import OperatingPoint, Options, Spec, Struct, check
 
 Range = tuple[float, float]
 TRAINING_RATE_HZ = 16000
-UnknownSource = Literal["command", "word", "spoken", "speech", "splice", "reversed", "part"]
+UnknownSource = Literal["command", "word", "spoken", "speech", "mined", "splice", "reversed", "part"]
 
 
 class Data(Struct, frozen=True):
@@ -24,9 +24,10 @@ class Data(Struct, frozen=True):
 
     An epoch holds as many keyword contexts as there are keyword clips, of each keyword the same number, and unknown and
     silence in these shares of the whole. `unknown_mix` weighs what unknown is made of: other words of Speech Commands
-    (`command`), of other folders (`word`) and of a synthesiser (`spoken`); running `speech`; and what is made of all
-    words: the start of one with the end of another (`splice`), `reversed` ones, and the larger `part` of keywords
-    missing. Words in `held_out` are never trained on, so that validation has unknown words that are new.
+    (`command`), of other folders (`word`) and of a synthesiser (`spoken`); running `speech`; those stretches of it in
+    which an earlier model heard a keyword, listed in the file `mined`; and what is made of all words: the start of one
+    with the end of another (`splice`), `reversed` ones, and the larger `part` of keywords missing. Words in `held_out`
+    are never trained on, so that validation has unknown words that are new.
     `n_spoken_*` clips of each common English word and of each keyword are made by espeak-ng.
     """
 
@@ -40,6 +41,7 @@ class Data(Struct, frozen=True):
     spoken: str = "spoken"
     n_spoken_per_word: int = 0
     n_spoken_per_keyword: int = 0
+    mined: str = ""
     packed: str = "packed"
     held_out: tuple[str, ...] = ()
     unknown_share: float = 0.1

@@ -24,6 +24,7 @@ How = Literal["whole", "splice", "reversed", "part"]
 _NOISE_TRAINING_PART = 0.8  # of each noise recording, the rest is for validation
 _FADE_SAMPLES = 160  # where two words are joined, or one ends early
 _N_TRIES = 20  # to find a word that ends in another letter
+_ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "spoken")
 _MADE: tuple[How, ...] = ("splice", "reversed", "part")
 
 
@@ -68,7 +69,7 @@ class Examples:
         self._data = data
         self.names = spec.labels.names
         self._keywords: dict[str, list[Clip]] = {name: [] for name in spec.labels.keywords}
-        self._unknown: dict[UnknownSource, list[Clip]] = {"command": [], "word": [], "spoken": [], "speech": []}
+        self._unknown: dict[UnknownSource, list[Clip]] = {source: [] for source in (*_ISOLATED, "speech", "mined")}
         for clip in pack.clips:
             label = spec.labels.of_folder(clip.word)
             if clip.kind in ("noise", "room") or clip.split != split:
@@ -98,7 +99,7 @@ class Examples:
             raise DataError(f"no noise of at least {5 * self._context} samples to cut silence from; see data.noise")
 
     def _isolated_unknown(self) -> list[Clip]:
-        return [*self._unknown["command"], *self._unknown["word"], *self._unknown["spoken"]]
+        return [clip for source in _ISOLATED for clip in self._unknown[source]]
 
     def counts(self) -> dict[str, int]:
         """Number of clips of each keyword, of each source of unknown, and of noise recordings for silence."""
@@ -191,7 +192,7 @@ class Examples:
 
     def _draw_word(self, random: np.random.Generator) -> Clip:
         """Half of the time a keyword, else an unknown word."""
-        sources = [clips for source, clips in self._unknown.items() if source != "speech" and clips]
+        sources = [clips for clips in map(self._unknown.__getitem__, _ISOLATED) if clips]
         if not sources or random.random() < 0.5:
             return self._draw_keyword(random)
         clips = sources[random.integers(len(sources))]

@@ -5,6 +5,7 @@ A pack is one flat file of 16-bit samples with an index beside it, made once by 
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import shutil
@@ -23,13 +24,15 @@ from speechrnn.labels import FOLDER_LABELS, SILENCE
 from speechrnn.synthesis import plan, synthesise
 
 Split = Literal["training", "validation", "testing"]
-Kind = Literal["command", "word", "spoken", "speech", "noise", "room"]
+Kind = Literal["command", "word", "spoken", "speech", "mined", "noise", "room"]
 Int16 = NDArray[np.int16]
 
 PROBLEMS = "problems.txt"
 """Beside the index: the clips left out, and why, one a line."""
 _HOP_SAMPLES = 160  # of the energy by which words are found
 _FLUSH_EVERY = 500
+_MINED_SAMPLES = TRAINING_RATE_HZ * 14 // 10
+_MINED_AFTER_S = 0.3
 _FORMAT = b'{"speechrnn_pack": 2}'
 """First line of an index. A pack of another format is made anew; count up when what it says of a clip changes."""
 
@@ -176,7 +179,35 @@ def prepare(
             raise DataError(f"{data.dir}: none of the {len(sources)} audio files can be used; the first is {first}")
     if pack is None:
         raise DataError(f"{folder}: the audio changed while it was packed; run again")
-    return pack
+    mined = _mined(base / data.mined, pack.clips) if data.mined else []
+    return pack._replace(clips=pack.clips + mined)
+
+
+def _mined(path: Path, clips: list[Clip]) -> list[Clip]:
+    """The stretches of packed recordings that a list of false alarms names, each as a clip.
+
+    They are somewhat longer than a detection, so that contexts can be cut from them at several places.
+    """
+    recordings = {clip.path: clip for clip in clips}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [(row["audio"], float(row["end_s"])) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected columns audio and end_s, as pipelines.mine_negatives writes ({error})"
+        ) from None
+    strangers = [name for name, _ in rows if name not in recordings]
+    if strangers:
+        raise DataError(f"{path}: {strangers[0]} is no recording of the configuration; mine again")
+    found = []
+    for name, end_s in rows:
+        clip = recordings[name]
+        last = min(round((end_s + _MINED_AFTER_S) * TRAINING_RATE_HZ), clip.n_samples)
+        first = max(0, last - _MINED_SAMPLES)
+        n_samples = min(_MINED_SAMPLES, clip.n_samples - first)
+        extent = {"offset": clip.offset + first, "n_samples": n_samples, "word_start": 0, "word_end": n_samples}
+        found.append(msgspec.structs.replace(clip, kind="mined", **extent))
+    return found
 
 
 def _same_source(packed: Clip, source: Clip) -> bool:

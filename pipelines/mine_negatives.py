@@ -1,0 +1,160 @@
+"""Let the spotter listen to the running speech of the training data, and list what it takes for keywords.
+
+    pip install pocketsphinx
+    python -m pipelines.mine_negatives configs/commands8.toml runs/commands8/best.pt --data data
+
+Adds its false alarms to the file that `data.mined` names (mined.csv below the data folder if it names none); those that
+are there already, of earlier rounds, stay. Training takes them as unknown where `unknown_mix` gives `mined` a weight.
+
+A detection is false only where the keyword was not spoken. Where a recording has no transcript, PocketSphinx guesses
+what is said in it, and the guess is added to `transcripts.txt` beside the recording. Interrupted, it goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipelines.streams import open_inputs
+from speechrnn.audio import from_int16, read, to_int16
+from speechrnn.cli import run_program
+from speechrnn.config import TRAINING_RATE_HZ, load_experiment
+from speechrnn.dataset import Pack
+from speechrnn.errors import DataError
+from speechrnn.runtime import Recognizer
+from speechrnn.spec import Options
+from speechrnn.spotter import KeywordSpotter
+from speechrnn.truth import find_truth, read_truth
+
+MINED = "mined.csv"
+_THRESHOLD = 0.5
+_SMOOTHING_MS = 300
+_NEAR_S = 0.5
+_HOMOPHONES = {
+    "no": {"know"},
+    "right": {"write", "wright", "rite"},
+    "one": {"won"},
+    "two": {"to", "too"},
+    "four": {"for", "fore"},
+    "eight": {"ate"},
+}
+
+
+class Alarm(NamedTuple):
+    """A recording, as the pack names it, where in it a keyword was heard, which, and its score; a line of the file."""
+
+    audio: str
+    end_s: float
+    label: str
+    score: float
+
+
+def mine(recognizer: Recognizer, pack: Pack) -> list[Alarm]:
+    """What the spotter hears in all running speech when it fires easily."""
+    options = Options(threshold=_THRESHOLD, smoothing_ms=_SMOOTHING_MS, lag_ms=recognizer.info.options.lag_ms)
+    found = []
+    for clip in pack.clips:
+        if clip.kind == "speech":
+            samples = from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
+            spotter = KeywordSpotter(recognizer, options)
+            heard = spotter.push(samples) + spotter.finish()
+            found += [Alarm(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
+    return found
+
+
+def transcribe(decoder: Any, file: Path) -> str:
+    """The words that PocketSphinx hears in a recording."""
+    decoder.start_utt()
+    decoder.process_raw(to_int16(read(file, TRAINING_RATE_HZ)).tobytes(), full_utt=True)
+    decoder.end_utt()
+    hypothesis = decoder.hyp()
+    return hypothesis.hypstr if hypothesis else ""
+
+
+def guess_transcripts(files: list[Path]) -> None:
+    """Add a line to `transcripts.txt` for each recording that has none. Raises DataError without PocketSphinx."""
+    missing = [file for file in files if not _has_transcript(file)]
+    if not missing:
+        return
+    try:
+        from pocketsphinx import Decoder
+    except ModuleNotFoundError:
+        raise DataError(
+            f"{missing[0]}: no transcript, and no PocketSphinx to guess one; install pocketsphinx"
+        ) from None
+    decoder = Decoder(samprate=TRAINING_RATE_HZ, loglevel="FATAL")
+    for number, file in enumerate(missing, 1):
+        line = f"{file.stem} {transcribe(decoder, file)}\n"
+        with (file.parent / "transcripts.txt").open("a", encoding="utf-8") as transcripts:
+            transcripts.write(line)
+        print(f"\rtranscripts: {number} of {len(missing)}", end="", flush=True)
+    print()
+
+
+def _has_transcript(file: Path) -> bool:
+    try:
+        read_truth(find_truth(file, None), file.stem)
+    except DataError:
+        return False
+    return True
+
+
+def is_false(alarm: Alarm, base: Path) -> bool:
+    """Whether neither the keyword nor a word that sounds the same is in the transcript of the recording."""
+    file = base / alarm.audio
+    spoken = read_truth(find_truth(file, None), file.stem)
+    return not any(word in spoken for word in {alarm.label} | _HOMOPHONES.get(alarm.label, set()))
+
+
+def merged(old: list[Alarm], new: list[Alarm]) -> list[Alarm]:
+    """The old ones, and the new that lie at none of their places."""
+    places: dict[str, list[float]] = {}
+    for alarm in old:
+        places.setdefault(alarm.audio, []).append(alarm.end_s)
+    return old + [one for one in new if all(abs(one.end_s - at) > _NEAR_S for at in places.get(one.audio, []))]
+
+
+def read_alarms(path: Path) -> list[Alarm]:
+    """Those of earlier rounds; none if there was none."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [[row[field] for field in Alarm._fields] for row in csv.DictReader(file)]
+    return [Alarm(audio, float(end_s), label, float(score)) for audio, end_s, label, score in rows]
+
+
+def write_alarms(path: Path, alarms: list[Alarm]) -> None:
+    """Write the file anew, aside first."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Alarm._fields)
+        writer.writerows(alarms)
+    part.replace(path)
+
+
+def main() -> None:
+    """Mine, add to the file, and tell what was heard."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments, recognizer, pack = open_inputs(parser)
+    data = load_experiment(arguments.config, data_dir=arguments.data).data
+    base = Path(data.dir)
+    path = base / (data.mined or MINED)
+    hours = sum(clip.n_samples for clip in pack.clips if clip.kind == "speech") / TRAINING_RATE_HZ / 3600
+    old, heard = read_alarms(path), mine(recognizer, pack)
+    guess_transcripts(sorted({base / alarm.audio for alarm in heard}))
+    new = [alarm for alarm in heard if is_false(alarm, base)]
+    alarms = merged(old, new)
+    write_alarms(path, alarms)
+    by_label = ", ".join(f"{n} {label}" for label, n in Counter(alarm.label for alarm in new).most_common())
+    print(
+        f"{hours:.2f} hours of running speech: {len(heard)} detections at {_THRESHOLD}, {len(new)} false ({by_label})"
+    )
+    print(f"{path}: {len(alarms)} places, of which {len(alarms) - len(old)} are new")
+
+
+if __name__ == "__main__":
+    run_program(main)
