@@ -118,6 +118,19 @@ def test_unknown_is_mixed_as_configured_of_the_sources_that_are_there(made_pack:
         assert found[source] / len(unknown) == pytest.approx(share, abs=2 / len(unknown)), source
 
 
+def test_mined_stretches_are_unknown_in_their_share_and_nothing_is_spliced_of_them(made_pack: Pack) -> None:
+    speech = next(clip for clip in made_pack.clips if clip.kind == "speech")
+    mined = msgspec.structs.replace(speech, kind="mined", n_samples=20000)
+    pack = made_pack._replace(clips=[*made_pack.clips, mined])
+    training = examples(pack, unknown_share=0.5, unknown_mix={"mined": 1.0, "splice": 3.0})
+    plan = [planned for planned in training.epoch(np.random.default_rng(0)) if planned.label == 2]
+    whole = [planned for planned in plan if planned.how == "whole"]
+    assert len(whole) == pytest.approx(len(plan) / 4, abs=1)
+    assert all(planned.clip == mined for planned in whole)
+    assert all(mined not in (planned.clip, planned.other) for planned in plan if planned.how == "splice")
+    assert not examples(pack, "validation").counts().get("unknown, mined")
+
+
 def test_words_held_out_are_in_validation_alone_and_marked_there(made_pack: Pack) -> None:
     held_out = ("bed", "wow")
     training = examples(made_pack, unknown_share=0.8, held_out=held_out, unknown_mix={"word": 1, "splice": 1})

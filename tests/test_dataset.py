@@ -471,3 +471,29 @@ def test_nothing_is_made_where_speech_commands_is_missing(tmp_path: Path) -> Non
         prepare(Data(dir=str(tmp_path / "none"), n_spoken_per_word=1), keywords=("yes",))
     assert_one_line(caught.value, "expected Speech Commands there")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "No such file"),
+        ("audio,start_s\nspeech/training/0.wav,1.0\n", "'end_s'"),
+        ("audio,end_s\nspeech/training/0.wav,soon\n", "soon"),
+        ("audio,end_s\nspeech/training/none.wav,1.0\n", "none.wav is no recording of the configuration"),
+    ],
+)
+def test_a_list_of_false_alarms_that_cannot_be_used_is_named(own_dir: Path, text: str | None, problem: str) -> None:
+    if text is not None:
+        (own_dir / "mined.csv").write_text(text)
+    with pytest.raises(DataError, match=f"mined.csv: .*({problem})"):
+        prepare(made_data.data(own_dir, mined="mined.csv"))
+
+
+def test_false_alarms_at_either_end_of_a_recording_stay_inside_it(own_dir: Path) -> None:
+    (own_dir / "mined.csv").write_text("audio,end_s\nspeech/training/0.wav,0.2\nspeech/training/0.wav,100\n")
+    pack = prepare(made_data.data(own_dir, mined="mined.csv"))
+    (speech,) = [clip for clip in pack.clips if clip.path == "speech/training/0.wav" and clip.kind == "speech"]
+    first, last = [clip for clip in pack.clips if clip.kind == "mined"]
+    assert (first.offset, first.split, first.word) == (speech.offset, "training", speech.word)
+    assert last.offset + last.n_samples == speech.offset + speech.n_samples
+    assert 0 < first.n_samples <= last.n_samples == 1.4 * 16000

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipelines import choose_options, compare_pocketsphinx, endurance, latency
+from pipelines import choose_options, compare_pocketsphinx, endurance, latency, mine_negatives, streams
 from pipelines import make_stream as make_stream_command
 from pipelines.streams import (
     PRESETS,
@@ -28,7 +28,7 @@ from pipelines.streams import (
     speech_clips,
 )
 from speechrnn.audio import Samples, read, to_int16
-from speechrnn.dataset import Pack
+from speechrnn.dataset import Pack, prepare
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation import speech_power
@@ -36,6 +36,7 @@ from speechrnn.runtime import load, remembering
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 from speechrnn.truth import Word, find_truth, read_truth
+from tests import made_data
 from tests.helpers import RATE_HZ, assert_one_line, fake_recognizer, noise, silence, word, write_audio
 
 ROOT = Path(__file__).parents[1]
@@ -381,6 +382,98 @@ def test_without_pocketsphinx_it_says_how_to_install_it(
         compare_pocketsphinx.main()
     assert caught.value.code == 2
     assert "pip install pocketsphinx" in capsys.readouterr().err
+
+
+# Hard negatives
+
+
+class Guesser:
+    """Writes down one sentence for every recording, as PocketSphinx would."""
+
+    said = "they never said anything of that"
+    heard = 0
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def start_utt(self) -> None:
+        pass
+
+    def end_utt(self) -> None:
+        pass
+
+    def process_raw(self, samples: bytes, *, full_utt: bool) -> None:
+        assert full_utt and len(samples) > 0
+        Guesser.heard += 1
+
+    def hyp(self) -> SimpleNamespace:
+        return SimpleNamespace(hypstr=self.said)
+
+
+@pytest.fixture
+def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder in whose running speech "yes" seems to be said once, and "no" in the other recording."""
+    root = made_data.write(tmp_path / "data", n_speakers=10, n_takes=1)
+    for name, spoken in ("0", "yes"), ("1", "no"):
+        samples = np.concatenate([silence(2.0), word(spoken, 0.4), silence(2.0)])
+        write_audio(root / "speech" / "training" / f"{name}.wav", samples, subtype="PCM_16")
+    monkeypatch.setattr(streams, "load", lambda name: fake_recognizer())
+    monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=Guesser))
+    Guesser.heard = 0
+    return root
+
+
+def mined(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[mine_negatives.Alarm]:
+    """What is in the file once the pipeline has run on the configuration of the smoke test."""
+    monkeypatch.setattr(sys, "argv", ["mine", str(ROOT / "configs" / "smoke.toml"), "fake", "--data", str(root)])
+    mine_negatives.main()
+    return mine_negatives.read_alarms(root / "mined.csv")
+
+
+def test_what_is_taken_for_a_keyword_in_running_speech_is_listed_and_trained_on(
+    talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (talk / "speech" / "training" / "transcripts.txt").write_text("1 there is no doubt\n")
+    (alarm,) = mined(talk, monkeypatch)
+    assert (alarm.audio, alarm.label) == ("speech/training/0.wav", "yes")
+    assert alarm.end_s == pytest.approx(2.4, abs=0.3)
+    assert (talk / "speech" / "training" / "transcripts.txt").read_text().splitlines()[1:] == [f"0 {Guesser.said}"]
+    pack = prepare(made_data.data(talk, mined="mined.csv"))
+    (clip,) = [clip for clip in pack.clips if clip.kind == "mined"]
+    samples = pack.samples[clip.offset : clip.offset + clip.n_samples]
+    assert len(samples) == 1.4 * RATE_HZ
+    assert np.count_nonzero(np.abs(samples) > 1000) >= 0.35 * RATE_HZ
+
+
+def test_mining_again_keeps_what_was_found_and_guesses_no_transcript_twice(
+    talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = mined(talk, monkeypatch)
+    assert sorted(alarm.label for alarm in first) == ["no", "yes"]
+    assert Guesser.heard == 2
+    assert mined(talk, monkeypatch) == first
+    assert Guesser.heard == 2
+
+
+def test_words_that_sound_like_the_keyword_are_no_false_alarms(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (talk / "speech" / "training" / "transcripts.txt").write_text("0 that is all\n1 I don't know\n")
+    assert [alarm.label for alarm in mined(talk, monkeypatch)] == ["yes"]
+
+
+def test_without_transcripts_mining_needs_pocketsphinx(
+    talk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    with pytest.raises(DataError, match="no transcript, and no PocketSphinx to guess one; install pocketsphinx"):
+        mined(talk, monkeypatch)
+    assert not (talk / "mined.csv").exists()
+
+
+def test_running_speech_known_to_have_a_keyword_is_left_out(talk: Path) -> None:
+    pack = prepare(made_data.data(talk))
+    (talk / "speech" / "training" / "transcripts.txt").write_text("0 Yes, sir\n")
+    kept = streams.without_keywords(pack, talk, KEYWORDS).clips
+    assert {clip.path for clip in pack.clips} - {clip.path for clip in kept} == {"speech/training/0.wav"}
 
 
 @pytest.mark.parametrize("pipeline", ["choose_options", "latency"])
