@@ -8,14 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
-from pipelines import speech_commands
+from pipelines import kept_aside, speech_commands
+from pipelines.streams import PRESETS
+from speechrnn import evaluation
 from speechrnn.cli import run_program
-from speechrnn.config import Data
+from speechrnn.config import Data, Experiment
+from speechrnn.dataset import Pack
 from speechrnn.errors import DataError, DeviceError
+from speechrnn.recognizer import load_checkpoint, save_checkpoint
 from speechrnn.runtime import load
+from speechrnn.spec import OperatingPoint
 from tests.conftest import CONFIGS, SmokeRun
+from tests.helpers import fake_recognizer, silence, word, write_audio
 
 ROOT = Path(__file__).parent.parent
 SMOKE = CONFIGS / "smoke.toml"
@@ -29,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
 def test_a_finished_run_becomes_a_model_with_a_card_that_is_about_it(
     smoke_run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(smoke_run.run_dir, tmp_path / "run")
+    shutil.copytree(smoke_run.run_dir, tmp_path / "run" / "seed-1")
     clips = smoke_run.data / "SpeechCommands" / "speech_commands_v0.02"
     places: list[str | Path] = ["--run-dir", tmp_path / "run", "--target", tmp_path / "new", "--test", clips]
     run(monkeypatch, SMOKE, "--data", smoke_run.data, *places)
@@ -48,6 +56,74 @@ def test_a_finished_run_becomes_a_model_with_a_card_that_is_about_it(
         assert foreign not in text
 
 
+def test_of_several_seeds_the_best_on_validation_ships_and_the_card_tells_of_all(
+    smoke_run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(experiment: Experiment, pack: Pack, run_dir: Path) -> Path:
+        seed = experiment.train.seed
+        net, info = load_checkpoint(smoke_run.checkpoint)
+        scores = info.provenance.scores | {"validation balanced accuracy": {3: 0.5, 4: 0.75, 5: 0.7}[seed]}
+        provenance = msgspec.structs.replace(info.provenance, scores=scores, config={"train": {"seed": seed}})
+        run_dir.mkdir(parents=True)
+        save_checkpoint(run_dir / "best.pt", net, msgspec.structs.replace(info, provenance=provenance))
+        return run_dir / "best.pt"
+
+    monkeypatch.setattr(speech_commands, "train", train)
+    monkeypatch.setattr(kept_aside, "SEEDS", (1,))
+    for preset in kept_aside.RULES:
+        monkeypatch.setitem(PRESETS, preset, PRESETS[preset]._replace(duration_s=30.0))
+    speech = tmp_path / "speech"
+    shutil.copytree(smoke_run.data / "speech" / "training", speech)
+    (speech / "transcripts.txt").write_text("".join(f"{file.stem} bed\n" for file in speech.glob("*.wav")))
+    clips = smoke_run.data / "SpeechCommands" / "speech_commands_v0.02"
+    places: list[str | Path] = ["--run-dir", tmp_path / "run", "--target", tmp_path, "--test", clips]
+    run(monkeypatch, SMOKE, "--data", smoke_run.data, "--seeds", "3", "4", "5", *places, "--test-speech", speech)
+    assert load(tmp_path / "smoke.onnx").info.provenance.config["train"]["seed"] == 4
+    text = (tmp_path / "smoke.md").read_text()
+    for expected in (
+        "3 runs of other seeds, of which seed 4 ships",
+        "75.00 % (mean 65.00, standard deviation 13.23)",
+        "| | clips | seed 3 | seed 4, ships | seed 5 | mean (standard deviation) |",
+        "| tensorflow | default |",
+        "| default | ",
+        f"Read English, `{speech.name}`",
+    ):
+        assert expected in text
+
+
+def test_streams_and_speech_are_judged_at_every_operating_point(tmp_path: Path) -> None:
+    points = {"strict": OperatingPoint(threshold=1.0), "loose": OperatingPoint(threshold=0.3)}
+    recognizer = fake_recognizer(msgspec.structs.replace(fake_recognizer().info, operating_points=points))
+    for name, said in ("a", "yes"), ("b", "no"), ("c", "yes"):
+        write_audio(tmp_path / f"{name}.wav", np.concatenate([silence(1), word(said), silence(1)]))
+    (tmp_path / "transcripts.txt").write_text("a yes\nb know\nc yes yes\n")
+    scores = kept_aside.score_speech(recognizer, tmp_path)
+    assert [scores["strict"].n_found, scores["strict"].n_false_alarms] == [0, 0]
+    assert [scores["loose"].n_found, scores["loose"].n_spoken, scores["loose"].n_false_alarms] == [2, 3, 1]
+    assert kept_aside.mistaken(scores.values()) == "no known word for no (1)"
+
+
+def test_words_that_are_no_class_of_the_test_are_a_figure_of_their_own(smoke_run: SmokeRun, tmp_path: Path) -> None:
+    words = smoke_run.data / "SpeechCommands" / "speech_commands_v0.02"
+    for label, folder in ("yes", "yes"), ("no", "no"), ("bed", "_unknown_"), ("bed", "off"):
+        shutil.copytree(words / label, tmp_path / folder)
+    recognizer = load(smoke_run.model)
+    test = evaluation.evaluate(recognizer, tmp_path)
+    figures = {figure.name: figure for figure in kept_aside.clip_figures(test, recognizer.info.spec.labels)}
+    per_folder = test.per_label
+    assert figures["all classes"].n == sum(per_folder[name].n for name in ("yes", "no", "_unknown_"))
+    assert figures["all classes"].n_right == sum(per_folder[name].correct for name in ("yes", "no", "_unknown_"))
+    assert figures['"off" taken for unknown'].n_right == per_folder["off"].correct
+    assert figures["keywords"].percent == pytest.approx(100 * test.keyword_accuracy)
+    assert "silence" not in figures
+    assert {"keywords 100 ms earlier", "keywords 100 ms later"} < figures.keys()
+
+
+def test_shares_of_one_seed_have_no_mean() -> None:
+    table = kept_aside.clip_table({"1": [kept_aside.Figure("keywords", 200, 190)]}, "1")
+    assert table == ["| | clips | seed 1 |", "|---|---|---|", "| keywords | 200 | 95.0 % |"]
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -63,7 +139,9 @@ def test_the_credits_are_those_of_the_configuration(data: Data, expected: str) -
     assert speech_commands.credits_of(data) == expected
 
 
-@pytest.mark.parametrize(("option", "error"), [("--target", DeviceError), ("--test", DataError)])
+@pytest.mark.parametrize(
+    ("option", "error"), [("--target", DeviceError), ("--test", DataError), ("--test-speech", DataError)]
+)
 def test_a_place_that_is_missing_is_known_before_the_work(
     option: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

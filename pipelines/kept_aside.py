@@ -1,0 +1,196 @@
+r"""Score a model once, at the end, on what nothing was chosen by: test clips, streams of them, and running speech.
+
+    python -m pipelines.kept_aside configs/commands8.toml commands8 --data data \
+        --clips data/speech_commands_test_set_v0.02 --speech data/speech/test
+
+Streams are made of the test clips by the recipes of TensorFlow and MLPerf Tiny, whose rules count there, and without
+noise (pipelines/streams.py says how), with three seeds each; noise is of the parts of recordings that training does not
+have, and whatever is no keyword is another word. Running speech is judged by its transcripts. Everything is heard once
+by the spotter that ships, at every operating point of the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.streams import PRESETS, Material, make_stream, of_folders, of_pack, open_inputs
+from speechrnn import evaluation
+from speechrnn.audio import find_audio, read
+from speechrnn.cli import run_program
+from speechrnn.evaluation import Evaluation
+from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
+from speechrnn.listening import hear
+from speechrnn.runtime import Recognizer
+from speechrnn.scoring import Heard, Score, score
+from speechrnn.spec import ModelInfo, Options
+from speechrnn.truth import find_truth, read_truth
+
+SEEDS = (1, 2, 3)
+RULES = {"clean": "default", "tensorflow": "tensorflow", "mlperf": "mlperf"}
+"""The rule of each preset."""
+
+
+class Figure(NamedTuple):
+    """A share of clips: its name, their number, and how many of them are right."""
+
+    name: str
+    n: int
+    n_right: float
+
+    @property
+    def percent(self) -> float:
+        """The share, in percent; NaN without clips."""
+        return 100 * self.n_right / self.n if self.n else float("nan")
+
+
+def clip_figures(test: Evaluation, labels: Labels) -> list[Figure]:
+    """Shares of test clips. Words of folders that are no class of the official test are a figure of their own."""
+
+    def of(name: str, folders: Iterable[str]) -> Figure:
+        scores = [test.per_label[folder] for folder in folders if folder in test.per_label]
+        return Figure(name, sum(s.n for s in scores), sum(s.correct for s in scores))
+
+    official = [*labels.keywords, *FOLDER_LABELS]
+    others = [folder for folder in test.per_label if folder not in official]
+    figures = [
+        of("all classes", official),
+        of("keywords", labels.keywords),
+        of("unknown words", [folder for folder, label in FOLDER_LABELS.items() if label == UNKNOWN]),
+        *(of(f'"{folder}" taken for unknown', [folder]) for folder in others),
+        of("silence", [folder for folder, label in FOLDER_LABELS.items() if label == SILENCE]),
+    ]
+    n_keywords = sum(test.per_class[word].n for word in labels.keywords)
+    for moved in test.shift:
+        if moved.shift_ms:
+            name = f"keywords {abs(moved.shift_ms)} ms {'later' if moved.shift_ms > 0 else 'earlier'}"
+            figures.append(Figure(name, n_keywords, moved.keyword_accuracy * n_keywords))
+    return [figure for figure in figures if figure.n]
+
+
+def clip_table(per_seed: Mapping[str, Sequence[Figure]], shipped: str) -> list[str]:
+    """Markdown: a row for each share, a column for each seed, and the mean with its standard deviation."""
+    several = len(per_seed) > 1
+    head = [f"seed {seed}, ships" if seed == shipped and several else f"seed {seed}" for seed in per_seed]
+    lines = [
+        "| | clips | " + " | ".join(head) + (" | mean (standard deviation) |" if several else " |"),
+        "|" + "---|" * (2 + len(head) + several),
+    ]
+    for row in zip(*per_seed.values(), strict=True):
+        percents = [figure.percent for figure in row]
+        cells = [row[0].name, f"{row[0].n:,}", *(f"{percent:.1f} %" for percent in percents)]
+        cells += [f"{np.mean(percents):.1f} % ({np.std(percents, ddof=1):.1f})"] if several else []
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def choices_of(info: ModelInfo) -> dict[str, Options]:
+    """The options of every operating point; those of the model where it has none."""
+    return {name: info.options_at(name) for name in info.operating_points} or {"default": info.options}
+
+
+def score_streams(recognizer: Recognizer, material: Material) -> dict[str, dict[str, Score]]:
+    """For each preset what each operating point gives, over all seeds."""
+    choices = choices_of(recognizer.info)
+    results = {}
+    for preset, rule in RULES.items():
+        heard = []
+        for seed in SEEDS:
+            stream, words = make_stream(material, PRESETS[preset], seed)
+            found, duration_s, posteriors = hear([stream], recognizer, choices)
+            heard.append(Heard(f"{preset} {seed}", duration_s, words, found, posteriors))
+        results[preset] = _score_each(heard, recognizer.info, rule)
+        print(f"{preset}: done", flush=True)
+    return results
+
+
+def score_speech(recognizer: Recognizer, folder: Path) -> dict[str, Score]:
+    """What each operating point gives in recordings with transcripts, each heard on its own."""
+    choices, rate_hz = choices_of(recognizer.info), recognizer.info.spec.sample_rate_hz
+    heard = []
+    for file in find_audio(folder):
+        truth = read_truth(find_truth(file, None), file.stem)
+        found, duration_s, posteriors = hear([read(file, rate_hz)], recognizer, choices)
+        heard.append(Heard(str(file), duration_s, truth, found, posteriors))
+    return _score_each(heard, recognizer.info, "default")
+
+
+def _score_each(heard: Sequence[Heard], info: ModelInfo, rule: str) -> dict[str, Score]:
+    keywords = info.spec.labels.keywords
+    return {name: score([one.scored(name) for one in heard], keywords, rule) for name in choices_of(info)}
+
+
+def stream_table(results: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    """Markdown: a row for each preset and operating point."""
+    lines = ["| stream | operating point | found | missed | wrong | false alarms | p95 delay |", "|" + "---|" * 7]
+    for preset, scores in results.items():
+        for name, one in scores.items():
+            alarms = f"{one.n_false_alarms} ({100 * one.false_alarm_share:.1f} %)"
+            delay = f"{one.delay_p95_ms:.0f} ms"
+            found = f"{one.n_found} of {one.n_spoken} ({100 * one.found_share:.1f} %)"
+            missed = f"{one.n_missed} ({100 * one.missed_share:.1f} %)"
+            wrong = f"{one.n_wrong} ({100 * one.wrong_share:.1f} %)"
+            lines.append(f"| {preset} | {name} | {found} | {missed} | {wrong} | {alarms} | {delay} |")
+    return lines
+
+
+def speech_table(scores: Mapping[str, Score]) -> list[str]:
+    """Markdown: a row for each operating point."""
+    lines = ["| operating point | false alarms | per hour | keywords that were spoken in it |", "|" + "---|" * 4]
+    for name, one in scores.items():
+        found = f"{one.n_found} of {one.n_spoken} found"
+        lines.append(
+            f"| {name} | {one.n_false_alarms} in {one.hours:.2f} h | {one.false_alarms_per_hour:.1f} | {found} |"
+        )
+    return lines
+
+
+def mistaken(scores: Iterable[Score]) -> str:
+    """What was taken for which keyword, most frequent first."""
+    pairs = Counter((a.spoken or "no known word", a.label) for one in scores for a in one.alarms)
+    return ", ".join(f"{spoken} for {label} ({n})" for (spoken, label), n in pairs.most_common(12)) or "nothing"
+
+
+def live_lines(recognizer: Recognizer, material: Material, speech: Path | None) -> list[str]:
+    """Markdown: what the model does when it is left switched on."""
+    streams = score_streams(recognizer, material)
+    lines = [
+        f"Streams made of test clips, {len(SEEDS)} seeds: `clean` and `tensorflow` 10 minutes each, a word every 3 s, "
+        "30 % of them no keyword; `mlperf` 20 minutes each, 50 keywords among 150 other words, at 10 dB. `tensorflow` "
+        "and `mlperf` are judged by the rules of that name, where misses and false alarms are as they count them.",
+        "",
+        *stream_table(streams),
+        "",
+        f"Taken for keywords in all of them: {mistaken(s for scores in streams.values() for s in scores.values())}.",
+        "",
+    ]
+    if speech is not None:
+        scores = score_speech(recognizer, speech)
+        lines += [f"Read English, `{speech.name}`, judged by its transcripts:", "", *speech_table(scores), ""]
+        for name, one in scores.items():
+            by_label = ", ".join(f"{alarms.n_false_alarms} {label}" for label, alarms in one.per_keyword.items())
+            lines.append(f"- {name}: {by_label}")
+        lines.append("")
+    return lines
+
+
+def main() -> None:
+    """Score clips, streams and speech, and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=Path, required=True, help="test clips as LABEL/*.wav")
+    parser.add_argument("--speech", type=Path, help="folder of running speech with transcripts.txt")
+    arguments, recognizer, pack = open_inputs(parser)
+    labels = recognizer.info.spec.labels
+    material = of_folders(labels.keywords, arguments.clips)._replace(noise=of_pack(pack, labels.keywords).noise)
+    figures = clip_figures(evaluation.evaluate(recognizer, arguments.clips), labels)
+    seed = str(recognizer.info.provenance.config.get("train", {}).get("seed", "?"))
+    print("\n".join([*clip_table({seed: figures}, seed), "", *live_lines(recognizer, material, arguments.speech)]))
+
+
+if __name__ == "__main__":
+    run_program(main)
