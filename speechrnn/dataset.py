@@ -161,26 +161,40 @@ def prepare(
 ) -> Pack:
     """Make what is to be synthesised and pack all sources, or open the pack if it is there and no source has changed.
 
-    Interrupted at any time, it goes on where it was. `progress` wraps the clips as they are made and packed.
-    `keywords` are needed where they are to be synthesised.
+    Interrupted at any time, it goes on where it was; of several processes one makes the pack, and the others wait for
+    it. `progress` wraps the clips as they are made and packed. `keywords` are needed where they are to be synthesised.
     """
-    folder = Path(data.dir) / data.packed
-    sources = find_sources(data)  # first, so that a missing folder is said before minutes of synthesis
-    spoken, base = plan(data, keywords), Path(data.dir)
-    synthesise(base / data.spoken, spoken, progress)
-    sources += [_source(base, base / data.spoken / item.path, "spoken", "training", item.word) for item in spoken]
-    pack = _open_pack(folder, sources)
+    base = Path(data.dir)
+    folder, recordings, spoken = base / data.packed, find_sources(data), plan(data, keywords)
+
+    def sources() -> list[Clip]:
+        made = [_source(base, base / data.spoken / item.path, "spoken", "training", item.word) for item in spoken]
+        return recordings + made
+
+    pack = _open_pack(folder, sources())
     if pack is None:
+        from filelock import FileLock
+
         folder.mkdir(parents=True, exist_ok=True)
-        _write_pack(folder, Path(data.dir), sources, progress)
-        pack = _open_pack(folder, sources)
-        if not (folder / "samples.int16").stat().st_size:
-            first = next((f"{clip.path}: {clip.problem}" for clip in _read_index(folder / "index.jsonl")), "no file")
-            raise DataError(f"{data.dir}: none of the {len(sources)} audio files can be used; the first is {first}")
-    if pack is None:
-        raise DataError(f"{folder}: the audio changed while it was packed; run again")
+        with FileLock(folder / "lock"):
+            synthesise(base / data.spoken, spoken, progress)
+            pack = _open_pack(folder, sources()) or _make_pack(folder, base, sources(), progress)
     mined = _mined(base / data.mined, pack.clips) if data.mined else []
     return pack._replace(clips=pack.clips + mined)
+
+
+def _make_pack(
+    folder: Path, base: Path, sources: list[Clip], progress: Callable[[Iterable[Any], int], Iterable[Any]] | None
+) -> Pack:
+    """Pack all sources anew. Raises DataError if none can be used, or one has changed meanwhile."""
+    _write_pack(folder, base, sources, progress)
+    pack = _open_pack(folder, sources)
+    if not (folder / "samples.int16").stat().st_size:
+        first = next((f"{clip.path}: {clip.problem}" for clip in _read_index(folder / "index.jsonl")), "no file")
+        raise DataError(f"{base}: none of the {len(sources)} audio files can be used; the first is {first}")
+    if pack is None:
+        raise DataError(f"{folder}: the audio changed while it was packed; run again")
+    return pack
 
 
 def _mined(path: Path, clips: list[Clip]) -> list[Clip]:

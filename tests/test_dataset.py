@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +144,28 @@ def test_a_pack_is_used_again(small_dir: Path, tmp_path: Path) -> None:
     data = made_data.data(small_dir, packed=str(tmp_path / "packed"))
     first = prepare(data)
     before = pack_files(tmp_path / "packed")
-    assert set(before) == {"index.jsonl", "samples.int16", dataset.PROBLEMS}
+    assert set(before) == {"index.jsonl", "samples.int16", "lock", dataset.PROBLEMS}
     second = prepare(data, lambda clips, n: pytest.fail("packed again"))
     assert pack_files(tmp_path / "packed") == before
     assert second.clips == first.clips
+
+
+def test_of_two_processes_that_prepare_the_same_one_does_and_the_other_waits(own_dir: Path) -> None:
+    began, packed = threading.Event(), []
+
+    def slowly(clips: Iterable[Clip], n: int) -> Iterator[Clip]:
+        packed.append(n)
+        began.set()
+        for clip in clips:
+            time.sleep(0.002)
+            yield clip
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(prepare, made_data.data(own_dir), slowly)
+        assert began.wait(10)
+        second = pool.submit(prepare, made_data.data(own_dir), slowly)
+        assert first.result().clips == second.result().clips
+    assert len(packed) == 1
 
 
 def rewrite(root: Path) -> None:
