@@ -16,7 +16,7 @@ from speechrnn.spec import OperatingPoint, Options, Spec, Struct, check
 
 Range = tuple[float, float]
 TRAINING_RATE_HZ = 16000
-UnknownSource = Literal["command", "word", "spoken", "speech", "mined", "splice", "reversed", "part"]
+UnknownSource = Literal["command", "word", "spoken", "speech", "mined", "splice", "reversed", "part", "gap", "onset"]
 
 
 class Data(Struct, frozen=True):
@@ -26,8 +26,9 @@ class Data(Struct, frozen=True):
     silence in these shares of the whole. `unknown_mix` weighs what unknown is made of: other words of Speech Commands
     (`command`), of other folders (`word`) and of a synthesiser (`spoken`); running `speech`; those stretches of it in
     which an earlier model heard a keyword, listed in the file `mined`; and what is made of all words: the start of one
-    with the end of another (`splice`), `reversed` ones, and the larger `part` of keywords missing. Words in `held_out`
-    are never trained on, so that validation has unknown words that are new.
+    with the end of another (`splice`), `reversed` ones, keywords of which the larger `part` is missing, the `gap`
+    between the end of one and the start of another, and running speech that begins or ends (`onset`). Words in
+    `held_out` are never trained on, so that validation has unknown words that are new.
     `n_spoken_*` clips of each common English word and of each keyword are made by espeak-ng.
     """
 

@@ -19,13 +19,13 @@ from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN
 from speechrnn.spec import Spec
 
 Int64 = NDArray[np.int64]
-How = Literal["whole", "splice", "reversed", "part"]
+How = Literal["whole", "splice", "reversed", "part", "gap", "onset"]
 
 _NOISE_TRAINING_PART = 0.8  # of each noise recording, the rest is for validation
 _FADE_SAMPLES = 160  # where two words are joined, or one ends early
 _N_TRIES = 20  # to find a word that ends in another letter
 _ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "spoken")
-_MADE: tuple[How, ...] = ("splice", "reversed", "part")
+_MADE: tuple[How, ...] = ("splice", "reversed", "part", "gap", "onset")
 
 
 class Planned(NamedTuple):
@@ -159,7 +159,9 @@ class Examples:
     def _plan_unknown(self, n: int, random: np.random.Generator) -> list[Planned]:
         """`n` unknown contexts, from the sources there are in the proportions of `unknown_mix`."""
         label = self.names.index(UNKNOWN)
-        mix = {s: w for s, w in self._data.unknown_mix.items() if w and (s in _MADE or self._unknown[s])}
+        needs: dict[UnknownSource, UnknownSource] = {"onset": "speech"}
+        weights = self._data.unknown_mix.items()
+        mix = {s: w for s, w in weights if w and ((s in _MADE and s not in needs) or self._unknown[needs.get(s, s)])}
         ends = np.rint(np.cumsum(list(mix.values())) / sum(mix.values()) * n).astype(int)
         plan = []
         for source, n_of_source in zip(mix, np.diff(ends, prepend=0), strict=True):
@@ -177,9 +179,14 @@ class Examples:
     def _draw_made(self, label: int, how: How, random: np.random.Generator) -> Planned:
         if how == "part":
             return Planned(label, self._draw_keyword(random), how)
+        if how == "onset":
+            speech = self._by_length(self._unknown["speech"])
+            return Planned(label, speech[random.integers(len(speech))], how)
         one = self._draw_word(random)
         if how == "reversed":
             return Planned(label, one, how)
+        if how == "gap":
+            return Planned(label, one, how, self._draw_word(random))
         for _ in range(_N_TRIES):
             other = self._draw_word(random)
             if other.word[-1:] != one.word[-1:]:  # "go" and "no" end alike: the one, spliced, would be the other
@@ -231,12 +238,15 @@ class Examples:
         if planned.how == "reversed":
             return Cut(cut.samples[::-1], len(cut.samples) - cut.end, len(cut.samples) - cut.start)
         if other is not None:
-            return splice(cut, Cut(self._of(other), other.word_start, other.word_end), random)
+            next_word = Cut(self._of(other), other.word_start, other.word_end)
+            if planned.how == "gap":
+                return leave_gap(cut, next_word, self._context, random)
+            return splice(cut, next_word, random)
         if len(cut.samples) > self._context:
             at = _draw_sounding(cut.samples, self._context, random)
             samples = cut.samples[at : at + self._context]
-            return Cut(samples, max(0, cut.start - at), min(self._context, cut.end - at))
-        return cut
+            cut = Cut(samples, max(0, cut.start - at), min(self._context, cut.end - at))
+        return take_part(cut, random) if planned.how == "onset" else cut
 
     def _cut_noise(self, random: np.random.Generator) -> Int16:
         ranges = self._noise_ranges[random.integers(len(self._noise_ranges))]
@@ -281,7 +291,7 @@ def _level(cut: Cut) -> float:
 
 
 def take_part(cut: Cut, random: np.random.Generator) -> Cut:
-    """The first or the last 30 to 55 % of a word, faded where it is cut, and silence in place of the rest."""
+    """The first or the last 30 to 55 % of a word or speech, faded where it is cut, and silence in place of the rest."""
     n_kept = int(random.uniform(0.3, 0.55) * (cut.end - cut.start))
     samples = from_int16(cut.samples)
     envelope = np.zeros(len(samples), dtype=np.float32)
@@ -293,6 +303,22 @@ def take_part(cut: Cut, random: np.random.Generator) -> Cut:
         envelope[start:] = 1
     smooth = np.convolve(envelope, np.full(_FADE_SAMPLES, 1 / _FADE_SAMPLES, dtype=np.float32), "same")
     return Cut(to_int16(samples * np.minimum(envelope, smooth)), start, end)
+
+
+def leave_gap(one: Cut, other: Cut, n_samples: int, random: np.random.Generator) -> Cut:
+    """The last 20 to 50 % of one word at the start, the first 20 to 50 % of another at the end, and what is between."""
+    n_tail, n_head = (int(random.uniform(0.2, 0.5) * (cut.end - cut.start)) for cut in (one, other))
+    half = n_samples // 2
+    tail = from_int16(one.samples[one.end - n_tail :])[:half]
+    head = from_int16(other.samples[: other.start + n_head])[-half:]
+    samples = np.zeros(n_samples, dtype=np.float32)
+    samples[: len(tail)] = tail * _fade_in(len(tail))[::-1]
+    samples[n_samples - len(head) :] = head * _fade_in(len(head))
+    return Cut(to_int16(samples), 0, n_samples)
+
+
+def _fade_in(n_samples: int) -> NDArray[np.float32]:
+    return np.minimum(np.arange(n_samples, dtype=np.float32) / _FADE_SAMPLES, 1)
 
 
 def _cycle(random: np.random.Generator, n_items: int, n: int) -> Iterator[int]:

@@ -14,7 +14,7 @@ import pytest
 from speechrnn import dataset
 from speechrnn.audio import from_int16, to_int16
 from speechrnn.config import Data, UnknownSource
-from speechrnn.contexts import Batch, Cut, Examples, Planned, splice, take_part, validation_set
+from speechrnn.contexts import Batch, Cut, Examples, Planned, leave_gap, splice, take_part, validation_set
 from speechrnn.dataset import Clip, Pack, word_extent
 from speechrnn.errors import DataError
 from speechrnn.labels import FOLDER_LABELS, Labels
@@ -302,6 +302,50 @@ def test_a_part_keeps_one_end_of_a_word_and_half_of_it_at_most(seed: int) -> Non
     outside = np.ones(CONTEXT, dtype=bool)
     outside[part.start - 200 : part.end + 200] = False
     assert not part.samples[outside].any()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_gap_has_the_end_of_one_word_at_its_start_and_the_start_of_another_at_its_end(seed: int) -> None:
+    one, other = burst(3000, 9000), burst(6000, 11000, cycle=2)
+    gap = leave_gap(one, other, CONTEXT, np.random.default_rng(seed))
+    sounding = np.flatnonzero(gap.samples)
+    silent = int(np.diff(sounding).argmax())
+    n_tail, n_head = sounding[silent] + 1, CONTEXT - sounding[silent + 1]
+    assert 0.2 * 6000 - 20 <= n_tail <= 0.5 * 6000
+    assert 0.2 * 5000 - 20 <= n_head <= 0.5 * 5000
+    assert np.array_equal(gap.samples[: n_tail - 200], one.samples[9000 - n_tail :][: n_tail - 200])
+    assert np.array_equal(gap.samples[200 - n_head :], other.samples[: 6000 + n_head][200 - n_head :])
+
+
+def test_gaps_of_clips_that_begin_or_end_with_their_word_are_whole_contexts() -> None:
+    short = burst(0, 3000, n_samples=3000)
+    gap = leave_gap(short, short, CONTEXT, np.random.default_rng(0))
+    assert len(gap.samples) == CONTEXT
+    assert not gap.samples[1500:-1500].any()
+
+
+def test_onsets_are_of_running_speech_and_left_out_without_it(made_pack: Pack) -> None:
+    def unknown(pack: Pack) -> list[Planned]:
+        training = examples(pack, unknown_share=0.5, unknown_mix={"onset": 1.0, "word": 1.0})
+        return [planned for planned in training.epoch(np.random.default_rng(0)) if planned.label == 2]
+
+    onsets = [planned.clip for planned in unknown(made_pack) if planned.how == "onset"]
+    assert len(onsets) == pytest.approx(len(unknown(made_pack)) / 2, abs=1)
+    assert {clip.kind for clip in onsets if clip} == {"speech"}
+    silent = made_pack._replace(clips=[clip for clip in made_pack.clips if clip.kind != "speech"])
+    assert {planned.how for planned in unknown(silent)} == {"whole"}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_running_speech_begins_or_ends_within_a_context() -> None:
+    samples = to_int16(np.random.default_rng(0).uniform(-0.3, 0.3, 5 * CONTEXT).astype(np.float32))
+    pack, clip = pack_of(samples)
+    contexts = examples(pack).batch([Planned(2, clip, "onset")] * 20, 0).samples
+    kept = (contexts != 0).mean(axis=1)
+    assert 0.28 < kept.min() < kept.max() < 0.58
+    begins = [bool(row[-100:].any()) for row in contexts]
+    assert len(set(begins)) == 2
+    assert all(row[:100].any() != begin for row, begin in zip(contexts, begins, strict=True))
 
 
 @pytest.mark.usefixtures("unchecked")
