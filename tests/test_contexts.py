@@ -273,7 +273,7 @@ def test_the_validation_set_holds_every_isolated_word_once_and_is_the_same_every
 def burst(start: int, end: int, n_samples: int = CONTEXT, level: float = 0.2, cycle: int = 4) -> Cut:
     """Silence with a tone in it, whose extent is known."""
     samples = np.zeros(n_samples, dtype=np.float32)
-    samples[start:end] = level * np.sin(np.arange(end - start) / cycle)
+    samples[start:end] = level * np.sin(np.arange(1, end - start + 1) / cycle)
     return Cut(to_int16(samples), start, end)
 
 
