@@ -246,7 +246,9 @@ class Examples:
             at = _draw_sounding(cut.samples, self._context, random)
             samples = cut.samples[at : at + self._context]
             cut = Cut(samples, max(0, cut.start - at), min(self._context, cut.end - at))
-        return take_part(cut, random) if planned.how == "onset" else cut
+        if planned.how == "onset":
+            return take_part(Cut(cut.samples, 0, len(cut.samples)), random)
+        return cut
 
     def _cut_noise(self, random: np.random.Generator) -> Int16:
         ranges = self._noise_ranges[random.integers(len(self._noise_ranges))]
