@@ -4,9 +4,9 @@ r"""Score a model once, at the end, on what nothing was chosen by: test clips, s
         --clips data/speech_commands_test_set_v0.02 --speech data/speech/test
 
 Streams are made of the test clips by the recipes of TensorFlow and MLPerf Tiny, whose rules count there, and without
-noise (pipelines/streams.py says how), with three seeds each; noise is of the parts of recordings that training does not
-have, and whatever is no keyword is another word. Running speech is judged by its transcripts. Everything is heard once
-by the spotter that ships, at every operating point of the model.
+noise (pipelines/streams.py says how), with three seeds each; whatever is no keyword is another word. Their noise alone
+is not new: it is of the parts of recordings that training does not have, by which operating points are chosen. Running
+speech is judged by its transcripts. Everything is heard once by the spotter that ships, at every operating point.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from pipelines.streams import PRESETS, Material, make_stream, of_folders, of_pac
 from speechrnn import evaluation
 from speechrnn.audio import find_audio, read
 from speechrnn.cli import run_program
+from speechrnn.dataset import Pack
 from speechrnn.evaluation import Evaluation
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
 from speechrnn.listening import hear
 from speechrnn.runtime import Recognizer
-from speechrnn.scoring import Heard, Score, score
+from speechrnn.scoring import Heard, Score, number, percent, score
 from speechrnn.spec import ModelInfo, Options
-from speechrnn.truth import find_truth, read_truth
+from speechrnn.truth import Truth, find_truth, read_truth
 
 SEEDS = (1, 2, 3)
 RULES = {"clean": "default", "tensorflow": "tensorflow", "mlperf": "mlperf"}
@@ -37,16 +38,11 @@ RULES = {"clean": "default", "tensorflow": "tensorflow", "mlperf": "mlperf"}
 
 
 class Figure(NamedTuple):
-    """A share of clips: its name, their number, and how many of them are right."""
+    """A share of clips: its name, their number, and the percentage of them that is right."""
 
     name: str
-    n: int
-    n_right: float
-
-    @property
-    def percent(self) -> float:
-        """The share, in percent; NaN without clips."""
-        return 100 * self.n_right / self.n if self.n else float("nan")
+    n_clips: int
+    percent: float
 
 
 def clip_figures(test: Evaluation, labels: Labels) -> list[Figure]:
@@ -54,7 +50,8 @@ def clip_figures(test: Evaluation, labels: Labels) -> list[Figure]:
 
     def of(name: str, folders: Iterable[str]) -> Figure:
         scores = [test.per_label[folder] for folder in folders if folder in test.per_label]
-        return Figure(name, sum(s.n for s in scores), sum(s.correct for s in scores))
+        n_clips, n_correct = sum(s.n for s in scores), sum(s.correct for s in scores)
+        return Figure(name, n_clips, 100 * n_correct / max(1, n_clips))
 
     official = [*labels.keywords, *FOLDER_LABELS]
     others = [folder for folder in test.per_label if folder not in official]
@@ -69,8 +66,8 @@ def clip_figures(test: Evaluation, labels: Labels) -> list[Figure]:
     for moved in test.shift:
         if moved.shift_ms:
             name = f"keywords {abs(moved.shift_ms)} ms {'later' if moved.shift_ms > 0 else 'earlier'}"
-            figures.append(Figure(name, n_keywords, moved.keyword_accuracy * n_keywords))
-    return [figure for figure in figures if figure.n]
+            figures.append(Figure(name, n_keywords, 100 * moved.keyword_accuracy))
+    return [figure for figure in figures if figure.n_clips]
 
 
 def clip_table(per_seed: Mapping[str, Sequence[Figure]], shipped: str) -> list[str]:
@@ -83,7 +80,7 @@ def clip_table(per_seed: Mapping[str, Sequence[Figure]], shipped: str) -> list[s
     ]
     for row in zip(*per_seed.values(), strict=True):
         percents = [figure.percent for figure in row]
-        cells = [row[0].name, f"{row[0].n:,}", *(f"{percent:.1f} %" for percent in percents)]
+        cells = [row[0].name, f"{row[0].n_clips:,}", *(f"{percent:.1f} %" for percent in percents)]
         cells += [f"{np.mean(percents):.1f} % ({np.std(percents, ddof=1):.1f})"] if several else []
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -109,12 +106,16 @@ def score_streams(recognizer: Recognizer, material: Material) -> dict[str, dict[
     return results
 
 
-def score_speech(recognizer: Recognizer, folder: Path) -> dict[str, Score]:
+def read_speech(folder: Path) -> dict[Path, Truth]:
+    """The recordings below a folder with what is spoken in them. Raises DataError if that is not known of one."""
+    return {file: read_truth(find_truth(file, None), file.stem) for file in find_audio(folder)}
+
+
+def score_speech(recognizer: Recognizer, recordings: Mapping[Path, Truth]) -> dict[str, Score]:
     """What each operating point gives in recordings with transcripts, each heard on its own."""
     choices, rate_hz = choices_of(recognizer.info), recognizer.info.spec.sample_rate_hz
     heard = []
-    for file in find_audio(folder):
-        truth = read_truth(find_truth(file, None), file.stem)
+    for file, truth in recordings.items():
         found, duration_s, posteriors = hear([read(file, rate_hz)], recognizer, choices)
         heard.append(Heard(str(file), duration_s, truth, found, posteriors))
     return _score_each(heard, recognizer.info, "default")
@@ -130,11 +131,11 @@ def stream_table(results: Mapping[str, Mapping[str, Score]]) -> list[str]:
     lines = ["| stream | operating point | found | missed | wrong | false alarms | p95 delay |", "|" + "---|" * 7]
     for preset, scores in results.items():
         for name, one in scores.items():
-            alarms = f"{one.n_false_alarms} ({100 * one.false_alarm_share:.1f} %)"
-            delay = f"{one.delay_p95_ms:.0f} ms"
-            found = f"{one.n_found} of {one.n_spoken} ({100 * one.found_share:.1f} %)"
-            missed = f"{one.n_missed} ({100 * one.missed_share:.1f} %)"
-            wrong = f"{one.n_wrong} ({100 * one.wrong_share:.1f} %)"
+            alarms = f"{one.n_false_alarms} ({percent(one.false_alarm_share)})"
+            delay = f"{number(one.delay_p95_ms, '.0f')} ms"
+            found = f"{one.n_found} of {one.n_spoken} ({percent(one.found_share)})"
+            missed = f"{one.n_missed} ({percent(one.missed_share)})"
+            wrong = f"{one.n_wrong} ({percent(one.wrong_share)})"
             lines.append(f"| {preset} | {name} | {found} | {missed} | {wrong} | {alarms} | {delay} |")
     return lines
 
@@ -156,9 +157,20 @@ def mistaken(scores: Iterable[Score]) -> str:
     return ", ".join(f"{spoken} for {label} ({n})" for (spoken, label), n in pairs.most_common(12)) or "nothing"
 
 
-def live_lines(recognizer: Recognizer, material: Material, speech: Path | None) -> list[str]:
+def open_streams(clips: Path, pack: Pack, keywords: Sequence[str]) -> Material:
+    """What streams are made of: test clips as LABEL/*.wav, and the noise of a pack.
+
+    Raises AudioError if the folder has no audio, DataError if a preset lacks something.
+    """
+    material = of_folders(keywords, clips)._replace(noise=of_pack(pack, keywords).noise)
+    for preset in RULES:
+        make_stream(material, PRESETS[preset], SEEDS[0])
+    return material
+
+
+def live_lines(recognizer: Recognizer, material: Material, speech: Mapping[Path, Truth]) -> list[str]:
     """Markdown: what the model does when it is left switched on."""
-    streams = score_streams(recognizer, material)
+    streams, shown = score_streams(recognizer, material), _shown(recognizer.info)
     lines = [
         f"Streams made of test clips, {len(SEEDS)} seeds: `clean` and `tensorflow` 10 minutes each, a word every 3 s, "
         "30 % of them no keyword; `mlperf` 20 minutes each, 50 keywords among 150 other words, at 10 dB. `tensorflow` "
@@ -166,17 +178,22 @@ def live_lines(recognizer: Recognizer, material: Material, speech: Path | None) 
         "",
         *stream_table(streams),
         "",
-        f"Taken for keywords in all of them: {mistaken(s for scores in streams.values() for s in scores.values())}.",
+        f"Taken for keywords in them at `{shown}`: {mistaken(scores[shown] for scores in streams.values())}.",
         "",
     ]
-    if speech is not None:
+    if speech:
         scores = score_speech(recognizer, speech)
-        lines += [f"Read English, `{speech.name}`, judged by its transcripts:", "", *speech_table(scores), ""]
-        for name, one in scores.items():
-            by_label = ", ".join(f"{alarms.n_false_alarms} {label}" for label, alarms in one.per_keyword.items())
-            lines.append(f"- {name}: {by_label}")
-        lines.append("")
+        alarms = {word: one.n_false_alarms for word, one in scores[shown].per_keyword.items() if one.n_false_alarms}
+        by_word = ", ".join(f"{n} {word}" for word, n in alarms.items()) or "none"
+        lines += ["Running speech that was kept aside, judged by its transcripts:", "", *speech_table(scores), ""]
+        lines += [f"False alarms in it at `{shown}`: {by_word}.", ""]
     return lines
+
+
+def _shown(info: ModelInfo) -> str:
+    """The operating point whose mistakes are listed."""
+    names = list(choices_of(info))
+    return "balanced" if "balanced" in names else names[0]
 
 
 def main() -> None:
@@ -186,10 +203,11 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, help="folder of running speech with transcripts.txt")
     arguments, recognizer, pack = open_inputs(parser)
     labels = recognizer.info.spec.labels
-    material = of_folders(labels.keywords, arguments.clips)._replace(noise=of_pack(pack, labels.keywords).noise)
+    material = open_streams(arguments.clips, pack, labels.keywords)
+    speech = read_speech(arguments.speech) if arguments.speech else {}
     figures = clip_figures(evaluation.evaluate(recognizer, arguments.clips), labels)
     seed = str(recognizer.info.provenance.config.get("train", {}).get("seed", "?"))
-    print("\n".join([*clip_table({seed: figures}, seed), "", *live_lines(recognizer, material, arguments.speech)]))
+    print("\n".join([*clip_table({seed: figures}, seed), "", *live_lines(recognizer, material, speech)]))
 
 
 if __name__ == "__main__":

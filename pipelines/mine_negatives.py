@@ -16,44 +16,29 @@ import argparse
 import csv
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipelines.streams import open_inputs
 from speechrnn.audio import from_int16, read, to_int16
 from speechrnn.cli import run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
-from speechrnn.dataset import Pack
+from speechrnn.dataset import Mined, Pack, read_mined
 from speechrnn.errors import DataError
 from speechrnn.runtime import Recognizer
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
-from speechrnn.truth import find_truth, read_truth
+from speechrnn.synthesis import SOUND_LIKE
+from speechrnn.truth import find_truth, read_truth, spoken
 
 MINED = "mined.csv"
+TRANSCRIPTS = "transcripts.txt"
 _THRESHOLD = 0.5
 _SMOOTHING_MS = 300
 _NEAR_S = 0.5
-_HOMOPHONES = {
-    "no": {"know"},
-    "right": {"write", "wright", "rite"},
-    "one": {"won"},
-    "two": {"to", "too"},
-    "four": {"for", "fore"},
-    "eight": {"ate"},
-}
 
 
-class Alarm(NamedTuple):
-    """A recording, as the pack names it, where in it a keyword was heard, which, and its score; a line of the file."""
-
-    audio: str
-    end_s: float
-    label: str
-    score: float
-
-
-def mine(recognizer: Recognizer, pack: Pack) -> list[Alarm]:
-    """What the spotter hears in all running speech when it fires easily."""
+def mine(recognizer: Recognizer, pack: Pack) -> list[Mined]:
+    """What the spotter hears in all running speech of a pack when it fires easily."""
     options = Options(threshold=_THRESHOLD, smoothing_ms=_SMOOTHING_MS, lag_ms=recognizer.info.options.lag_ms)
     found = []
     for clip in pack.clips:
@@ -61,7 +46,7 @@ def mine(recognizer: Recognizer, pack: Pack) -> list[Alarm]:
             samples = from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
             spotter = KeywordSpotter(recognizer, options)
             heard = spotter.push(samples) + spotter.finish()
-            found += [Alarm(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
+            found += [Mined(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
     return found
 
 
@@ -75,63 +60,69 @@ def transcribe(decoder: Any, file: Path) -> str:
 
 
 def guess_transcripts(files: list[Path]) -> None:
-    """Add a line to `transcripts.txt` for each recording that has none. Raises DataError without PocketSphinx."""
+    """Add a line to `transcripts.txt` for each recording of which nothing is known.
+
+    Raises DataError without PocketSphinx, and where a name has a space, which lines of transcripts cannot hold.
+    """
     missing = [file for file in files if not _has_transcript(file)]
     if not missing:
         return
+    spaced = [file for file in missing if len(file.stem.split()) != 1]
+    if spaced:
+        raise DataError(f"{spaced[0]}: expected a name without spaces, for a line of transcripts.txt; rename it")
     try:
         from pocketsphinx import Decoder
     except ModuleNotFoundError:
-        raise DataError(
-            f"{missing[0]}: no transcript, and no PocketSphinx to guess one; install pocketsphinx"
-        ) from None
+        raise DataError(f"{missing[0]}: no transcript, and no pocketsphinx to guess one; install it") from None
     decoder = Decoder(samprate=TRAINING_RATE_HZ, loglevel="FATAL")
     for number, file in enumerate(missing, 1):
-        line = f"{file.stem} {transcribe(decoder, file)}\n"
-        with (file.parent / "transcripts.txt").open("a", encoding="utf-8") as transcripts:
-            transcripts.write(line)
+        add_line(file.parent / TRANSCRIPTS, f"{file.stem} {transcribe(decoder, file)}")
         print(f"\rtranscripts: {number} of {len(missing)}", end="", flush=True)
     print()
 
 
+def add_line(path: Path, line: str) -> None:
+    """Append a line, on a line of its own even where the last one was cut short."""
+    ends_whole = not path.exists() or path.read_text(encoding="utf-8")[-1:] in ("", "\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n" if ends_whole else f"\n{line}\n")
+
+
 def _has_transcript(file: Path) -> bool:
+    """Whether anything says what is spoken in a recording, be it unreadable."""
     try:
-        read_truth(find_truth(file, None), file.stem)
+        place = find_truth(file, None)
     except DataError:
         return False
-    return True
+    if place.name != TRANSCRIPTS:
+        return True
+    return any(line.split()[:1] == [file.stem] for line in place.read_text(encoding="utf-8").splitlines())
 
 
-def is_false(alarm: Alarm, base: Path) -> bool:
-    """Whether neither the keyword nor a word that sounds the same is in the transcript of the recording."""
+def is_false(alarm: Mined, base: Path) -> bool:
+    """Whether neither the keyword nor a word that sounds the same is spoken anywhere in the recording.
+
+    Raises DataError if nothing says what is.
+    """
     file = base / alarm.audio
-    spoken = read_truth(find_truth(file, None), file.stem)
-    return not any(word in spoken for word in {alarm.label} | _HOMOPHONES.get(alarm.label, set()))
+    said = spoken(read_truth(find_truth(file, None), file.stem))
+    return not any(word in said for word in {alarm.label} | SOUND_LIKE.get(alarm.label, set()))
 
 
-def merged(old: list[Alarm], new: list[Alarm]) -> list[Alarm]:
-    """The old ones, and the new that lie at none of their places."""
+def merged(old: list[Mined], new: list[Mined]) -> list[Mined]:
+    """The old ones, and the new that lie more than half a second from each of them."""
     places: dict[str, list[float]] = {}
     for alarm in old:
         places.setdefault(alarm.audio, []).append(alarm.end_s)
     return old + [one for one in new if all(abs(one.end_s - at) > _NEAR_S for at in places.get(one.audio, []))]
 
 
-def read_alarms(path: Path) -> list[Alarm]:
-    """Those of earlier rounds; none if there was none."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [[row[field] for field in Alarm._fields] for row in csv.DictReader(file)]
-    return [Alarm(audio, float(end_s), label, float(score)) for audio, end_s, label, score in rows]
-
-
-def write_alarms(path: Path, alarms: list[Alarm]) -> None:
+def write_mined(path: Path, alarms: list[Mined]) -> None:
     """Write the file anew, aside first."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(Alarm._fields)
+        writer.writerow(Mined._fields)
         writer.writerows(alarms)
     part.replace(path)
 
@@ -144,11 +135,11 @@ def main() -> None:
     base = Path(data.dir)
     path = base / (data.mined or MINED)
     hours = sum(clip.n_samples for clip in pack.clips if clip.kind == "speech") / TRAINING_RATE_HZ / 3600
-    old, heard = read_alarms(path), mine(recognizer, pack)
+    old, heard = read_mined(path) if path.exists() else [], mine(recognizer, pack)
     guess_transcripts(sorted({base / alarm.audio for alarm in heard}))
     new = [alarm for alarm in heard if is_false(alarm, base)]
     alarms = merged(old, new)
-    write_alarms(path, alarms)
+    write_mined(path, alarms)
     by_label = ", ".join(f"{n} {label}" for label, n in Counter(alarm.label for alarm in new).most_common())
     print(
         f"{hours:.2f} hours of running speech: {len(heard)} detections at {_THRESHOLD}, {len(new)} false ({by_label})"

@@ -5,7 +5,8 @@
 Misses and wrong words are counted on streams of validation words over noise (preset `tensorflow`, three seeds), false
 alarms on the running speech of the training data, of which the model has heard parts: expect more on other speech.
 Recordings in which, by their transcripts, a keyword is spoken are left out; without transcripts, such as
-pipelines.mine_negatives guesses, a keyword that is spoken counts as a false alarm.
+pipelines.mine_negatives guesses, a keyword that is spoken counts as a false alarm. Where the model was trained on what
+that pipeline mined in the same speech, the rates are those of speech it was corrected on.
 
 For each smoothing, every keyword gets the threshold that costs fewest misses while all together stay within the target.
 Where so much speech cannot show a target, for a single false alarm would be above it, there is to be none; a lower

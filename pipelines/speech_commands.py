@@ -5,8 +5,11 @@ r"""Make a shipped model again, from audio to model file and card, in one comman
 
 Prepares the audio, trains once with each seed (the same command goes on after Ctrl-C), exports with the options that
 the configuration has now, and writes that of the best validation accuracy as NAME.onnx with its card, NAME.md. Test
-clips, streams made of them and running speech with transcripts are scored once, where they are given. A finished run is
-not trained again, so a change of options alone takes minutes.
+clips are scored once where they are given, and with running speech that has transcripts also streams that are made of
+them. A run is kept in RUN-DIR/seed-N; a finished one is not trained again, so a change of options alone takes minutes.
+
+Where the configuration names a list of mined false alarms that is not there yet, train without it first, mine with
+pipelines.mine_negatives, and run this again.
 """
 
 from __future__ import annotations
@@ -20,15 +23,14 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from pipelines.kept_aside import clip_figures, clip_table, live_lines
-from pipelines.streams import of_folders, of_pack
+from pipelines.kept_aside import clip_figures, clip_table, live_lines, open_streams, read_speech
 from speechrnn import evaluation, outputs, report
 from speechrnn.audio import from_int16
 from speechrnn.cli import pack_audio, run_program
 from speechrnn.config import Data, Experiment, load_experiment
 from speechrnn.contexts import Examples, validation_set
 from speechrnn.dataset import Pack
-from speechrnn.errors import DataError
+from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation import Evaluation
 from speechrnn.export import export
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
@@ -271,24 +273,26 @@ def main() -> None:
             raise DataError(f"{folder}: expected a folder of audio; correct {option}")
     if arguments.test_speech is not None and arguments.test is None:
         raise DataError("--test-speech: needs --test, whose clips its streams are made of")
+    if len(set(arguments.seeds or [])) < len(arguments.seeds or []):
+        raise ConfigError(f"--seeds: expected each seed once, got {' '.join(map(str, arguments.seeds))}")
     keep_freed_memory()
+    speech = read_speech(arguments.test_speech) if arguments.test_speech else {}
     pack = pack_audio(experiment)
+    keywords = experiment.model.labels.keywords
+    material = open_streams(arguments.test, pack, keywords) if arguments.test_speech else None
     run_dir = arguments.run_dir or Path("runs") / name
     candidates = [
         make_candidate(with_seed(experiment, seed), pack, run_dir / f"seed-{seed}", arguments.test)
         for seed in arguments.seeds or [experiment.train.seed]
     ]
     candidates.sort(key=lambda candidate: -candidate.validation)
-    shutil.copyfile(candidates[0].model, target)
-    recognizer, live = load(target), []
-    if arguments.test_speech is not None:
-        keywords = recognizer.info.spec.labels.keywords
-        material = of_folders(keywords, arguments.test)._replace(noise=of_pack(pack, keywords).noise)
-        live = live_lines(recognizer, material, arguments.test_speech)
+    recognizer = load(candidates[0].model)
+    live = live_lines(recognizer, material, speech) if material else []
     command = " ".join(["python -m pipelines.speech_commands", str(arguments.config), *_seeds_option(arguments.seeds)])
     validation, other_sounds = score_validation(recognizer, experiment, pack), score_other_sounds(recognizer, pack)
     test = arguments.test.resolve().name if arguments.test else ""
     text = card(name, candidates, experiment.data, command, validation, other_sounds, test, live)
+    shutil.copyfile(candidates[0].model, target)
     outputs.write_text(target.with_suffix(".md"), text)
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +26,7 @@ from speechrnn.errors import DataError
 from speechrnn.evaluation import speech_power
 from speechrnn.runtime import Recognizer, load
 from speechrnn.scoring import judge_default, percentile_ms
-from speechrnn.truth import Word, find_truth, read_truth
+from speechrnn.truth import Word, find_truth, read_truth, spoken
 
 SPEECH = "_speech_"
 """What the truth calls a stretch of running speech, whose words are not known."""
@@ -168,8 +169,8 @@ def _has_keyword(file: Path, keywords: Sequence[str]) -> bool:
         place = find_truth(file, None)
     except DataError:
         return False
-    truth = read_truth(place, file.stem)
-    return any(word in truth for word in keywords)
+    said = spoken(read_truth(place, file.stem))
+    return any(word in said for word in keywords)
 
 
 def _by_keyword(words: list[Sound], keywords: Sequence[str]) -> tuple[dict[str, list[Sound]], list[Sound]]:
@@ -308,5 +309,6 @@ def open_inputs(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Re
     arguments = parser.parse_args()
     recognizer = load(arguments.model)
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
-    pack = without_keywords(pack_audio(experiment), Path(experiment.data.dir), recognizer.info.spec.labels.keywords)
-    return arguments, recognizer, pack
+    data = msgspec.structs.replace(experiment.data, mined="")  # what is mined is of no use here, or still to be made
+    pack = pack_audio(msgspec.structs.replace(experiment, data=data))
+    return arguments, recognizer, without_keywords(pack, Path(data.dir), recognizer.info.spec.labels.keywords)

@@ -154,13 +154,14 @@ def shift_and_resample(samples: Tensor, shift: Tensor, rate: Tensor) -> Tensor:
 def filter_gains(filter_db: Tensor, n_bands: int) -> Tensor:
     """Logarithms of the gain in power of each band [B, n_bands], as another microphone or another place would give.
 
-    They are smooth: the sum of cosines over the bands, the k-th of `filter_db[:, k - 1] / sqrt(k)` (dB) at most. The
-    idea, not the form, is that of FilterAugment (Nam et al., 2022, arXiv 2110.03282).
+    They are smooth: the sum of cosines over the bands, the k-th of `filter_db[:, k - 1] / sqrt(k)` (dB). Added to
+    frames, they move the floor of the logarithm, too, as no microphone would. The idea, not the form, is that of
+    FilterAugment (Nam et al., 2022, arXiv 2110.03282).
     """
     orders = torch.arange(1, filter_db.shape[1] + 1, device=filter_db.device)
     places = (torch.arange(n_bands, device=filter_db.device) + 0.5) / n_bands
-    nepers = filter_db * (math.log(10) / 10) / orders.sqrt()
-    return nepers @ torch.cos(math.pi * orders.unsqueeze(1) * places)
+    log_gains = filter_db * (math.log(10) / 10) / orders.sqrt()
+    return log_gains @ torch.cos(math.pi * orders.unsqueeze(1) * places)
 
 
 def mask_frames(frames: Tensor, config: Augment, uniform: Tensor) -> Tensor:

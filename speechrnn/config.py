@@ -112,7 +112,8 @@ class Augment(Struct, frozen=True):
 class Train(Struct, frozen=True):
     """The optimisation: AdamW, linear warm-up, cosine decay to zero, an exponential moving average of the weights.
 
-    `teachers` are checkpoints of earlier runs; the mean of their posteriors makes up `teacher_share` of each label.
+    `teachers` are checkpoints of earlier runs, as paths from the working directory; the mean of their posteriors makes
+    up `teacher_share` of each label.
     """
 
     epochs: int = 30

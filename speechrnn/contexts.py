@@ -78,6 +78,9 @@ class Examples:
                 self._keywords[label].append(clip)
             elif label == UNKNOWN and (clip.word not in data.held_out or split != "training"):
                 self._unknown[cast("UnknownSource", clip.kind)].append(clip)
+        self._speech = [  # each recording once for each whole context in it
+            clip for clip in self._unknown["speech"] for _ in range(max(1, clip.n_samples // self._context))
+        ]
         noise = [clip for clip in pack.clips if clip.kind == "noise"]
         own_noise = [clip for clip in noise if clip.word in FOLDER_LABELS]
         self.noise = own_noise if split == "validation" and own_noise else noise
@@ -159,29 +162,30 @@ class Examples:
     def _plan_unknown(self, n: int, random: np.random.Generator) -> list[Planned]:
         """`n` unknown contexts, from the sources there are in the proportions of `unknown_mix`."""
         label = self.names.index(UNKNOWN)
-        needs: dict[UnknownSource, UnknownSource] = {"onset": "speech"}
-        weights = self._data.unknown_mix.items()
-        mix = {s: w for s, w in weights if w and ((s in _MADE and s not in needs) or self._unknown[needs.get(s, s)])}
+        mix = {source: weight for source, weight in self._data.unknown_mix.items() if weight and self._has(source)}
+        if not mix:
+            raise DataError(f"no clips of what data.unknown_mix weighs: {', '.join(self._data.unknown_mix)}")
         ends = np.rint(np.cumsum(list(mix.values())) / sum(mix.values()) * n).astype(int)
         plan = []
         for source, n_of_source in zip(mix, np.diff(ends, prepend=0), strict=True):
             if source in _MADE:
                 plan += [self._draw_made(label, source, random) for _ in range(n_of_source)]
             else:
-                clips = self._by_length(self._unknown[source]) if source == "speech" else self._unknown[source]
+                clips = self._speech if source == "speech" else self._unknown[source]
                 plan += [Planned(label, clips[i]) for i in _cycle(random, len(clips), n_of_source)]
         return plan
 
-    def _by_length(self, clips: list[Clip]) -> list[Clip]:
-        """Each recording once for each whole context in it."""
-        return [clip for clip in clips for _ in range(max(1, clip.n_samples // self._context))]
+    def _has(self, source: UnknownSource) -> bool:
+        """Whether there are clips that contexts of this source can be made of."""
+        if source == "onset":
+            return bool(self._speech)
+        return source in _MADE or bool(self._unknown[source])
 
     def _draw_made(self, label: int, how: How, random: np.random.Generator) -> Planned:
         if how == "part":
             return Planned(label, self._draw_keyword(random), how)
         if how == "onset":
-            speech = self._by_length(self._unknown["speech"])
-            return Planned(label, speech[random.integers(len(speech))], how)
+            return Planned(label, self._speech[random.integers(len(self._speech))], how)
         one = self._draw_word(random)
         if how == "reversed":
             return Planned(label, one, how)
@@ -308,7 +312,11 @@ def take_part(cut: Cut, random: np.random.Generator) -> Cut:
 
 
 def leave_gap(one: Cut, other: Cut, n_samples: int, random: np.random.Generator) -> Cut:
-    """The last 20 to 50 % of one word at the start, the first 20 to 50 % of another at the end, and what is between."""
+    """A context [n_samples] with the end of one word at its start and the start of another at its end.
+
+    Of each there are 20 to 50 %. Both keep their levels, and what follows the one and precedes the other; where this
+    ends, there is silence.
+    """
     n_tail, n_head = (int(random.uniform(0.2, 0.5) * (cut.end - cut.start)) for cut in (one, other))
     half = n_samples // 2
     tail = from_int16(one.samples[one.end - n_tail :])[:half]

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +30,7 @@ Split = Literal["training", "validation", "testing"]
 Kind = Literal["command", "word", "spoken", "speech", "mined", "noise", "room"]
 Int16 = NDArray[np.int16]
 
+_LOGGER = logging.getLogger(__name__)
 PROBLEMS = "problems.txt"
 """Beside the index: the clips left out, and why, one a line."""
 _HOP_SAMPLES = 160  # of the energy by which words are found
@@ -171,22 +175,43 @@ def prepare(
         made = [_source(base, base / data.spoken / item.path, "spoken", "training", item.word) for item in spoken]
         return recordings + made
 
+    if data.mined and not (base / data.mined).is_file():
+        raise DataError(
+            f"{base / data.mined}: no such file; pipelines.mine_negatives makes it; until then --set data.mined=''"
+        )
     pack = _open_pack(folder, sources())
     if pack is None:
-        from filelock import FileLock
-
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
-            synthesise(base / data.spoken, spoken, progress)
+        with _alone_in(folder):
+            if spoken:
+                with _alone_in(base / data.spoken):
+                    synthesise(base / data.spoken, spoken, progress)
             pack = _open_pack(folder, sources()) or _make_pack(folder, base, sources(), progress)
     mined = _mined(base / data.mined, pack.clips) if data.mined else []
     return pack._replace(clips=pack.clips + mined)
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder, and wait until no other process works in it."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _LOGGER.warning("waiting for another process that works in %s", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _make_pack(
     folder: Path, base: Path, sources: list[Clip], progress: Callable[[Iterable[Any], int], Iterable[Any]] | None
 ) -> Pack:
-    """Pack all sources anew. Raises DataError if none can be used, or one has changed meanwhile."""
+    """Pack all sources anew. Raises DataError if none can be used, or the pack is not of them."""
     _write_pack(folder, base, sources, progress)
     pack = _open_pack(folder, sources)
     if not (folder / "samples.int16").stat().st_size:
@@ -197,26 +222,41 @@ def _make_pack(
     return pack
 
 
+class Mined(NamedTuple):
+    """A false alarm: the recording as the pack names it, where the keyword was heard to end, which one, its score."""
+
+    audio: str
+    end_s: float
+    label: str
+    score: float
+
+
+def read_mined(path: Path) -> list[Mined]:
+    """A list of false alarms. Raises DataError for anything else."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [[row[field] for field in Mined._fields] for row in csv.DictReader(file)]
+        mined = [Mined(audio, float(end_s), label, float(score)) for audio, end_s, label, score in rows]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{path}: expected what pipelines.mine_negatives writes ({error}); mine again") from None
+    wild = [one.end_s for one in mined if not 0 <= one.end_s < math.inf]
+    if wild:
+        raise DataError(f"{path}: expected end_s of at least 0, got {wild[0]:g}; mine again")
+    return mined
+
+
 def _mined(path: Path, clips: list[Clip]) -> list[Clip]:
     """The stretches of packed recordings that a list of false alarms names, each as a clip.
 
     They are somewhat longer than a detection, so that contexts can be cut from them at several places.
     """
     recordings = {clip.path: clip for clip in clips}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [(row["audio"], float(row["end_s"])) for row in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{path}: expected columns audio and end_s, as pipelines.mine_negatives writes ({error})"
-        ) from None
-    strangers = [name for name, _ in rows if name not in recordings]
-    if strangers:
-        raise DataError(f"{path}: {strangers[0]} is no recording of the configuration; mine again")
     found = []
-    for name, end_s in rows:
-        clip = recordings[name]
-        last = min(round((end_s + _MINED_AFTER_S) * TRAINING_RATE_HZ), clip.n_samples)
+    for mined in read_mined(path):
+        if mined.audio not in recordings:
+            raise DataError(f"{path}: {mined.audio} is no recording of the configuration; delete the file, mine again")
+        clip = recordings[mined.audio]
+        last = min(round((mined.end_s + _MINED_AFTER_S) * TRAINING_RATE_HZ), clip.n_samples)
         first = max(0, last - _MINED_SAMPLES)
         n_samples = min(_MINED_SAMPLES, clip.n_samples - first)
         extent = {"offset": clip.offset + first, "n_samples": n_samples, "word_start": 0, "word_end": n_samples}

@@ -39,9 +39,9 @@ class ConvStem(nn.Module):
 class Conv2dStem(nn.Module):
     """Convolutions over time and frequency, each with layer normalisation and ReLU.
 
-    The first shortens N frames to ceil(N / stride), and each halves the bands. Cepstral coefficients are made bands
-    again first, by a linear layer that starts as the inverse cosine transform: another voice moves a word along the
-    bands, where a convolution finds it, and coefficients do not show it.
+    The first shortens N frames to ceil(N / stride), and each halves the bands. Cepstral coefficients, normalised as
+    they come, are made bands again first, by a linear layer that starts as the inverse cosine transform: another voice
+    moves a word along the bands, where a convolution finds it, and coefficients do not show it.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Conv2dStem(nn.Module):
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList([nn.LayerNorm([*shape]) for shape in zip(n_bands, n_channels, strict=True)])
         self.n_outputs, self.stride_frames = n_bands[-1] * n_channels[-1], stride_frames
-        self._n_macs_per_step: int = sum(n * conv.weight.numel() for n, conv in zip(n_bands, convs, strict=True))
+        self._n_macs_per_frame: int = sum(n * conv.weight.numel() for n, conv in zip(n_bands, convs, strict=True))
 
     def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         """Frames [B, N, F] to [B, ceil(N / stride), n_outputs], zero where the mask of the latter [B, N'] is."""
@@ -74,7 +74,7 @@ class Conv2dStem(nn.Module):
     def n_macs(self, n_frames: int) -> int:
         """Multiply-accumulates for so many frames."""
         n_macs = n_frames * self.bands.weight.numel() if isinstance(self.bands, nn.Linear) else 0
-        return n_macs + -(-n_frames // self.stride_frames) * self._n_macs_per_step
+        return n_macs + -(-n_frames // self.stride_frames) * self._n_macs_per_frame
 
 
 def _build_stem(spec: Classifier, n_features: int, *, cepstral: bool) -> ConvStem | Conv2dStem | None:

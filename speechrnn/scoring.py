@@ -18,6 +18,7 @@ from speechrnn.detector import Detection, Detector
 from speechrnn.labels import Labels
 from speechrnn.spec import Options
 from speechrnn.truth import Truth, Word
+from speechrnn.truth import spoken as spoken_in
 
 EARLY_S = 0.1
 LATE_S = 1.0
@@ -206,7 +207,7 @@ def score(recordings: Iterable[Scored], keywords: Sequence[str], rule: str = "de
     recordings = list(recordings)
     judged = [(r, f, v) for r in recordings for f, v in zip(r.found, judge(r, keywords, rule), strict=True)]
     counts: Counter[tuple[str, Kind]] = Counter((found.label, verdict.kind) for _, found, verdict in judged)
-    spoken = sum((_spoken(r.truth) for r in recordings), Counter[str]())
+    spoken = sum((spoken_in(r.truth) for r in recordings), Counter[str]())
     per_keyword = {
         word: KeywordScore(spoken[word], counts[word, "hit"], counts[word, "wrong"], counts[word, "false alarm"])
         for word in keywords
@@ -247,10 +248,6 @@ def score(recordings: Iterable[Scored], keywords: Sequence[str], rule: str = "de
             if v.kind in ("wrong", "false alarm")
         ],
     )
-
-
-def _spoken(truth: Truth) -> Counter[str]:
-    return truth if isinstance(truth, Counter) else Counter(word.label for word in truth)
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -337,13 +334,13 @@ def to_table(result: Score) -> str:
     width = max(map(len, ["keyword", *result.per_keyword]))
     lines = [
         f"{result.n_recordings} recordings, {60 * result.hours:.1f} minutes, {result.n_spoken} keywords spoken",
-        f"found {result.n_found} ({_percent(result.found_share)}), missed {result.n_missed} "
-        f"({_percent(result.missed_share)}), wrong words {result.n_wrong} ({_percent(result.wrong_share)})",
-        f"false alarms {result.n_false_alarms}, {_number(result.false_alarms_per_hour, '.1f')} per hour "
-        f"({_percent(result.false_alarm_share)} of the keywords)",
-        f"matched, right or wrong: {_percent(result.matched_share)}",
-        f"delay from the end of the word: p50 {_number(result.delay_p50_ms, '.0f')} ms, "
-        f"p95 {_number(result.delay_p95_ms, '.0f')} ms",
+        f"found {result.n_found} ({percent(result.found_share)}), missed {result.n_missed} "
+        f"({percent(result.missed_share)}), wrong words {result.n_wrong} ({percent(result.wrong_share)})",
+        f"false alarms {result.n_false_alarms}, {number(result.false_alarms_per_hour, '.1f')} per hour "
+        f"({percent(result.false_alarm_share)} of the keywords)",
+        f"matched, right or wrong: {percent(result.matched_share)}",
+        f"delay from the end of the word: p50 {number(result.delay_p50_ms, '.0f')} ms, "
+        f"p95 {number(result.delay_p95_ms, '.0f')} ms",
         "",
         f"{'keyword':<{width}}  {'spoken':>6}  {'found':>6}  {'missed':>6}  {'wrong':>6}  {'false':>6}",
     ]
@@ -359,9 +356,11 @@ def to_table(result: Score) -> str:
     return "\n".join([*lines, "", f"Rule {result.rule}: {result.statement}.", ""])
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share for people; a dash where there is none."""
     return "-" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
+    """A number for people, as `format` takes it; a dash where there is none."""
     return "-" if math.isnan(value) else format(value, form)

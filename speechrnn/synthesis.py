@@ -34,7 +34,15 @@ _VARIANTS = (
 _PEAK = 0.5
 _QUIET = 1e-3  # of full scale; what espeak-ng puts around a word is below it
 
-_SOUND_LIKE = {"no": {"know", "noh"}, "right": {"write", "rite"}, "four": {"for", "fore"}, "two": {"to", "too"}}
+SOUND_LIKE = {
+    "no": {"know", "noh"},
+    "right": {"write", "rite", "wright"},
+    "one": {"won"},
+    "two": {"to", "too"},
+    "four": {"for", "fore"},
+    "eight": {"ate"},
+}
+"""Words that nobody can tell from a keyword by ear."""
 
 
 def words() -> list[str]:
@@ -65,7 +73,7 @@ def plan(data: Data, keywords: tuple[str, ...]) -> list[Spoken]:
 
     Without synthesised keywords a network would learn that a synthesiser never says one.
     """
-    alike = {word for keyword in keywords for word in _SOUND_LIKE.get(keyword, ())}
+    alike = {word for keyword in keywords for word in SOUND_LIKE.get(keyword, ())}
     others = [word for word in words() if word not in {*keywords, *data.held_out, *alike}]
     wanted = [(word, data.n_spoken_per_word) for word in others]
     wanted += [(word, data.n_spoken_per_keyword) for word in keywords]

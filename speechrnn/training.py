@@ -135,6 +135,12 @@ def _load_teacher(path: Path, spec: Spec) -> RecognizerNet:
     return net.eval()
 
 
+def _digest(nets: list[RecognizerNet]) -> str:
+    """A fingerprint of the weights of networks; empty without any."""
+    tensors = [tensor.cpu().numpy().tobytes() for net in nets for tensor in net.state_dict().values()]
+    return hashlib.sha1(b"".join(tensors)).hexdigest() if nets else ""
+
+
 @torch.no_grad()
 def predict(net: RecognizerNet, batch: Batch, device: torch.device, rows_at_once: int = 256) -> Tensor:
     """Logits [B, C] of raw contexts, on the CPU."""
@@ -299,6 +305,7 @@ class Trainer:
         return {
             "experiment": msgspec.json.encode(self.experiment).decode(),
             "clips": self.training.digest(),
+            "teachers": _digest(self.teachers),
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -323,6 +330,8 @@ class Trainer:
             raise ConfigError("--resume: the run was started with another configuration; use its config.toml")
         if state.get("clips") != self.training.digest():
             raise ConfigError("--resume: the run was started with other clips; put them back, or start anew")
+        if state.get("teachers", "") != _digest(self.teachers):
+            raise ConfigError("--resume: the run was started with other weights in train.teachers; start anew")
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

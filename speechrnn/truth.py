@@ -87,6 +87,11 @@ def read_truth(path: Path, recording: str) -> Truth:
     return sorted(words, key=lambda word: word.start_s)
 
 
+def spoken(truth: Truth) -> Counter[str]:
+    """How often each word is spoken."""
+    return truth if isinstance(truth, Counter) else Counter(word.label for word in truth)
+
+
 def find_truth(recording: Path, place: Path | None) -> Path:
     """The truth file of a recording: `place` itself, or the file of its name in that folder, or beside it.
 

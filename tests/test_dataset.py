@@ -497,10 +497,12 @@ def test_nothing_is_made_where_speech_commands_is_missing(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "No such file"),
-        ("audio,start_s\nspeech/training/0.wav,1.0\n", "'end_s'"),
-        ("audio,end_s\nspeech/training/0.wav,soon\n", "soon"),
-        ("audio,end_s\nspeech/training/none.wav,1.0\n", "none.wav is no recording of the configuration"),
+        (None, "no such file; pipelines.mine_negatives makes it"),
+        ("audio,end_s\nspeech/training/0.wav,1.0\n", "'label'"),
+        ("audio,end_s,label,score\nspeech/training/0.wav,soon,yes,0.5\n", "soon"),
+        ("audio,end_s,label,score\nspeech/training/0.wav\n", "mine again"),
+        ("audio,end_s,label,score\nspeech/training/0.wav,nan,yes,0.5\n", "end_s of at least 0, got nan"),
+        ("audio,end_s,label,score\nspeech/training/none.wav,1.0,yes,0.5\n", "none.wav is no recording"),
     ],
 )
 def test_a_list_of_false_alarms_that_cannot_be_used_is_named(own_dir: Path, text: str | None, problem: str) -> None:
@@ -511,7 +513,8 @@ def test_a_list_of_false_alarms_that_cannot_be_used_is_named(own_dir: Path, text
 
 
 def test_false_alarms_at_either_end_of_a_recording_stay_inside_it(own_dir: Path) -> None:
-    (own_dir / "mined.csv").write_text("audio,end_s\nspeech/training/0.wav,0.2\nspeech/training/0.wav,100\n")
+    rows = ["audio,end_s,label,score", "speech/training/0.wav,0.2,yes,0.5", "speech/training/0.wav,100,yes,0.5"]
+    (own_dir / "mined.csv").write_text("\n".join(rows))
     pack = prepare(made_data.data(own_dir, mined="mined.csv"))
     (speech,) = [clip for clip in pack.clips if clip.path == "speech/training/0.wav" and clip.kind == "speech"]
     first, last = [clip for clip in pack.clips if clip.kind == "mined"]

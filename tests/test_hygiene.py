@@ -73,7 +73,18 @@ TRAINING = {
     "plots": {"evaluation", "metrics", "scoring"},
     "export": {"audio", "errors", "features", "recognizer", "runtime", "spec"},
 }
-HEAVY = {"torch", "torchaudio", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "tomli_w", "scipy", "librosa"}
+HEAVY = {
+    "torch",
+    "torchaudio",
+    "lightning_fabric",
+    "onnx",
+    "onnxscript",
+    "matplotlib",
+    "tomli_w",
+    "scipy",
+    "librosa",
+    "filelock",
+}
 
 
 def _statements(node: ast.AST, *, everywhere: bool) -> Iterator[ast.AST]:

@@ -28,14 +28,15 @@ from pipelines.streams import (
     speech_clips,
 )
 from speechrnn.audio import Samples, read, to_int16
-from speechrnn.dataset import Pack, prepare
+from speechrnn.config import load_experiment
+from speechrnn.dataset import Mined, Pack, prepare, read_mined
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation import speech_power
 from speechrnn.runtime import load, remembering
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
-from speechrnn.truth import Word, find_truth, read_truth
+from speechrnn.truth import Word, find_truth, read_truth, spoken
 from tests import made_data
 from tests.helpers import RATE_HZ, assert_one_line, fake_recognizer, noise, silence, word, write_audio
 
@@ -414,8 +415,8 @@ class Guesser:
 def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder in whose running speech "yes" seems to be said once, and "no" in the other recording."""
     root = made_data.write(tmp_path / "data", n_speakers=10, n_takes=1)
-    for name, spoken in ("0", "yes"), ("1", "no"):
-        samples = np.concatenate([silence(2.0), word(spoken, 0.4), silence(2.0)])
+    for name, said in ("0", "yes"), ("1", "no"):
+        samples = np.concatenate([silence(2.0), word(said, 0.4), silence(2.0)])
         write_audio(root / "speech" / "training" / f"{name}.wav", samples, subtype="PCM_16")
     monkeypatch.setattr(streams, "load", lambda name: fake_recognizer())
     monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=Guesser))
@@ -423,11 +424,11 @@ def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def mined(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[mine_negatives.Alarm]:
+def mined(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Mined]:
     """What is in the file once the pipeline has run on the configuration of the smoke test."""
     monkeypatch.setattr(sys, "argv", ["mine", str(ROOT / "configs" / "smoke.toml"), "fake", "--data", str(root)])
     mine_negatives.main()
-    return mine_negatives.read_alarms(root / "mined.csv")
+    return read_mined(root / "mined.csv") if (root / "mined.csv").exists() else []
 
 
 def test_what_is_taken_for_a_keyword_in_running_speech_is_listed_and_trained_on(
@@ -455,16 +456,42 @@ def test_mining_again_keeps_what_was_found_and_guesses_no_transcript_twice(
     assert Guesser.heard == 2
 
 
+@pytest.mark.parametrize("text", ["1 there is no doubt", "1 there is no doubt\n\n", "1 no\n0"])
+def test_transcripts_cut_short_are_gone_on_with(talk: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    transcripts = talk / "speech" / "training" / "transcripts.txt"
+    transcripts.write_text(text)
+    mined(talk, monkeypatch)
+    assert spoken(read_truth(transcripts, "1"))["no"] == 1
+    assert not spoken(read_truth(transcripts, "0"))["yes"]
+
+
+def test_labels_tell_of_a_keyword_as_transcripts_do(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (talk / "speech" / "training" / "0.labels.txt").write_text("2.0\t2.4\tyes\n")
+    assert [alarm.label for alarm in mined(talk, monkeypatch)] == ["no"]
+    kept = streams.without_keywords(prepare(made_data.data(talk)), talk, KEYWORDS).clips
+    assert "speech/training/0.wav" not in {clip.path for clip in kept}
+
+
+def test_a_further_round_adds_to_the_list_that_the_configuration_names(
+    talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = load_experiment(ROOT / "configs" / "smoke.toml", ["data.mined=list.csv"], data_dir=str(talk))
+    for module in (mine_negatives, streams):
+        monkeypatch.setattr(module, "load_experiment", lambda *args, **kwargs: named)
+    mined(talk, monkeypatch)
+    (talk / "list.csv").write_text("audio,end_s,label,score\nspeech/training/0.wav,9.0,no,0.9\n")
+    mined(talk, monkeypatch)
+    assert [alarm.label for alarm in read_mined(talk / "list.csv")] == ["no", "yes", "no"]
+
+
 def test_words_that_sound_like_the_keyword_are_no_false_alarms(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (talk / "speech" / "training" / "transcripts.txt").write_text("0 that is all\n1 I don't know\n")
     assert [alarm.label for alarm in mined(talk, monkeypatch)] == ["yes"]
 
 
-def test_without_transcripts_mining_needs_pocketsphinx(
-    talk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_transcripts_mining_needs_pocketsphinx(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    with pytest.raises(DataError, match="no transcript, and no PocketSphinx to guess one; install pocketsphinx"):
+    with pytest.raises(DataError, match="no transcript, and no pocketsphinx to guess one; install it"):
         mined(talk, monkeypatch)
     assert not (talk / "mined.csv").exists()
 

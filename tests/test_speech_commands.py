@@ -18,7 +18,7 @@ from speechrnn import evaluation
 from speechrnn.cli import run_program
 from speechrnn.config import Data, Experiment
 from speechrnn.dataset import Pack
-from speechrnn.errors import DataError, DeviceError
+from speechrnn.errors import ConfigError, DataError, DeviceError
 from speechrnn.recognizer import load_checkpoint, save_checkpoint
 from speechrnn.runtime import load
 from speechrnn.spec import OperatingPoint
@@ -85,8 +85,8 @@ def test_of_several_seeds_the_best_on_validation_ships_and_the_card_tells_of_all
         "75.00 % (mean 65.00, standard deviation 13.23)",
         "| | clips | seed 3 | seed 4, ships | seed 5 | mean (standard deviation) |",
         "| tensorflow | default |",
-        "| default | ",
-        f"Read English, `{speech.name}`",
+        "\n| default | ",
+        "Running speech that was kept aside",
     ):
         assert expected in text
 
@@ -97,7 +97,7 @@ def test_streams_and_speech_are_judged_at_every_operating_point(tmp_path: Path) 
     for name, said in ("a", "yes"), ("b", "no"), ("c", "yes"):
         write_audio(tmp_path / f"{name}.wav", np.concatenate([silence(1), word(said), silence(1)]))
     (tmp_path / "transcripts.txt").write_text("a yes\nb know\nc yes yes\n")
-    scores = kept_aside.score_speech(recognizer, tmp_path)
+    scores = kept_aside.score_speech(recognizer, kept_aside.read_speech(tmp_path))
     assert [scores["strict"].n_found, scores["strict"].n_false_alarms] == [0, 0]
     assert [scores["loose"].n_found, scores["loose"].n_spoken, scores["loose"].n_false_alarms] == [2, 3, 1]
     assert kept_aside.mistaken(scores.values()) == "no known word for no (1)"
@@ -111,16 +111,19 @@ def test_words_that_are_no_class_of_the_test_are_a_figure_of_their_own(smoke_run
     test = evaluation.evaluate(recognizer, tmp_path)
     figures = {figure.name: figure for figure in kept_aside.clip_figures(test, recognizer.info.spec.labels)}
     per_folder = test.per_label
-    assert figures["all classes"].n == sum(per_folder[name].n for name in ("yes", "no", "_unknown_"))
-    assert figures["all classes"].n_right == sum(per_folder[name].correct for name in ("yes", "no", "_unknown_"))
-    assert figures['"off" taken for unknown'].n_right == per_folder["off"].correct
+    n_clips, n_correct = (
+        sum(getattr(per_folder[name], what) for name in ("yes", "no", "_unknown_")) for what in ("n", "correct")
+    )
+    assert figures["all classes"] == kept_aside.Figure("all classes", n_clips, 100 * n_correct / n_clips)
+    off = per_folder["off"]
+    assert figures['"off" taken for unknown'].percent == pytest.approx(100 * off.correct / off.n)
     assert figures["keywords"].percent == pytest.approx(100 * test.keyword_accuracy)
     assert "silence" not in figures
     assert {"keywords 100 ms earlier", "keywords 100 ms later"} < figures.keys()
 
 
 def test_shares_of_one_seed_have_no_mean() -> None:
-    table = kept_aside.clip_table({"1": [kept_aside.Figure("keywords", 200, 190)]}, "1")
+    table = kept_aside.clip_table({"1": [kept_aside.Figure("keywords", 200, 95.0)]}, "1")
     assert table == ["| | clips | seed 1 |", "|---|---|---|", "| keywords | 200 | 95.0 % |"]
 
 
@@ -150,6 +153,18 @@ def test_a_place_that_is_missing_is_known_before_the_work(
     places = {"--target": tmp_path / "new", option: tmp_path / "file"}
     with pytest.raises(error, match="file"):
         run(monkeypatch, SMOKE, *(part for place in places.items() for part in place))
+
+
+def test_what_cannot_be_scored_is_known_before_training(
+    smoke_run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech_commands, "train", lambda *given: pytest.fail("the work was begun"))
+    clips = smoke_run.data / "SpeechCommands" / "speech_commands_v0.02"
+    given: list[str | Path] = [SMOKE, "--data", smoke_run.data, "--target", tmp_path, "--test", clips]
+    with pytest.raises(DataError, match="no truth found"):
+        run(monkeypatch, *given, "--test-speech", smoke_run.data / "speech" / "training")
+    with pytest.raises(ConfigError, match="--seeds: expected each seed once, got 1 2 1"):
+        run(monkeypatch, *given, "--seeds", "1", "2", "1")
 
 
 @pytest.mark.parametrize("pipeline", ["speech_commands", "choose_options"])

@@ -25,7 +25,7 @@ from speechrnn.dataset import Pack
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.labels import Labels
 from speechrnn.metrics import expected_calibration_error, reliability, weigh
-from speechrnn.recognizer import RecognizerNet, load_checkpoint, load_plain, write_atomically
+from speechrnn.recognizer import RecognizerNet, load_checkpoint, load_plain, save_checkpoint, write_atomically
 from speechrnn.spec import Classifier, Conv, LogMel, OperatingPoint, Options, Spec
 from speechrnn.training import (
     Calibration,
@@ -295,6 +295,18 @@ def test_a_filter_moves_every_frame_of_a_context_alike(tiny: Experiment, made_pa
     moved = (other.inputs(other.batch(plan, 0))[0] - one.inputs(one.batch(plan, 0))[0]) * one.net.norm.std
     torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), rtol=0, atol=1e-4)
     assert moved.std(0).min() > 0.1  # each context has its own
+
+
+def test_a_run_is_not_gone_on_with_under_another_teacher(
+    whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path
+) -> None:
+    teacher = Path(shutil.copy(whole.folder / "best.pt", tmp_path / "teacher.pt"))
+    taught = change(tiny, epochs=1, teachers=(str(teacher),))
+    run(taught, made_pack, tmp_path / "run")
+    net, info = load_checkpoint(teacher)
+    save_checkpoint(teacher, RecognizerNet(net.spec), info)
+    with pytest.raises(ConfigError, match=r"--resume: .*other weights in train.teachers"):
+        fit(taught, made_pack, tmp_path / "run", resume=True, accelerator="cpu")
 
 
 def test_labels_of_mixed_contexts_are_mixed() -> None:
