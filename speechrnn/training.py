@@ -135,6 +135,17 @@ def _load_teacher(path: Path, spec: Spec) -> RecognizerNet:
     return net.eval()
 
 
+def _weights_and_others(classifier: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that decay, which are the weights of products, and biases and normalisations, which do not."""
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in classifier.modules():
+        is_norm = isinstance(module, nn.LayerNorm)
+        for parameter in module.parameters(recurse=False):
+            (others if is_norm or parameter.ndim == 1 else decayed).append(parameter)
+    return decayed, others
+
+
 def _digest(nets: list[RecognizerNet]) -> str:
     """A fingerprint of the weights of networks; empty without any."""
     tensors = [tensor.cpu().numpy().tobytes() for net in nets for tensor in net.state_dict().values()]
@@ -201,8 +212,7 @@ class Trainer:
         self.teachers = [_load_teacher(Path(path), spec).to(fabric.device) for path in config.teachers]
         self.noise = _to_float(self.training.noise_samples(), fabric.device)
         self.rooms = _to_float(self.training.room_samples(), fabric.device)
-        decayed = [p for p in self.net.classifier.parameters() if p.ndim > 1]
-        others = [p for p in self.net.classifier.parameters() if p.ndim <= 1]
+        decayed, others = _weights_and_others(self.net.classifier)
         optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
             lr=config.learning_rate,

@@ -26,7 +26,7 @@ from speechrnn.errors import ConfigError, DataError
 from speechrnn.labels import Labels
 from speechrnn.metrics import expected_calibration_error, reliability, weigh
 from speechrnn.recognizer import RecognizerNet, load_checkpoint, load_plain, save_checkpoint, write_atomically
-from speechrnn.spec import Classifier, Conv, LogMel, OperatingPoint, Options, Spec
+from speechrnn.spec import Classifier, Conv, Conv2d, LogMel, OperatingPoint, Options, Spec
 from speechrnn.training import (
     Calibration,
     Progress,
@@ -158,6 +158,27 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine(step: int, expected: f
 def test_the_first_step_of_any_warm_up(warmup_epochs: float, expected: float) -> None:
     config = Train(epochs=2, warmup_epochs=warmup_epochs, learning_rate=1.0)
     assert learning_rate(config, 0, steps_per_epoch=5) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Classifier(hidden_size=8, conv=Conv(n_channels=4)),
+        Classifier(hidden_size=8, cell="lstm", conv2d=Conv2d(n_channels=(3, 2))),
+    ],
+)
+def test_weights_decay_and_biases_and_normalisations_do_not(
+    tiny: Experiment, made_pack: Pack, spec: Classifier
+) -> None:
+    model = msgspec.structs.replace(tiny.model, classifier=spec)
+    trainer = trainer_of(msgspec.structs.replace(tiny, model=model), made_pack)
+    names = {id(parameter): name for name, parameter in trainer.net.classifier.named_parameters()}
+    decayed, others = (
+        [names[id(parameter)] for parameter in group["params"]] for group in trainer.optimizer.param_groups
+    )
+    assert sorted(decayed + others) == sorted(names.values())
+    assert all("norm" in name or "bias" in name for name in others)
+    assert not any("norm" in name or "bias" in name for name in decayed)
 
 
 def test_the_average_never_keeps_the_initial_weights(tiny: Experiment, made_pack: Pack) -> None:
