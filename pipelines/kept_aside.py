@@ -20,15 +20,16 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.streams import PRESETS, Material, make_stream, of_folders, of_pack, open_inputs
-from speechrnn import evaluation
-from speechrnn.audio import find_audio, read
+from speechrnn import evaluation, outputs
+from speechrnn.audio import Samples, find_audio, read
 from speechrnn.cli import run_program
 from speechrnn.dataset import Pack
 from speechrnn.evaluation import Evaluation
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
 from speechrnn.listening import hear
+from speechrnn.plots import draw_curve
 from speechrnn.runtime import Recognizer
-from speechrnn.scoring import Heard, Score, number, percent, score
+from speechrnn.scoring import THRESHOLDS, Curve, CurvePoint, Heard, Score, number, percent, score, sweep
 from speechrnn.spec import ModelInfo, Options
 from speechrnn.truth import Truth, find_truth, read_truth
 
@@ -126,6 +127,34 @@ def _score_each(heard: Sequence[Heard], info: ModelInfo, rule: str) -> dict[str,
     return {name: score([one.scored(name) for one in heard], keywords, rule) for name in choices_of(info)}
 
 
+def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path, Truth], target: Path) -> None:
+    """Draw misses in the clean streams against false alarms in running speech, over all thresholds."""
+    info, choices = recognizer.info, choices_of(recognizer.info)
+    labels, options = info.spec.labels, next(iter(choices.values()))
+    streams = [make_stream(material, PRESETS["clean"], seed) for seed in SEEDS]
+    in_streams = [_hear(recognizer, stream, words, choices) for stream, words in streams]
+    rate_hz = info.spec.sample_rate_hz
+    in_speech = [_hear(recognizer, read(file, rate_hz), truth, choices) for file, truth in speech.items()]
+
+    def points(levels: Iterable[float], of_streams: Sequence[Score], of_speech: Sequence[Score]) -> list[CurvePoint]:
+        return [
+            CurvePoint(level, one.missed_share, one.wrong_share, other.false_alarms_per_hour)
+            for level, one, other in zip(levels, of_streams, of_speech, strict=True)
+        ]
+
+    swept = [sweep(part, labels, options, "default") for part in (in_streams, in_speech)]
+    given = [list(_score_each(part, info, "default").values()) for part in (in_streams, in_speech)]
+    named = dict(zip(choices, points([one.threshold for one in choices.values()], given[0], given[1]), strict=True))
+    curve = Curve("default", points(THRESHOLDS, swept[0], swept[1]), named)
+    with outputs.writing(target):
+        draw_curve(curve).savefig(target, dpi=110)
+
+
+def _hear(recognizer: Recognizer, samples: Samples, truth: Truth, choices: Mapping[str, Options]) -> Heard:
+    found, duration_s, posteriors = hear([samples], recognizer, choices)
+    return Heard("", duration_s, truth, found, posteriors)
+
+
 def stream_table(results: Mapping[str, Mapping[str, Score]]) -> list[str]:
     """Markdown: a row for each preset and operating point."""
     lines = ["| stream | operating point | found | missed | wrong | false alarms | p95 delay |", "|" + "---|" * 7]
@@ -201,10 +230,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, required=True, help="test clips as LABEL/*.wav")
     parser.add_argument("--speech", type=Path, help="folder of running speech with transcripts.txt")
+    parser.add_argument("--curve", type=Path, help="only draw misses against false alarms in the speech into this file")
     arguments, recognizer, pack = open_inputs(parser)
     labels = recognizer.info.spec.labels
     material = open_streams(arguments.clips, pack, labels.keywords)
     speech = read_speech(arguments.speech) if arguments.speech else {}
+    if arguments.curve:
+        draw_misses(recognizer, material, speech, arguments.curve)
+        return
     figures = clip_figures(evaluation.evaluate(recognizer, arguments.clips), labels)
     seed = str(recognizer.info.provenance.config.get("train", {}).get("seed", "?"))
     print("\n".join([*clip_table({seed: figures}, seed), "", *live_lines(recognizer, material, speech)]))

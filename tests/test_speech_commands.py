@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from pipelines import kept_aside, speech_commands
-from pipelines.streams import PRESETS
+from pipelines.streams import PRESETS, Material, Sound
 from speechrnn import evaluation
 from speechrnn.cli import run_program
 from speechrnn.config import Data, Experiment
@@ -21,9 +23,10 @@ from speechrnn.dataset import Pack
 from speechrnn.errors import ConfigError, DataError, DeviceError
 from speechrnn.recognizer import load_checkpoint, save_checkpoint
 from speechrnn.runtime import load
+from speechrnn.scoring import Curve
 from speechrnn.spec import OperatingPoint
 from tests.conftest import CONFIGS, SmokeRun
-from tests.helpers import fake_recognizer, silence, word, write_audio
+from tests.helpers import fake_recognizer, noise, silence, word, write_audio
 
 ROOT = Path(__file__).parent.parent
 SMOKE = CONFIGS / "smoke.toml"
@@ -101,6 +104,29 @@ def test_streams_and_speech_are_judged_at_every_operating_point(tmp_path: Path) 
     assert [scores["strict"].n_found, scores["strict"].n_false_alarms] == [0, 0]
     assert [scores["loose"].n_found, scores["loose"].n_spoken, scores["loose"].n_false_alarms] == [2, 3, 1]
     assert kept_aside.mistaken(scores.values()) == "no known word for no (1)"
+
+
+def test_the_curve_takes_misses_from_streams_and_false_alarms_from_speech(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_aside, "SEEDS", (1,))
+    monkeypatch.setitem(PRESETS, "clean", PRESETS["clean"]._replace(duration_s=30.0))
+    curves: list[Curve] = []
+
+    def draw(curve: Curve) -> Figure:
+        curves.append(curve)
+        return Figure()
+
+    monkeypatch.setattr(kept_aside, "draw_curve", draw)
+    hushed = Sound("yes", lambda: 0.001 * noise(8000))  # in which the recognizer hears nothing
+    material = Material({"yes": [hushed]}, [hushed], [], [])
+    spoken = write_audio(tmp_path / "a.wav", np.concatenate([silence(1), word("yes"), silence(1)]))
+    kept_aside.draw_misses(fake_recognizer(), material, {spoken: Counter(["bed"])}, tmp_path / "curve.png")
+    (spotter,) = curves[0].spotter.values()
+    for point in (curves[0].detector[0], spotter):
+        assert point.missed_share == 1
+        assert point.false_alarms_per_hour == pytest.approx(3600 / 2.3, rel=0.01)
+    assert (tmp_path / "curve.png").stat().st_size > 0
 
 
 def test_words_that_are_no_class_of_the_test_are_a_figure_of_their_own(smoke_run: SmokeRun, tmp_path: Path) -> None:
