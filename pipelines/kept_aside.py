@@ -19,14 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.streams import PRESETS, Material, make_stream, of_folders, of_pack, open_inputs
+from pipelines.streams import PRESETS, Material, hear_with_truth, make_stream, of_folders, of_pack, open_inputs
 from speechrnn import evaluation, outputs
-from speechrnn.audio import Samples, find_audio, read
+from speechrnn.audio import find_audio, read
 from speechrnn.cli import run_program
 from speechrnn.dataset import Pack
 from speechrnn.evaluation import Evaluation
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
-from speechrnn.listening import hear
 from speechrnn.plots import draw_curve
 from speechrnn.runtime import Recognizer
 from speechrnn.scoring import THRESHOLDS, Curve, CurvePoint, Heard, Score, number, percent, score, sweep
@@ -100,8 +99,7 @@ def score_streams(recognizer: Recognizer, material: Material) -> dict[str, dict[
         heard = []
         for seed in SEEDS:
             stream, words = make_stream(material, PRESETS[preset], seed)
-            found, duration_s, posteriors = hear([stream], recognizer, choices)
-            heard.append(Heard(f"{preset} {seed}", duration_s, words, found, posteriors))
+            heard.append(hear_with_truth(recognizer, [stream], words, choices, f"{preset} {seed}"))
         results[preset] = _score_each(heard, recognizer.info, rule)
         print(f"{preset}: done", flush=True)
     return results
@@ -115,10 +113,10 @@ def read_speech(folder: Path) -> dict[Path, Truth]:
 def score_speech(recognizer: Recognizer, recordings: Mapping[Path, Truth]) -> dict[str, Score]:
     """What each operating point gives in recordings with transcripts, each heard on its own."""
     choices, rate_hz = choices_of(recognizer.info), recognizer.info.spec.sample_rate_hz
-    heard = []
-    for file, truth in recordings.items():
-        found, duration_s, posteriors = hear([read(file, rate_hz)], recognizer, choices)
-        heard.append(Heard(str(file), duration_s, truth, found, posteriors))
+    heard = [
+        hear_with_truth(recognizer, [read(file, rate_hz)], truth, choices, str(file))
+        for file, truth in recordings.items()
+    ]
     return _score_each(heard, recognizer.info, "default")
 
 
@@ -132,9 +130,9 @@ def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path
     info, choices = recognizer.info, choices_of(recognizer.info)
     labels, options = info.spec.labels, next(iter(choices.values()))
     streams = [make_stream(material, PRESETS["clean"], seed) for seed in SEEDS]
-    in_streams = [_hear(recognizer, stream, words, choices) for stream, words in streams]
+    in_streams = [hear_with_truth(recognizer, [stream], words, choices) for stream, words in streams]
     rate_hz = info.spec.sample_rate_hz
-    in_speech = [_hear(recognizer, read(file, rate_hz), truth, choices) for file, truth in speech.items()]
+    in_speech = [hear_with_truth(recognizer, [read(file, rate_hz)], truth, choices) for file, truth in speech.items()]
 
     def points(levels: Iterable[float], of_streams: Sequence[Score], of_speech: Sequence[Score]) -> list[CurvePoint]:
         return [
@@ -148,11 +146,6 @@ def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path
     curve = Curve("default", points(THRESHOLDS, swept[0], swept[1]), named)
     with outputs.writing(target):
         draw_curve(curve).savefig(target, dpi=110)
-
-
-def _hear(recognizer: Recognizer, samples: Samples, truth: Truth, choices: Mapping[str, Options]) -> Heard:
-    found, duration_s, posteriors = hear([samples], recognizer, choices)
-    return Heard("", duration_s, truth, found, posteriors)
 
 
 def stream_table(results: Mapping[str, Mapping[str, Score]]) -> list[str]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -26,16 +26,13 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from pipelines.streams import PRESETS, make_stream, of_pack, open_inputs, speech_of
-from speechrnn.audio import Samples
+from pipelines.streams import PRESETS, hear_with_truth, make_stream, of_pack, open_inputs, speech_of
 from speechrnn.cli import run_program
 from speechrnn.dataset import Pack
 from speechrnn.labels import Labels
-from speechrnn.listening import hear
 from speechrnn.runtime import Recognizer, remembering
 from speechrnn.scoring import Heard, KeywordScore, Score, decide, score, sweep
 from speechrnn.spec import OperatingPoint, Options
-from speechrnn.truth import Truth
 
 TARGETS = {"strict": 0.1, "balanced": 0.5, "sensitive": 5.0}
 """False alarms per hour of running speech."""
@@ -84,13 +81,8 @@ def listen(recognizer: Recognizer, pack: Pack, choices: Mapping[str, Options]) -
     """What each of these options finds in all the material, and the posteriors."""
     material = of_pack(pack, recognizer.info.spec.labels.keywords)
     streams = [make_stream(material, PRESETS["tensorflow"], seed) for seed in _SEEDS]
-    in_streams = [_hear(recognizer, [samples], words, choices) for samples, words in streams]
-    return Recordings(in_streams, [_hear(recognizer, speech_of(pack), [], choices)])
-
-
-def _hear(recognizer: Recognizer, blocks: Iterable[Samples], truth: Truth, choices: Mapping[str, Options]) -> Heard:
-    found, duration_s, posteriors = hear(blocks, recognizer, choices)
-    return Heard("", duration_s, truth, found, posteriors)
+    in_streams = [hear_with_truth(recognizer, [samples], words, choices) for samples, words in streams]
+    return Recordings(in_streams, [hear_with_truth(recognizer, speech_of(pack), [], choices)])
 
 
 def sounding(heard: Heard, n_keywords: int) -> Heard:

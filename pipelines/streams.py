@@ -8,7 +8,7 @@ the same recording. Detections are judged by the default rule of speechrnn.scori
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +24,11 @@ from speechrnn.dataset import Clip, Pack, word_extent
 from speechrnn.detector import Detection
 from speechrnn.errors import DataError
 from speechrnn.evaluation import speech_power
+from speechrnn.listening import hear
 from speechrnn.runtime import Recognizer, load
-from speechrnn.scoring import judge_default, percentile_ms
-from speechrnn.truth import Word, find_truth, read_truth, spoken
+from speechrnn.scoring import Heard, judge_default, percentile_ms
+from speechrnn.spec import Options
+from speechrnn.truth import Truth, Word, find_truth, read_truth, spoken
 
 SPEECH = "_speech_"
 """What the truth calls a stretch of running speech, whose words are not known."""
@@ -272,6 +274,14 @@ def _gain(recipe: Recipe, piece: Samples, at: int, powers: NDArray[np.float64], 
         power = float(np.nanmedian(powers))
     snr_db = random.uniform(*recipe.snr_db) if recipe.snr_db else np.inf
     return float(np.sqrt(power / max(float(np.square(piece).mean()), 1e-10)) * 10 ** (-snr_db / 20))
+
+
+def hear_with_truth(
+    recognizer: Recognizer, blocks: Iterable[Samples], truth: Truth, choices: Mapping[str, Options], audio: str = ""
+) -> Heard:
+    """What each of these options finds in a recording, given in blocks [T], beside what is spoken in it."""
+    found, duration_s, posteriors = hear(blocks, recognizer, choices)
+    return Heard(audio, duration_s, truth, found, posteriors)
 
 
 def match(found: Iterable[Detection], words: list[Word]) -> list[Word | None]:
