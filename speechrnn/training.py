@@ -210,6 +210,7 @@ class Trainer:
         self._fit_norm()
         self.net.to(fabric.device)
         self.teachers = [_load_teacher(Path(path), spec).to(fabric.device) for path in config.teachers]
+        self.digests = {"clips": self.training.digest(), "teachers": _digest(self.teachers)}
         self.noise = _to_float(self.training.noise_samples(), fabric.device)
         self.rooms = _to_float(self.training.room_samples(), fabric.device)
         decayed, others = _weights_and_others(self.net.classifier)
@@ -314,8 +315,7 @@ class Trainer:
         """Everything that a later `restore` needs."""
         return {
             "experiment": msgspec.json.encode(self.experiment).decode(),
-            "clips": self.training.digest(),
-            "teachers": _digest(self.teachers),
+            **self.digests,
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -338,9 +338,9 @@ class Trainer:
         now = self.experiment
         if msgspec.structs.replace(saved, options=now.options, operating_points=now.operating_points) != now:
             raise ConfigError("--resume: the run was started with another configuration; use its config.toml")
-        if state.get("clips") != self.training.digest():
+        if state.get("clips") != self.digests["clips"]:
             raise ConfigError("--resume: the run was started with other clips; put them back, or start anew")
-        if state.get("teachers", "") != _digest(self.teachers):
+        if state.get("teachers", "") != self.digests["teachers"]:
             raise ConfigError("--resume: the run was started with other weights in train.teachers; start anew")
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
