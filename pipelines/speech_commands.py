@@ -8,8 +8,8 @@ the configuration has now, and writes that of the best validation accuracy as NA
 clips are scored once where they are given, and with running speech that has transcripts also streams that are made of
 them. A run is kept in RUN-DIR/seed-N; a finished one is not trained again, so a change of options alone takes minutes.
 
-Where the configuration names a list of mined false alarms that is not there yet, train without it first, mine with
-pipelines.mine_negatives, and run this again.
+Where the configuration names lists that are not there yet: pipelines.cut_words makes that of words in running speech;
+for that of mined false alarms, train without it first, mine with pipelines.mine_negatives, and run this again.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def _track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
+def track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
     """A progress bar on a terminal; the bare items elsewhere."""
     if not sys.stderr.isatty():
         return items
@@ -246,7 +246,7 @@ def _transcribe_file(spotter: KeywordSpotter, file: Path) -> Transcript:
     spotter.reset()
     with FileSource(file, spotter.sample_rate_hz) as source:
         duration_s = source.duration_s or 0.0
-        blocks = _track(source.blocks(), round(duration_s), _shown(file.name))
+        blocks = track(source.blocks(), round(duration_s), _shown(file.name))
         found = [detection for _, completed in spot(blocks, spotter) for detection in completed]
     return Transcript(_shown(file), duration_s, tuple(found))
 
@@ -477,7 +477,7 @@ def evaluate(
         with outputs.writing(plots):
             plots.mkdir(parents=True, exist_ok=True)
     recognizer = load(model)
-    result = evaluation.evaluate(recognizer, folder, lambda files, n: _track(files, n, "evaluating"), noise=noise)
+    result = evaluation.evaluate(recognizer, folder, lambda files, n: track(files, n, "evaluating"), noise=noise)
     click.echo(report.to_table(result), nl=False)
     if json_path is not None:
         outputs.write_text(json_path, _to_json(result))
@@ -581,7 +581,7 @@ def _hear_all(
     for file, truth in zip(files, truths[len(written) :], strict=True):
         try:
             with FileSource(file, recognizer.info.spec.sample_rate_hz) as source:
-                blocks = _track(source.blocks(), round(source.duration_s or 0.0), _shown(file.name))
+                blocks = track(source.blocks(), round(source.duration_s or 0.0), _shown(file.name))
                 found, duration_s, posteriors = hear(blocks, recognizer, choices)
         except SpeechRnnError as error:
             _note(f"speechrnn: {error}")
@@ -631,7 +631,7 @@ def pack_audio(experiment: Experiment) -> Pack:
     from speechrnn import dataset
 
     keywords = experiment.model.labels.keywords
-    pack = dataset.prepare(experiment.data, lambda clips, n: _track(clips, n, "preparing"), keywords=keywords)
+    pack = dataset.prepare(experiment.data, lambda clips, n: track(clips, n, "preparing"), keywords=keywords)
     if pack.problems:
         report = Path(experiment.data.dir) / experiment.data.packed / dataset.PROBLEMS
         _note(f"{len(pack.problems)} clips cannot be used; they are listed in {report}")

@@ -24,7 +24,8 @@ How = Literal["whole", "splice", "reversed", "part", "gap", "onset"]
 _NOISE_TRAINING_PART = 0.8  # of each noise recording, the rest is for validation
 _FADE_SAMPLES = 160  # where two words are joined, or one ends early
 _N_TRIES = 20  # to find a word that ends in another letter
-_ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "spoken")
+_ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "cut", "spoken")
+_OTHER: tuple[UnknownSource, ...] = ("confusable", "speech", "mined")
 _MADE: tuple[How, ...] = ("splice", "reversed", "part", "gap", "onset")
 
 
@@ -69,7 +70,7 @@ class Examples:
         self._data = data
         self.names = spec.labels.names
         self._keywords: dict[str, list[Clip]] = {name: [] for name in spec.labels.keywords}
-        self._unknown: dict[UnknownSource, list[Clip]] = {source: [] for source in (*_ISOLATED, "speech", "mined")}
+        self._unknown: dict[UnknownSource, list[Clip]] = {source: [] for source in (*_ISOLATED, *_OTHER)}
         for clip in pack.clips:
             label = spec.labels.of_folder(clip.word)
             if clip.kind in ("noise", "room") or clip.split != split:
@@ -230,7 +231,8 @@ class Examples:
         return Batch(samples, np.array([p.label for p in plan], dtype=np.int64), words[:, 0], words[:, 1])
 
     def _of(self, clip: Clip) -> Int16:
-        return self._samples[clip.offset : clip.offset + clip.n_samples]
+        samples = self._samples[clip.offset : clip.offset + clip.n_samples]
+        return _faded(samples) if clip.kind == "cut" else samples
 
     def _cut(self, planned: Planned, random: np.random.Generator) -> Cut:
         clip, other = planned.clip, planned.other
@@ -325,6 +327,12 @@ def leave_gap(one: Cut, other: Cut, n_samples: int, random: np.random.Generator)
     samples[: len(tail)] = tail * _fade_in(len(tail))[::-1]
     samples[n_samples - len(head) :] = head * _fade_in(len(head))
     return Cut(to_int16(samples), 0, n_samples)
+
+
+def _faded(samples: Int16) -> Int16:
+    """Samples [T] with a fade at both ends."""
+    fade = _fade_in(len(samples))
+    return to_int16(from_int16(samples) * fade * fade[::-1])
 
 
 def _fade_in(n_samples: int) -> NDArray[np.float32]:

@@ -24,10 +24,10 @@ from speechrnn.audio import AUDIO_SUFFIXES, from_int16, open_audio, read_block, 
 from speechrnn.config import TRAINING_RATE_HZ, Data
 from speechrnn.errors import AudioError, DataError
 from speechrnn.labels import FOLDER_LABELS, SILENCE
-from speechrnn.synthesis import plan, synthesise
+from speechrnn.synthesis import FORESEEN_BY_NOBODY, SOUND_LIKE, plan, synthesise
 
 Split = Literal["training", "validation", "testing"]
-Kind = Literal["command", "word", "spoken", "speech", "mined", "noise", "room"]
+Kind = Literal["command", "word", "cut", "spoken", "confusable", "speech", "mined", "noise", "room"]
 Int16 = NDArray[np.int16]
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ _HOP_SAMPLES = 160  # of the energy by which words are found
 _FLUSH_EVERY = 500
 _MINED_SAMPLES = TRAINING_RATE_HZ * 14 // 10
 _MINED_AFTER_S = 0.3
+_CUT_SAMPLES = TRAINING_RATE_HZ * 15 // 100, TRAINING_RATE_HZ * 9 // 10
+_CUT_MARGIN_SAMPLES = TRAINING_RATE_HZ * 3 // 100
+_N_CUT_PER_WORD = 20
 _FORMAT = b'{"speechrnn_pack": 2}'
 """First line of an index. A pack of another format is made anew; count up when what it says of a clip changes."""
 
@@ -172,13 +175,14 @@ def prepare(
     folder, recordings, spoken = base / data.packed, find_sources(data), plan(data, keywords)
 
     def sources() -> list[Clip]:
-        made = [_source(base, base / data.spoken / item.path, "spoken", "training", item.word) for item in spoken]
+        made = [_source(base, base / data.spoken / item.path, item.kind, "training", item.word) for item in spoken]
         return recordings + made
 
-    if data.mined and not (base / data.mined).is_file():
-        raise DataError(
-            f"{base / data.mined}: no such file; pipelines.mine_negatives makes it; until then --set data.mined=''"
-        )
+    for field, name, pipeline in (("mined", data.mined, "mine_negatives"), ("cut", data.cut, "cut_words")):
+        if name and not (base / name).is_file():
+            raise DataError(
+                f"{base / name}: no such file; pipelines.{pipeline} makes it; until then --set data.{field}=''"
+            )
     pack = _open_pack(folder, sources())
     if pack is None:
         with _alone_in(folder):
@@ -187,7 +191,8 @@ def prepare(
                     synthesise(base / data.spoken, spoken, progress)
             pack = _open_pack(folder, sources()) or _make_pack(folder, base, sources(), progress)
     mined = _mined(base / data.mined, pack.clips) if data.mined else []
-    return pack._replace(clips=pack.clips + mined)
+    cut = _cut(base / data.cut, pack.clips, {*keywords, *data.held_out}) if data.cut else []
+    return pack._replace(clips=pack.clips + mined + cut)
 
 
 @contextmanager
@@ -196,7 +201,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
+    lock = FileLock(folder / ".lock")  # a spoken word may be "lock"
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -262,6 +267,58 @@ def _mined(path: Path, clips: list[Clip]) -> list[Clip]:
         extent = {"offset": clip.offset + first, "n_samples": n_samples, "word_start": 0, "word_end": n_samples}
         found.append(msgspec.structs.replace(clip, kind="mined", **extent))
     return found
+
+
+class CutWord(NamedTuple):
+    """A word in running speech: the recording as the pack names it, where the word begins and ends, which it is."""
+
+    audio: str
+    start_s: float
+    end_s: float
+    label: str
+
+
+def read_cut_words(path: Path) -> list[CutWord]:
+    """A list of words in running speech. Raises DataError for anything else."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [[row[field] for field in CutWord._fields] for row in csv.DictReader(file)]
+        words = [CutWord(audio, float(start_s), float(end_s), label) for audio, start_s, end_s, label in rows]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{path}: expected what pipelines.cut_words writes ({error}); delete it, cut again") from None
+    wild = [word for word in words if not 0 <= word.start_s < word.end_s < math.inf]
+    if wild:
+        raise DataError(f"{path}: expected 0 <= start_s < end_s, got {wild[0].start_s:g} and {wild[0].end_s:g}")
+    return words
+
+
+def _cut(path: Path, clips: list[Clip], known: set[str]) -> list[Clip]:
+    """Words of packed recordings of running speech, each as a clip, and of each word no more than `_N_CUT_PER_WORD`.
+
+    Left out are words in `known`, what sounds like them, words that stand for those that nobody foresaw and what begins
+    with them, and what is too short or too long for a word alone.
+    """
+    recordings = {clip.path: clip for clip in clips}
+    never = known.union(*(SOUND_LIKE.get(word, ()) for word in known))
+    found: dict[str, list[Clip]] = {}
+    for word in read_cut_words(path):
+        if word.audio not in recordings:
+            raise DataError(f"{path}: {word.audio} is no recording of the configuration; delete the file, cut again")
+        clip = recordings[word.audio]
+        start = max(0, round(word.start_s * TRAINING_RATE_HZ) - _CUT_MARGIN_SAMPLES)
+        n_samples = min(round(word.end_s * TRAINING_RATE_HZ) + _CUT_MARGIN_SAMPLES, clip.n_samples) - start
+        if word.label in never or word.label.startswith(FORESEEN_BY_NOBODY):
+            continue
+        if _CUT_SAMPLES[0] <= n_samples - 2 * _CUT_MARGIN_SAMPLES <= _CUT_SAMPLES[1]:
+            extent = {"offset": clip.offset + start, "n_samples": n_samples, "word_start": 0, "word_end": n_samples}
+            one = msgspec.structs.replace(clip, kind="cut", word=word.label, **extent)
+            found.setdefault(word.label, []).append(one)
+    return [clip for same in found.values() for clip in _spread(same, _N_CUT_PER_WORD)]
+
+
+def _spread(clips: list[Clip], n: int) -> list[Clip]:
+    """At most `n` of them, evenly from first to last: neighbours are of one speaker."""
+    return [clips[i * len(clips) // n] for i in range(n)] if len(clips) > n else clips
 
 
 def _same_source(packed: Clip, source: Clip) -> bool:

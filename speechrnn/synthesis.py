@@ -1,4 +1,4 @@
-"""Words spoken by espeak-ng, as a further source of training clips: unknown words that no archive has, and keywords.
+"""Words spoken by espeak-ng, as a further source of training clips: new unknown words, keywords and what is nearly one.
 
 Every clip follows from its word and its number alone, so a folder that was made in part is completed, never changed.
 """
@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import soundfile
 import soxr
 
 from speechrnn.audio import to_int16
 from speechrnn.config import Data
+from speechrnn.confusables import Sounds, confusables, notation
 from speechrnn.errors import DataError
 
 SPOKEN_RATE_HZ = 16000
 _PROGRAM = "espeak-ng"
 _ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
+_REFERENCE_ACCENT = "en-gb"
 _VARIANTS = (
     "Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Michael Mike Nguyen "
     "RicishayMax RicishayMax2 RicishayMax3 Storm adam anika antonio aunty belinda benjamin boris caleb david ed edward "
@@ -54,35 +58,91 @@ def words() -> list[str]:
     return Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
 
 
+FORESEEN_BY_NOBODY = ("on", "off", "back", "forward")
+"""Words that stand for all that a recogniser was never trained on; nothing that is said like them is made, either."""
+_STRESS = "',"
+_PRONUNCIATIONS = "pronunciations.json"
+
+
 class Spoken(NamedTuple):
-    """One clip to make: the word, and how espeak-ng says it."""
+    """One clip to make: the word, or its sounds in espeak-ng's notation, and how espeak-ng says it."""
 
     word: str
     voice: str
     pitch: int
     words_per_minute: int
+    kind: Literal["spoken", "confusable"] = "spoken"
 
     @property
     def path(self) -> str:
         """Where it lies in the folder of synthesised clips."""
-        return f"{self.word}/{self.voice.replace('+', '_')}_{self.pitch}_{self.words_per_minute}.wav"
+        folder = f"_nearly_/{re.sub(r'[^A-Za-z0-9]', '_', self.word)}" if self.kind == "confusable" else self.word
+        return f"{folder}/{self.voice.replace('+', '_')}_{self.pitch}_{self.words_per_minute}.wav"
 
 
 def plan(data: Data, keywords: tuple[str, ...]) -> list[Spoken]:
-    """The clips that a configuration asks for: other words, and the keywords themselves.
+    """The clips that a configuration asks for: other words, the keywords themselves, and what is nearly a keyword.
 
-    Without synthesised keywords a network would learn that a synthesiser never says one.
+    Without synthesised keywords a network would learn that a synthesiser never says one. Raises DataError if espeak-ng
+    is needed for the sounds of a keyword, and missing.
     """
     alike = {word for keyword in keywords for word in SOUND_LIKE.get(keyword, ())}
     others = [word for word in words() if word not in {*keywords, *data.held_out, *alike}]
     wanted = [(word, data.n_spoken_per_word) for word in others]
     wanted += [(word, data.n_spoken_per_keyword) for word in keywords]
-    return sorted({_draw(word, number) for word, n in wanted for number in range(n)})
+    clips = {_draw(word, _random(word, number)) for word, n in wanted for number in range(n)}
+    return sorted(clips | _plan_confusables(data, keywords))
 
 
-def _draw(word: str, number: int) -> Spoken:
+def _plan_confusables(data: Data, keywords: tuple[str, ...]) -> set[Spoken]:
+    """For each keyword a number of clips, each of another word that is nearly the keyword."""
+    if not data.n_spoken_confusables:
+        return set()
+    never = (*FORESEEN_BY_NOBODY, *data.held_out)
+    sounds = pronunciations(Path(data.dir) / data.spoken, (*keywords, *never))
+    planned = set()
+    for keyword in keywords:
+        near = confusables(sounds[keyword], [sounds[word] for word in keywords], [sounds[word] for word in never])
+        for number in range(data.n_spoken_confusables if near else 0):
+            random = _random(f"nearly {keyword}", number)
+            word = notation(near[random.integers(len(near))])
+            planned.add(_draw(word, random)._replace(kind="confusable"))
+    return planned
+
+
+def pronunciations(folder: Path, words: tuple[str, ...]) -> dict[str, Sounds]:
+    """The sounds of words, from a file in the folder of synthesised clips or else from espeak-ng, then kept there.
+
+    Raises DataError if espeak-ng is missing, or the file is not readable.
+    """
+    path = folder / _PRONUNCIATIONS
+    try:
+        known = msgspec.json.decode(path.read_bytes(), type=dict[str, Sounds]) if path.exists() else {}
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path}: expected the sounds of words, got something else ({error}); delete it") from None
+    missing = [word for word in words if word not in known]
+    if missing:
+        _check_program()
+        known |= {word: _sounds(word) for word in missing}
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_bytes(msgspec.json.encode(known))
+        part.replace(path)
+    return known
+
+
+def _sounds(word: str) -> Sounds:
+    options = ["-v", _REFERENCE_ACCENT, "-q", "-x", "--sep=_"]
+    said = subprocess.run([_PROGRAM, *options, "--", word], capture_output=True, check=True, text=True).stdout
+    return tuple(sound for part in said.split("_") if (sound := part.strip().strip(_STRESS)))
+
+
+def _random(word: str, number: int) -> np.random.Generator:
     seed = int.from_bytes(hashlib.blake2b(f"{word} {number}".encode(), digest_size=8).digest(), "little")
-    random = np.random.default_rng(seed)
+    return np.random.default_rng(seed)
+
+
+def _draw(word: str, random: np.random.Generator) -> Spoken:
     voice = f"{_ACCENTS[random.integers(len(_ACCENTS))]}+{_VARIANTS[random.integers(len(_VARIANTS))]}"
     return Spoken(word, voice, int(random.integers(25, 75)), int(random.integers(110, 200)))
 
@@ -94,17 +154,22 @@ def synthesise(
 ) -> None:
     """Make those of the wanted clips that are not in the folder yet. Raises DataError if espeak-ng is missing."""
     missing = [spoken for spoken in wanted if not (folder / spoken.path).exists()]
-    if missing and shutil.which(_PROGRAM) is None:
-        raise DataError(
-            f"{_PROGRAM}: not found; install it (Debian: apt install espeak-ng), "
-            "or set data.n_spoken_per_word and data.n_spoken_per_keyword to 0"
-        )
+    if missing:
+        _check_program()
     for spoken in progress(missing, len(wanted)) if progress and missing else missing:
         path = folder / spoken.path
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         soundfile.write(part, speak(spoken), SPOKEN_RATE_HZ, format="WAV")
         part.replace(path)
+
+
+def _check_program() -> None:
+    if shutil.which(_PROGRAM) is None:
+        raise DataError(
+            f"{_PROGRAM}: not found; install it (Debian: apt install espeak-ng), "
+            "or set data.n_spoken_per_word, data.n_spoken_per_keyword and data.n_spoken_confusables to 0"
+        )
 
 
 def speak(spoken: Spoken) -> np.ndarray[tuple[int], np.dtype[np.int16]]:

@@ -131,6 +131,24 @@ def test_mined_stretches_are_unknown_in_their_share_and_nothing_is_spliced_of_th
     assert not examples(pack, "validation").counts().get("unknown, mined")
 
 
+def test_a_word_cut_from_speech_is_an_unknown_word_alone_that_fades_in_and_out(made_pack: Pack) -> None:
+    speech = next(clip for clip in made_pack.clips if clip.kind == "speech")
+    cut = msgspec.structs.replace(speech, kind="cut", word="the", n_samples=6000, word_start=0, word_end=6000)
+    pack = made_pack._replace(clips=[*made_pack.clips, cut])
+    training = examples(pack, unknown_share=0.5, unknown_mix={"cut": 1.0})
+    plan = [planned for planned in training.epoch(np.random.default_rng(0)) if planned.label == 2]
+    assert {planned.clip for planned in plan} == {cut}
+    batch = training.batch(plan[:1], seed=0)
+    original = pack.samples[cut.offset : cut.offset + 6000]
+    start, end = batch.word_start[0], batch.word_end[0]
+    word = batch.samples[0, start:end]
+    assert end - start == 6000
+    assert word[0] == word[-1] == 0
+    assert np.array_equal(word[160:-160], original[160:-160])
+    assert not batch.samples[0, :start].any()
+    assert not batch.samples[0, end:].any()
+
+
 def test_words_held_out_are_in_validation_alone_and_marked_there(made_pack: Pack) -> None:
     held_out = ("bed", "wow")
     training = examples(made_pack, unknown_share=0.8, held_out=held_out, unknown_mix={"word": 1, "splice": 1})

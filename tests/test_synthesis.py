@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
@@ -15,7 +16,7 @@ from speechrnn.audio import to_int16
 from speechrnn.config import Data
 from speechrnn.dataset import Int16, prepare
 from speechrnn.errors import DataError
-from speechrnn.synthesis import Spoken, plan, speak, synthesise, words
+from speechrnn.synthesis import Spoken, plan, pronunciations, speak, synthesise, words
 from tests import made_data
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
@@ -104,6 +105,43 @@ def test_spoken_words_are_packed_as_training_clips(tmp_path: Path, monkeypatch: 
     clips = [clip for clip in prepare(data, keywords=KEYWORDS).clips if clip.kind == "spoken"]
     assert sorted(clip.word for clip in clips) == ["apple"] * 2 + ["right"] * 3 + ["yes"] * 3
     assert {clip.split for clip in clips} == {"training"}
+
+
+def test_of_what_is_nearly_a_keyword_there_are_as_many_clips_as_asked(tmp_path: Path) -> None:
+    (tmp_path / "spoken").mkdir()
+    sounds = {"yes": "jEs", "up": "Vp", "on": "0n", "off": "0f", "back": "bak", "forward": "fAwAd", "bus": "bVs"}
+    text = msgspec.json.encode({word: list(said) for word, said in sounds.items()})
+    (tmp_path / "spoken" / "pronunciations.json").write_bytes(text)
+    data = Data(dir=str(tmp_path), n_spoken_confusables=30, held_out=("bus",))
+    wanted = plan(data, ("yes", "up"))
+    assert {clip.kind for clip in wanted} == {"confusable"}
+    assert len(wanted) == len({clip.path for clip in wanted}) == pytest.approx(60, abs=2)
+    assert all(re.fullmatch(r"_nearly_/\w+/[\w-]+\.wav", clip.path) for clip in wanted)
+    assert len({clip.word for clip in wanted}) > 50
+    more = plan(msgspec.structs.replace(data, n_spoken_confusables=40), ("yes", "up"))
+    assert set(wanted) < set(more)
+
+
+def test_the_sounds_of_a_word_need_the_synthesiser_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: program)
+    monkeypatch.setattr(synthesis, "_sounds", lambda word: tuple(word))
+    assert pronunciations(tmp_path, ("yes", "no"))["no"] == ("n", "o")
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    assert pronunciations(tmp_path, ("no", "yes"))["yes"] == ("y", "e", "s")
+    with pytest.raises(DataError, match="espeak-ng: not found; install it"):
+        pronunciations(tmp_path, ("no", "maybe"))
+    (tmp_path / "pronunciations.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"pronunciations.json: expected the sounds of words.*delete it"):
+        pronunciations(tmp_path, ("no",))
+
+
+@needs_espeak
+def test_espeak_tells_the_sounds_of_a_word_and_says_what_is_nearly_it(tmp_path: Path) -> None:
+    assert pronunciations(tmp_path, ("up", "left"))["left"] == ("l", "E", "f", "t")
+    data = Data(dir=str(tmp_path), n_spoken_confusables=4)
+    takes = [speak(spoken) for spoken in plan(data, ("up", "left"))]
+    assert len({samples.tobytes() for samples in takes}) == 8
+    assert all(16000 * 0.1 < len(samples) < 16000 for samples in takes)
 
 
 @needs_espeak

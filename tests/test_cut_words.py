@@ -1,0 +1,90 @@
+"""The list of words in running speech: what PocketSphinx hears becomes rows, and an interruption is gone on from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+
+from pipelines import cut_words
+from speechrnn.dataset import CutWord, prepare, read_cut_words
+from speechrnn.errors import DataError
+from tests import made_data
+
+CONFIG = str(Path(__file__).parents[1] / "configs" / "smoke.toml")
+
+
+class Segment(NamedTuple):
+    word: str
+    start_frame: int
+    end_frame: int
+
+
+class FakeDecoder:
+    """Hears the same in every recording, and fails on the one asked for."""
+
+    heard = 0
+    fails_at = -1
+
+    def __init__(self, **options: object) -> None:
+        pass
+
+    def start_utt(self) -> None:
+        FakeDecoder.heard += 1
+        if FakeDecoder.heard == FakeDecoder.fails_at:
+            raise KeyboardInterrupt
+
+    def process_raw(self, raw: bytes, full_utt: bool) -> None:
+        assert full_utt
+
+    def end_utt(self) -> None:
+        pass
+
+    def seg(self) -> list[Segment]:
+        return [Segment("<s>", 0, 9), Segment("the(2)", 10, 29), Segment("[NOISE]", 30, 40), Segment("apple", 41, 79)]
+
+
+@pytest.fixture
+def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=FakeDecoder))
+    monkeypatch.setattr(sys, "argv", ["cut_words", CONFIG, "--data", str(tmp_path)])
+    monkeypatch.setattr(FakeDecoder, "heard", 0)
+    monkeypatch.setattr(FakeDecoder, "fails_at", -1)
+    return made_data.write(tmp_path, n_speakers=16)
+
+
+def test_words_are_listed_with_their_times_and_trained_on(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut_words.main()
+    words = read_cut_words(talk / "cut.csv")
+    names = [f"speech/training/{i}.wav" for i in range(4)]
+    assert words[:2] == [CutWord(names[0], 0.1, 0.3, "the"), CutWord(names[0], 0.41, 0.8, "apple")]
+    assert [word.audio for word in words[::2]] == names
+    assert "8 words, 2 different, in 4 recordings" in capsys.readouterr().out
+    clips = prepare(made_data.data(talk, cut="cut.csv")).clips
+    assert sorted(clip.word for clip in clips if clip.kind == "cut") == ["apple"] * 4 + ["the"] * 4
+
+
+@pytest.mark.parametrize("lost", [0, 5, 20])
+def test_an_interrupted_list_is_gone_on_with(talk: Path, monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
+    cut_words.main()
+    complete = read_cut_words(talk / "cut.csv")
+    (talk / "cut.csv").unlink()
+    monkeypatch.setattr(FakeDecoder, "fails_at", FakeDecoder.heard + 3)
+    with pytest.raises(KeyboardInterrupt):
+        cut_words.main()
+    written = (talk / "cut.csv").read_bytes()
+    (talk / "cut.csv").write_bytes(written[: len(written) - lost])
+    before = FakeDecoder.heard
+    cut_words.main()
+    assert read_cut_words(talk / "cut.csv") == complete
+    assert FakeDecoder.heard == before + 3  # the last one in the list, which may have been cut short, and two more
+
+
+def test_without_pocketsphinx_it_says_so(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    with pytest.raises(DataError, match=r"pocketsphinx: not found.*install it"):
+        cut_words.main()
+    assert not (talk / "cut.csv").exists()
