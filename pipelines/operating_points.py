@@ -9,9 +9,9 @@ pipelines.mine_negatives guesses, a keyword that is spoken counts as a false ala
 that pipeline mined in the same speech, the rates are those of speech it was corrected on.
 
 For each smoothing, every keyword gets the threshold that costs fewest misses while all together stay within the target.
-Where so much speech cannot show a target, for a single false alarm would be above it, there is to be none; a lower
-target that cannot be shown either goes further, up to where each keyword loses another 5 % of its words. Release and
-refractory time are chosen last. What the spotter then gives is printed as a table, and as TOML for the configuration.
+Where so much speech cannot show a target, for a single false alarm would be above it, there is to be none, and each
+keyword's threshold goes up as far as no more of its words are lost; for a lower target that cannot be shown either, up
+to where another 5 % are. Release and refractory time are chosen last. What the spotter then gives is printed as a table, and as TOML for the configuration.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def candidates(recordings: Recordings, labels: Labels, options: Options) -> dict
         budget = rate * recordings.speech_hours
         places = allot(errors, alarms, budget)
         if budget < 1:
-            places = raised(errors, places, _STRICTER * n_stricter * n_spoken) if n_stricter else places
+            places = raised(errors, places, _STRICTER * n_stricter * n_spoken)
             n_stricter += 1
         found[name] = dict(zip(labels.keywords, [levels[place] for place in places], strict=True))
     return found

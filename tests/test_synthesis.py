@@ -98,12 +98,12 @@ def test_a_missing_synthesiser_is_explained(tmp_path: Path, monkeypatch: pytest.
 def test_spoken_words_are_packed_as_training_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthesis, "speak", beep)
     monkeypatch.setattr(shutil, "which", lambda program: program)
-    monkeypatch.setattr(synthesis, "words", lambda: ["apple"])
+    monkeypatch.setattr(synthesis, "words", lambda: ["apple", "lock"])
     data = made_data.data(made_data.write(tmp_path, n_speakers=4), n_spoken_per_word=2, n_spoken_per_keyword=3)
     (tmp_path / "spoken" / "pear").mkdir(parents=True)
     soundfile.write(tmp_path / "spoken" / "pear" / "of_another_configuration.wav", np.ones(100) / 2, 16000)
     clips = [clip for clip in prepare(data, keywords=KEYWORDS).clips if clip.kind == "spoken"]
-    assert sorted(clip.word for clip in clips) == ["apple"] * 2 + ["right"] * 3 + ["yes"] * 3
+    assert sorted(clip.word for clip in clips) == ["apple"] * 2 + ["lock"] * 2 + ["right"] * 3 + ["yes"] * 3
     assert {clip.split for clip in clips} == {"training"}
 
 
