@@ -30,7 +30,7 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "without synthesised words": ("data.unknown_mix.spoken=0",),
     "without running speech": ("data.unknown_mix.speech=0",),
     "without hard negatives": ("data.unknown_mix.mined=0",),
-    "without words cut from speech": ("data.unknown_mix.cut=0",),
+    "without excerpts": ("data.unknown_mix.excerpt=0",),
     "without confusables": ("data.unknown_mix.confusable=0",),
     "without gaps and onsets": ("data.unknown_mix.gap=0", "data.unknown_mix.onset=0"),
     "without splices": ("data.unknown_mix.splice=0",),

@@ -1,11 +1,11 @@
-"""List every word in the running speech of the training data, so that training can cut single words from it.
+"""List the words in the running speech of the training data, so that training can cut single ones from it.
 
     pip install pocketsphinx
     python -m pipelines.cut_words configs/commands8.toml --data data
 
-PocketSphinx guesses what is said and when. The list is the file that `data.cut` names (cut.csv below the data folder if
-it names none). Interrupted, it goes on there. Which of the words are trained on, `prepare` decides: no keyword and no
-word that is held out.
+PocketSphinx guesses what is said and when. The list is the file that `data.excerpts` names (excerpts.csv below the data
+folder if it names none), and is there when all recordings were listened to; interrupted, this goes on where it was.
+`prepare` leaves out what must not be trained on: keywords, words held out, what sounds like either.
 """
 
 from __future__ import annotations
@@ -14,55 +14,75 @@ import argparse
 import csv
 import re
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from speechrnn.audio import read, to_int16
 from speechrnn.cli import run_program, track
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
-from speechrnn.dataset import CutWord, find_sources, read_cut_words
-from speechrnn.errors import DataError
+from speechrnn.dataset import Excerpt, find_sources, read_excerpts
+from speechrnn.errors import AudioError, DataError
 
-CUT = "cut.csv"
+EXCERPTS = "excerpts.csv"
 _FRAMES_PER_S = 100
+_TELL_EVERY = 50
 
 
-def find_words(decoder: Any, file: Path, name: str) -> list[CutWord]:
-    """The words that PocketSphinx hears in a recording, which the list calls `name`."""
+def find_words(decoder: Any, file: Path, name: str) -> list[Excerpt]:
+    """The words that PocketSphinx hears in a recording, which the list calls `name`; none if it cannot be read."""
+    try:
+        samples = to_int16(read(file, TRAINING_RATE_HZ))
+    except AudioError as error:
+        print(f"left out: {error}", flush=True)
+        return []
     decoder.start_utt()
-    decoder.process_raw(to_int16(read(file, TRAINING_RATE_HZ)).tobytes(), full_utt=True)
+    decoder.process_raw(samples.tobytes(), full_utt=True)
     decoder.end_utt()
-    segments = decoder.seg() or []
-    return words_of(name, [(one.word, one.start_frame, one.end_frame) for one in segments])
+    return words_of(name, [(one.word, one.start_frame, one.end_frame) for one in decoder.seg() or []])
 
 
-def words_of(name: str, segments: list[tuple[str, int, int]]) -> list[CutWord]:
+def words_of(name: str, segments: list[tuple[str, int, int]]) -> list[Excerpt]:
     """Of what PocketSphinx hears, the words: no pauses, no noises, and no numbers of pronunciations, as in "the(2)"."""
     return [
-        CutWord(name, start / _FRAMES_PER_S, (end + 1) / _FRAMES_PER_S, word.partition("(")[0])
+        Excerpt(name, start / _FRAMES_PER_S, (end + 1) / _FRAMES_PER_S, word.partition("(")[0])
         for word, start, end in segments
         if re.match("[a-z]", word)
     ]
 
 
-def begin(path: Path) -> set[str]:
-    """Make the list anew, or without its last recording, which may be incomplete. Returns those that are in it."""
-    if path.exists():
-        whole = path.read_bytes().rpartition(b"\n")
-        path.write_bytes(b"".join(whole[:2]))
-    words = read_cut_words(path) if path.exists() and path.stat().st_size else []
-    complete = [word for word in words if word.audio != words[-1].audio]
+def read_done(path: Path, part: Path, recordings: list[str]) -> list[Excerpt]:
+    """What is known of these recordings, by a list or by one that is being made.
+
+    Of the latter the last recording is left out, which may be incomplete, and so is a line that was cut short.
+    """
+    words = read_excerpts(path) if path.exists() else []
+    if part.exists():
+        whole = part.with_name(part.name + ".whole")
+        whole.write_bytes(b"".join(part.read_bytes().rpartition(b"\n")[:2]))
+        begun = read_excerpts(whole) if whole.stat().st_size else []
+        whole.unlink()
+        known = {word.audio for word in words}
+        words += [word for word in begun if word.audio not in {begun[-1].audio, *known}]
+    wanted = set(recordings)
+    return [word for word in words if word.audio in wanted]
+
+
+def write_list(path: Path, decoder: Any, base: Path, recordings: list[str]) -> None:
+    """Listen to those recordings that are not in the list yet, and put the list into its place when it is complete."""
     part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerow(CutWord._fields)
-        add(file, complete)
+    done = read_done(path, part, recordings)
+    fresh = part.with_name(part.name + ".new")
+    with fresh.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([Excerpt._fields, *done])
+    fresh.replace(part)
+    known = {word.audio for word in done}
+    missing = [name for name in recordings if name not in known]
+    with part.open("a", encoding="utf-8", newline="") as file:
+        for number, name in enumerate(track(missing, len(missing), "listening"), 1):
+            csv.writer(file).writerows(find_words(decoder, base / name, name))
+            file.flush()
+            if number % _TELL_EVERY == 0:
+                print(f"{number} of {len(missing)} recordings", flush=True)
     part.replace(path)
-    return {word.audio for word in complete}
-
-
-def add(file: TextIO, words: list[CutWord]) -> None:
-    """Append words to an open list, at once."""
-    csv.writer(file).writerows(words)
-    file.flush()
 
 
 def main() -> None:
@@ -72,7 +92,7 @@ def main() -> None:
     parser.add_argument("--data", help="where its data lies, in place of data.dir")
     arguments = parser.parse_args()
     data = load_experiment(arguments.config, data_dir=arguments.data).data
-    path = Path(data.dir) / (data.cut or CUT)
+    path = Path(data.dir) / (data.excerpts or EXCERPTS)
     recordings = [clip.path for clip in find_sources(data) if clip.kind == "speech"]
     if not recordings:
         raise DataError(f"{arguments.config}: names no running speech; set data.speech")
@@ -80,13 +100,8 @@ def main() -> None:
         from pocketsphinx import Decoder
     except ModuleNotFoundError:
         raise DataError("pocketsphinx: not found, and nothing else tells where words begin; install it") from None
-    decoder = Decoder(samprate=TRAINING_RATE_HZ, loglevel="FATAL")
-    done = begin(path)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        for name in track(recordings, len(recordings), "cutting"):
-            if name not in done:
-                add(file, find_words(decoder, Path(data.dir) / name, name))
-    words = read_cut_words(path)
+    write_list(path, Decoder(samprate=TRAINING_RATE_HZ, loglevel="FATAL"), Path(data.dir), recordings)
+    words = read_excerpts(path)
     n_different = len({word.label for word in words})
     print(f"{path}: {len(words)} words, {n_different} different, in {len(recordings)} recordings")
 

@@ -9,9 +9,10 @@ pipelines.mine_negatives guesses, a keyword that is spoken counts as a false ala
 that pipeline mined in the same speech, the rates are those of speech it was corrected on.
 
 For each smoothing, every keyword gets the threshold that costs fewest misses while all together stay within the target.
-Where so much speech cannot show a target, for a single false alarm would be above it, there is to be none, and each
-keyword's threshold goes up as far as no more of its words are lost; for a lower target that cannot be shown either, up
-to where another 5 % are. Release and refractory time are chosen last. What the spotter then gives is printed as a table, and as TOML for the configuration.
+Where the speech is too short to show a target, since one false alarm would exceed it, none is allowed, and each
+keyword's threshold goes up as far as no more of its words are missed; for a lower target that cannot be shown either,
+up to where another 5 % are. Release and refractory time are chosen last. What the spotter then gives is printed as a
+table, and as TOML for the configuration.
 """
 
 from __future__ import annotations
@@ -108,11 +109,11 @@ def allot(errors: Counts, alarms: Counts, budget: float) -> list[int]:
     return places
 
 
-def raised(errors: Counts, places: Sequence[int], allowed: NDArray[np.float64]) -> list[int]:
-    """For each keyword the highest threshold, as its place, that makes at most so many more errors."""
+def raised(missed: Counts, places: Sequence[int], allowed: NDArray[np.float64]) -> list[int]:
+    """For each keyword the highest threshold, as its place, that misses at most so many more."""
     return [
         int(np.flatnonzero(row <= row[place] + more).max())
-        for row, place, more in zip(errors, places, allowed, strict=True)
+        for row, place, more in zip(missed, places, allowed, strict=True)
     ]
 
 
@@ -122,15 +123,16 @@ def candidates(recordings: Recordings, labels: Labels, options: Options) -> dict
     in_streams = sweep(recordings.streams, labels, options, "default", levels)
     in_speech = sweep(recordings.speech, labels, options, "default", levels)
     errors = _table(in_streams, lambda one: one.n_spoken - one.n_found + one.n_wrong + one.n_false_alarms)
+    missed = _table(in_streams, lambda one: one.n_spoken - one.n_found)
     alarms = _table(in_speech, lambda one: one.n_false_alarms)
     n_spoken = np.array([one.n_spoken for one in in_streams[0].per_keyword.values()])
-    found, n_stricter = {}, 0
+    found, n_hidden = {}, 0
     for name, rate in sorted(TARGETS.items(), key=lambda item: -item[1]):
         budget = rate * recordings.speech_hours
         places = allot(errors, alarms, budget)
         if budget < 1:
-            places = raised(errors, places, _STRICTER * n_stricter * n_spoken)
-            n_stricter += 1
+            places = raised(missed, places, _STRICTER * n_hidden * n_spoken)
+            n_hidden += 1
         found[name] = dict(zip(labels.keywords, [levels[place] for place in places], strict=True))
     return found
 

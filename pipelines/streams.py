@@ -319,6 +319,6 @@ def open_inputs(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Re
     arguments = parser.parse_args()
     recognizer = load(arguments.model)
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
-    data = msgspec.structs.replace(experiment.data, mined="", cut="")  # of no use here, or still to be made
+    data = msgspec.structs.replace(experiment.data, mined="", excerpts="")  # of no use here, or still to be made
     pack = pack_audio(msgspec.structs.replace(experiment, data=data))
     return arguments, recognizer, without_keywords(pack, Path(data.dir), recognizer.info.spec.labels.keywords)

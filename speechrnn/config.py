@@ -19,7 +19,7 @@ TRAINING_RATE_HZ = 16000
 UnknownSource = Literal[
     "command",
     "word",
-    "cut",
+    "excerpt",
     "spoken",
     "confusable",
     "speech",
@@ -37,14 +37,14 @@ class Data(Struct, frozen=True):
 
     An epoch holds as many keyword contexts as there are keyword clips, of each keyword the same number, and unknown and
     silence in these shares of the whole. `unknown_mix` weighs what unknown is made of: other words of Speech Commands
-    (`command`), of other folders (`word`), single ones that were `cut` from running speech where the file `cut` lists
-    them, and of a synthesiser (`spoken`), which also says what is nearly a keyword (`confusable`); running `speech`;
-    those stretches of it in which an earlier model heard a keyword, listed in the file `mined`; and what is made of all
+    (`command`), of other folders (`word`), single ones in running speech (`excerpt`), which the file `excerpts` lists,
+    and of a synthesiser (`spoken`), which also says what is nearly a keyword (`confusable`); running `speech`; those
+    stretches of it in which an earlier model heard a keyword, listed in the file `mined`; and what is made of all
     words: the start of one with the end of another (`splice`), `reversed` ones, keywords of which the larger `part` is
     missing, the `gap` between the end of one and the start of another, and running speech that begins or ends
     (`onset`). Words in `held_out` are never trained on, so that validation has unknown words that are new.
-    `n_spoken_*` clips of each common English word, of each keyword and of words that are nearly that are made by
-    espeak-ng.
+    espeak-ng makes `n_spoken_per_word` clips of each of a list of English words, `n_spoken_per_keyword` of each
+    keyword, and says `n_confusables_per_keyword` words that are nearly it.
     """
 
     dir: str = "data"
@@ -57,8 +57,8 @@ class Data(Struct, frozen=True):
     spoken: str = "spoken"
     n_spoken_per_word: int = 0
     n_spoken_per_keyword: int = 0
-    n_spoken_confusables: int = 0
-    cut: str = ""
+    n_confusables_per_keyword: int = 0
+    excerpts: str = ""
     mined: str = ""
     packed: str = "packed"
     held_out: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class Data(Struct, frozen=True):
     silence_share: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("n_spoken_per_word", "n_spoken_per_keyword", "n_spoken_confusables"):
+        for name in ("n_spoken_per_word", "n_spoken_per_keyword", "n_confusables_per_keyword"):
             check(getattr(self, name) >= 0, f"expected {name} of at least 0, got {getattr(self, name)}")
         weights = self.unknown_mix.values()
         check(

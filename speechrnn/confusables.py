@@ -9,17 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import combinations, product
 
+from speechrnn.errors import DataError
+
 Sounds = tuple[str, ...]
 """The sounds of a word, in espeak-ng's notation, without stress."""
 
 _N_CHANGED = 2  # sounds at most
 _CONSONANT_KINDS = ("p b t d k g", "f v T D s z S Z h tS dZ", "m n N", "l r w j")  # stops, fricatives, nasals, glides
 _VOWEL_KINDS = ("i: I E eI", "a A: V 0 aI aU", "O: OI oU U u:", "3:")  # front, open, back, middle
-_CONSONANTS = sorted(" ".join(_CONSONANT_KINDS).split())
-_VOWELS = sorted(" ".join(_VOWEL_KINDS).split())
-_ALIKE = [set(kind.split()) for kind in (*_CONSONANT_KINDS, *_VOWEL_KINDS)]
-_NEVER_FIRST, _NEVER_LAST = {"N", "Z"}, {"h", "w", "j"}  # in English
-_SAME = {"A:": "0", "O:": "0", "v": "f", "z": "s", "D": "T", "Z": "S", "b": "p", "d": "t", "g": "k", "dZ": "tS"}
+_WEAK_VOWELS = ("i i@ e@", "A@ aI@ aU@", "O@ o@ U@", "3 @ @L")  # of the same kinds, where no stress or an r is
+_CONSONANTS, _VOWELS, _WEAK = (
+    sorted(" ".join(kinds).split()) for kinds in (_CONSONANT_KINDS, _VOWEL_KINDS, _WEAK_VOWELS)
+)
+_VOWEL_PAIRS = zip(_VOWEL_KINDS, _WEAK_VOWELS, strict=True)
+_ALIKE = [set(kind.split()) for kind in (*_CONSONANT_KINDS, *map(" ".join, _VOWEL_PAIRS))]
+_RARE_FIRST, _RARE_LAST = {"N", "Z"}, {"h", "w", "j"}  # in English: never or hardly ever
+_SAME = {
+    **{"A:": "0", "A@": "0", "O:": "0", "O@": "0", "o@": "0", "i": "i:", "3": "3:"},
+    **{"v": "f", "z": "s", "D": "T", "Z": "S", "b": "p", "d": "t", "g": "k", "dZ": "tS"},
+}
 """Sounds that one accent or a careless speaker has for another."""
 
 
@@ -27,7 +35,14 @@ def confusables(word: Sounds, keywords: Iterable[Sounds], never: Iterable[Sounds
     """What `word` becomes with one or two sounds changed, in order; vowels become vowels, consonants consonants.
 
     Left out is what is like any of the keywords sound for sound, and what someone might say for a word in `never`.
+    Raises DataError for a sound that is in no table here.
     """
+    strange = [sound for sound in word if sound not in (*_CONSONANTS, *_VOWELS, *_WEAK)]
+    if strange:
+        raise DataError(
+            f"expected sounds of English, got {strange[0]!r} in {' '.join(word)}; "
+            "correct pronunciations.json in the folder of spoken words"
+        )
     known = [sounds for sounds in keywords if len(sounds) == len(word)]
     forbidden = {_careless(sounds) for sounds in never}
     changed = {
@@ -39,14 +54,13 @@ def confusables(word: Sounds, keywords: Iterable[Sounds], never: Iterable[Sounds
     return sorted(
         near
         for near in changed
-        if near[0] not in _NEVER_FIRST and near[-1] not in _NEVER_LAST
-        if _careless(near) not in forbidden and not any(_is_like(near, word) for word in known)
+        if near[0] not in _RARE_FIRST and near[-1] not in _RARE_LAST
+        if _careless(near) not in forbidden and not any(_is_like(near, keyword) for keyword in known)
     )
 
 
 def _others(sound: str) -> list[str]:
-    kind = _VOWELS if sound in _VOWELS else _CONSONANTS
-    return [other for other in kind if other != sound]
+    return [other for other in (_CONSONANTS if sound in _CONSONANTS else _VOWELS) if other != sound]
 
 
 def _is_like(one: Sounds, other: Sounds) -> bool:
@@ -60,5 +74,5 @@ def _careless(word: Sounds) -> Sounds:
 
 def notation(word: Sounds) -> str:
     """How espeak-ng is told to say these sounds: the first vowel has the stress."""
-    first = next((i for i, sound in enumerate(word) if sound in _VOWELS), 0)
+    first = next((i for i, sound in enumerate(word) if sound not in _CONSONANTS), 0)
     return "[[" + "".join(f"'{sound}" if i == first else sound for i, sound in enumerate(word)) + "]]"

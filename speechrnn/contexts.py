@@ -24,8 +24,8 @@ How = Literal["whole", "splice", "reversed", "part", "gap", "onset"]
 _NOISE_TRAINING_PART = 0.8  # of each noise recording, the rest is for validation
 _FADE_SAMPLES = 160  # where two words are joined, or one ends early
 _N_TRIES = 20  # to find a word that ends in another letter
-_ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "cut", "spoken")
-_OTHER: tuple[UnknownSource, ...] = ("confusable", "speech", "mined")
+_ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "excerpt", "spoken")
+_NOT_SPLICED: tuple[UnknownSource, ...] = ("confusable", "speech", "mined")
 _MADE: tuple[How, ...] = ("splice", "reversed", "part", "gap", "onset")
 
 
@@ -70,7 +70,7 @@ class Examples:
         self._data = data
         self.names = spec.labels.names
         self._keywords: dict[str, list[Clip]] = {name: [] for name in spec.labels.keywords}
-        self._unknown: dict[UnknownSource, list[Clip]] = {source: [] for source in (*_ISOLATED, *_OTHER)}
+        self._unknown: dict[UnknownSource, list[Clip]] = {source: [] for source in (*_ISOLATED, *_NOT_SPLICED)}
         for clip in pack.clips:
             label = spec.labels.of_folder(clip.word)
             if clip.kind in ("noise", "room") or clip.split != split:
@@ -232,7 +232,7 @@ class Examples:
 
     def _of(self, clip: Clip) -> Int16:
         samples = self._samples[clip.offset : clip.offset + clip.n_samples]
-        return _faded(samples) if clip.kind == "cut" else samples
+        return _faded(samples) if clip.kind == "excerpt" else samples
 
     def _cut(self, planned: Planned, random: np.random.Generator) -> Cut:
         clip, other = planned.clip, planned.other

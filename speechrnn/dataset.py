@@ -24,10 +24,10 @@ from speechrnn.audio import AUDIO_SUFFIXES, from_int16, open_audio, read_block, 
 from speechrnn.config import TRAINING_RATE_HZ, Data
 from speechrnn.errors import AudioError, DataError
 from speechrnn.labels import FOLDER_LABELS, SILENCE
-from speechrnn.synthesis import FORESEEN_BY_NOBODY, SOUND_LIKE, plan, synthesise
+from speechrnn.synthesis import SOUND_LIKE, must_stay_unheard, plan, synthesise
 
 Split = Literal["training", "validation", "testing"]
-Kind = Literal["command", "word", "cut", "spoken", "confusable", "speech", "mined", "noise", "room"]
+Kind = Literal["command", "word", "excerpt", "spoken", "confusable", "speech", "mined", "noise", "room"]
 Int16 = NDArray[np.int16]
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ _HOP_SAMPLES = 160  # of the energy by which words are found
 _FLUSH_EVERY = 500
 _MINED_SAMPLES = TRAINING_RATE_HZ * 14 // 10
 _MINED_AFTER_S = 0.3
-_CUT_SAMPLES = TRAINING_RATE_HZ * 15 // 100, TRAINING_RATE_HZ * 9 // 10
-_CUT_MARGIN_SAMPLES = TRAINING_RATE_HZ * 3 // 100
-_N_CUT_PER_WORD = 20
+_SHORTEST_S, _LONGEST_S = 0.15, 0.9  # of an excerpt
+_MARGIN_SAMPLES = TRAINING_RATE_HZ * 3 // 100
+_N_PER_WORD = 20
 _FORMAT = b'{"speechrnn_pack": 2}'
 """First line of an index. A pack of another format is made anew; count up when what it says of a clip changes."""
 
@@ -178,7 +178,7 @@ def prepare(
         made = [_source(base, base / data.spoken / item.path, item.kind, "training", item.word) for item in spoken]
         return recordings + made
 
-    for field, name, pipeline in (("mined", data.mined, "mine_negatives"), ("cut", data.cut, "cut_words")):
+    for field, name, pipeline in (("mined", data.mined, "mine_negatives"), ("excerpts", data.excerpts, "cut_words")):
         if name and not (base / name).is_file():
             raise DataError(
                 f"{base / name}: no such file; pipelines.{pipeline} makes it; until then --set data.{field}=''"
@@ -191,8 +191,8 @@ def prepare(
                     synthesise(base / data.spoken, spoken, progress)
             pack = _open_pack(folder, sources()) or _make_pack(folder, base, sources(), progress)
     mined = _mined(base / data.mined, pack.clips) if data.mined else []
-    cut = _cut(base / data.cut, pack.clips, {*keywords, *data.held_out}) if data.cut else []
-    return pack._replace(clips=pack.clips + mined + cut)
+    excerpts = _excerpts(base / data.excerpts, pack, {*keywords, *data.held_out}) if data.excerpts else []
+    return pack._replace(clips=pack.clips + mined + excerpts)
 
 
 @contextmanager
@@ -269,7 +269,7 @@ def _mined(path: Path, clips: list[Clip]) -> list[Clip]:
     return found
 
 
-class CutWord(NamedTuple):
+class Excerpt(NamedTuple):
     """A word in running speech: the recording as the pack names it, where the word begins and ends, which it is."""
 
     audio: str
@@ -278,42 +278,50 @@ class CutWord(NamedTuple):
     label: str
 
 
-def read_cut_words(path: Path) -> list[CutWord]:
+def read_excerpts(path: Path) -> list[Excerpt]:
     """A list of words in running speech. Raises DataError for anything else."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [[row[field] for field in CutWord._fields] for row in csv.DictReader(file)]
-        words = [CutWord(audio, float(start_s), float(end_s), label) for audio, start_s, end_s, label in rows]
+            rows = [[row[field] for field in Excerpt._fields] for row in csv.DictReader(file)]
+        if any(None in row for row in rows):
+            raise ValueError("a line is incomplete")
+        words = [Excerpt(audio, float(start_s), float(end_s), label) for audio, start_s, end_s, label in rows]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: expected what pipelines.cut_words writes ({error}); delete it, cut again") from None
     wild = [word for word in words if not 0 <= word.start_s < word.end_s < math.inf]
     if wild:
-        raise DataError(f"{path}: expected 0 <= start_s < end_s, got {wild[0].start_s:g} and {wild[0].end_s:g}")
+        raise DataError(
+            f"{path}: expected 0 <= start_s < end_s, got {wild[0].start_s:g}, {wild[0].end_s:g}; delete it, cut again"
+        )
     return words
 
 
-def _cut(path: Path, clips: list[Clip], known: set[str]) -> list[Clip]:
-    """Words of packed recordings of running speech, each as a clip, and of each word no more than `_N_CUT_PER_WORD`.
+def _excerpts(path: Path, pack: Pack, known: set[str]) -> list[Clip]:
+    """Words of packed recordings of running speech, each as a clip, and of each word no more than `_N_PER_WORD`.
 
-    Left out are words in `known`, what sounds like them, words that stand for those that nobody foresaw and what begins
-    with them, and what is too short or too long for a word alone.
+    Left out are words in `known`, what sounds like them, what must stay unheard, and what is too short or too long for
+    a word alone.
     """
-    recordings = {clip.path: clip for clip in clips}
+    recordings = {clip.path: clip for clip in pack.clips if clip.kind == "speech"}
+    unusable = {clip.path for clip in pack.problems}
     never = known.union(*(SOUND_LIKE.get(word, ()) for word in known))
     found: dict[str, list[Clip]] = {}
-    for word in read_cut_words(path):
-        if word.audio not in recordings:
-            raise DataError(f"{path}: {word.audio} is no recording of the configuration; delete the file, cut again")
-        clip = recordings[word.audio]
-        start = max(0, round(word.start_s * TRAINING_RATE_HZ) - _CUT_MARGIN_SAMPLES)
-        n_samples = min(round(word.end_s * TRAINING_RATE_HZ) + _CUT_MARGIN_SAMPLES, clip.n_samples) - start
-        if word.label in never or word.label.startswith(FORESEEN_BY_NOBODY):
-            continue
-        if _CUT_SAMPLES[0] <= n_samples - 2 * _CUT_MARGIN_SAMPLES <= _CUT_SAMPLES[1]:
-            extent = {"offset": clip.offset + start, "n_samples": n_samples, "word_start": 0, "word_end": n_samples}
-            one = msgspec.structs.replace(clip, kind="cut", word=word.label, **extent)
-            found.setdefault(word.label, []).append(one)
-    return [clip for same in found.values() for clip in _spread(same, _N_CUT_PER_WORD)]
+    for word in read_excerpts(path):
+        if word.audio not in recordings and word.audio not in unusable:
+            raise DataError(f"{path}: {word.audio} is no running speech of the configuration; run pipelines.cut_words")
+        fits = _SHORTEST_S <= word.end_s - word.start_s <= _LONGEST_S
+        if fits and word.audio in recordings and word.label not in never and not must_stay_unheard(word.label):
+            found.setdefault(word.label, []).append(_excerpt(recordings[word.audio], word))
+    return [clip for same in found.values() for clip in _spread(same, _N_PER_WORD)]
+
+
+def _excerpt(clip: Clip, word: Excerpt) -> Clip:
+    """A word of a recording with a margin at both ends."""
+    start, end = (min(round(at_s * TRAINING_RATE_HZ), clip.n_samples) for at_s in (word.start_s, word.end_s))
+    first, last = max(0, start - _MARGIN_SAMPLES), min(end + _MARGIN_SAMPLES, clip.n_samples)
+    extent = {"offset": clip.offset + first, "n_samples": last - first}
+    extent |= {"word_start": start - first, "word_end": end - first}
+    return msgspec.structs.replace(clip, kind="excerpt", word=word.label, **extent)
 
 
 def _spread(clips: list[Clip], n: int) -> list[Clip]:

@@ -1,6 +1,6 @@
 """Words spoken by espeak-ng, as a further source of training clips: new unknown words, keywords and what is nearly one.
 
-Every clip follows from its word and its number alone, so a folder that was made in part is completed, never changed.
+Every clip of a word follows from the word and its number alone, so a folder that was made in part is completed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -59,9 +60,18 @@ def words() -> list[str]:
 
 
 FORESEEN_BY_NOBODY = ("on", "off", "back", "forward")
-"""Words that stand for all that a recogniser was never trained on; nothing that is said like them is made, either."""
+"""Words that stand for all that a recogniser was never trained on; it hears nothing that is said like them, either."""
+_LIKE_THEM = re.compile(
+    r"of|often|awf.*|awn.*|honest.*|honou?r.*|.*pon|.*reon|(on|off|back|forward).*|.*(off|back|forward)s?"
+)
+_UNLIKE_THEM = {"one", "ones", "oneself", "once", "only"}
 _STRESS = "',"
 _PRONUNCIATIONS = "pronunciations.json"
+
+
+def must_stay_unheard(word: str) -> bool:
+    """Whether a word is, begins or ends with, or sounds nearly like one that nobody foresaw."""
+    return word not in _UNLIKE_THEM and _LIKE_THEM.fullmatch(word) is not None
 
 
 class Spoken(NamedTuple):
@@ -95,18 +105,20 @@ def plan(data: Data, keywords: tuple[str, ...]) -> list[Spoken]:
 
 
 def _plan_confusables(data: Data, keywords: tuple[str, ...]) -> set[Spoken]:
-    """For each keyword a number of clips, each of another word that is nearly the keyword."""
-    if not data.n_spoken_confusables:
+    """For each keyword a number of clips, each of another word that is nearly the keyword, as long as there are any.
+
+    Which ones they are hardly changes when a word more or less must not be said.
+    """
+    if not data.n_confusables_per_keyword:
         return set()
     never = (*FORESEEN_BY_NOBODY, *data.held_out)
     sounds = pronunciations(Path(data.dir) / data.spoken, (*keywords, *never))
     planned = set()
     for keyword in keywords:
         near = confusables(sounds[keyword], [sounds[word] for word in keywords], [sounds[word] for word in never])
-        for number in range(data.n_spoken_confusables if near else 0):
-            random = _random(f"nearly {keyword}", number)
-            word = notation(near[random.integers(len(near))])
-            planned.add(_draw(word, random)._replace(kind="confusable"))
+        order = sorted(near, key=lambda sounds: _seed(f"nearly {keyword} {sounds}"))
+        for word in map(notation, order[: data.n_confusables_per_keyword]):
+            planned.add(_draw(word, _random(word, 0))._replace(kind="confusable"))
     return planned
 
 
@@ -125,9 +137,9 @@ def pronunciations(folder: Path, words: tuple[str, ...]) -> dict[str, Sounds]:
         _check_program()
         known |= {word: _sounds(word) for word in missing}
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(msgspec.json.encode(known))
-        part.replace(path)
+        with NamedTemporaryFile(dir=folder, prefix=_PRONUNCIATIONS, delete=False) as part:  # two may do so at once
+            part.write(msgspec.json.encode(known))
+        Path(part.name).replace(path)
     return known
 
 
@@ -138,8 +150,11 @@ def _sounds(word: str) -> Sounds:
 
 
 def _random(word: str, number: int) -> np.random.Generator:
-    seed = int.from_bytes(hashlib.blake2b(f"{word} {number}".encode(), digest_size=8).digest(), "little")
-    return np.random.default_rng(seed)
+    return np.random.default_rng(_seed(f"{word} {number}"))
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _draw(word: str, random: np.random.Generator) -> Spoken:
@@ -168,7 +183,7 @@ def _check_program() -> None:
     if shutil.which(_PROGRAM) is None:
         raise DataError(
             f"{_PROGRAM}: not found; install it (Debian: apt install espeak-ng), "
-            "or set data.n_spoken_per_word, data.n_spoken_per_keyword and data.n_spoken_confusables to 0"
+            "or set data.n_spoken_per_word, data.n_spoken_per_keyword and data.n_confusables_per_keyword to 0"
         )
 
 

@@ -133,9 +133,9 @@ def test_mined_stretches_are_unknown_in_their_share_and_nothing_is_spliced_of_th
 
 def test_a_word_cut_from_speech_is_an_unknown_word_alone_that_fades_in_and_out(made_pack: Pack) -> None:
     speech = next(clip for clip in made_pack.clips if clip.kind == "speech")
-    cut = msgspec.structs.replace(speech, kind="cut", word="the", n_samples=6000, word_start=0, word_end=6000)
+    cut = msgspec.structs.replace(speech, kind="excerpt", word="the", n_samples=6000, word_start=0, word_end=6000)
     pack = made_pack._replace(clips=[*made_pack.clips, cut])
-    training = examples(pack, unknown_share=0.5, unknown_mix={"cut": 1.0})
+    training = examples(pack, unknown_share=0.5, unknown_mix={"excerpt": 1.0})
     plan = [planned for planned in training.epoch(np.random.default_rng(0)) if planned.label == 2]
     assert {planned.clip for planned in plan} == {cut}
     batch = training.batch(plan[:1], seed=0)

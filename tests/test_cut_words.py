@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from pipelines import cut_words
-from speechrnn.dataset import CutWord, prepare, read_cut_words
+from speechrnn.dataset import Excerpt, prepare, read_excerpts
 from speechrnn.errors import DataError
 from tests import made_data
 
@@ -58,33 +58,53 @@ def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_words_are_listed_with_their_times_and_trained_on(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cut_words.main()
-    words = read_cut_words(talk / "cut.csv")
+    words = read_excerpts(talk / "excerpts.csv")
     names = [f"speech/training/{i}.wav" for i in range(4)]
-    assert words[:2] == [CutWord(names[0], 0.1, 0.3, "the"), CutWord(names[0], 0.41, 0.8, "apple")]
+    assert words[:2] == [Excerpt(names[0], 0.1, 0.3, "the"), Excerpt(names[0], 0.41, 0.8, "apple")]
     assert [word.audio for word in words[::2]] == names
     assert "8 words, 2 different, in 4 recordings" in capsys.readouterr().out
-    clips = prepare(made_data.data(talk, cut="cut.csv")).clips
-    assert sorted(clip.word for clip in clips if clip.kind == "cut") == ["apple"] * 4 + ["the"] * 4
+    clips = prepare(made_data.data(talk, excerpts="excerpts.csv")).clips
+    assert sorted(clip.word for clip in clips if clip.kind == "excerpt") == ["apple"] * 4 + ["the"] * 4
 
 
-@pytest.mark.parametrize("lost", [0, 5, 20])
+@pytest.mark.parametrize("lost", [0, 5, 20, 60, 100, 1000])
 def test_an_interrupted_list_is_gone_on_with(talk: Path, monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
     cut_words.main()
-    complete = read_cut_words(talk / "cut.csv")
-    (talk / "cut.csv").unlink()
+    complete = read_excerpts(talk / "excerpts.csv")
+    (talk / "excerpts.csv").unlink()
     monkeypatch.setattr(FakeDecoder, "fails_at", FakeDecoder.heard + 3)
     with pytest.raises(KeyboardInterrupt):
         cut_words.main()
-    written = (talk / "cut.csv").read_bytes()
-    (talk / "cut.csv").write_bytes(written[: len(written) - lost])
+    assert not (talk / "excerpts.csv").exists()
+    part = talk / "excerpts.csv.part"
+    part.write_bytes(part.read_bytes()[: -lost or None])
     before = FakeDecoder.heard
     cut_words.main()
-    assert read_cut_words(talk / "cut.csv") == complete
-    assert FakeDecoder.heard == before + 3  # the last one in the list, which may have been cut short, and two more
+    assert read_excerpts(talk / "excerpts.csv") == complete
+    again = FakeDecoder.heard - before
+    assert again == (3 if lost < 50 else 4)  # two that were not heard, and the last in the list, maybe incomplete
+    assert [path.name for path in talk.glob("excerpts*")] == ["excerpts.csv"]
+
+
+def test_a_complete_list_follows_the_recordings_there_are(talk: Path) -> None:
+    cut_words.main()
+    (talk / "speech" / "training" / "3.wav").rename(talk / "speech" / "training" / "4.wav")
+    before = FakeDecoder.heard
+    cut_words.main()
+    assert FakeDecoder.heard == before + 1
+    assert {Path(word.audio).stem for word in read_excerpts(talk / "excerpts.csv")} == {"0", "1", "2", "4"}
+
+
+def test_a_recording_that_cannot_be_read_is_left_out_and_said(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (talk / "speech" / "training" / "1.wav").write_bytes(b"RIFF")
+    cut_words.main()
+    assert "left out: " in (said := capsys.readouterr().out)
+    assert "1.wav" in said
+    assert len(read_excerpts(talk / "excerpts.csv")) == 6
 
 
 def test_without_pocketsphinx_it_says_so(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(DataError, match=r"pocketsphinx: not found.*install it"):
         cut_words.main()
-    assert not (talk / "cut.csv").exists()
+    assert not (talk / "excerpts.csv").exists()

@@ -523,33 +523,33 @@ def test_false_alarms_at_either_end_of_a_recording_stay_inside_it(own_dir: Path)
     assert 0 < first.n_samples <= last.n_samples == 1.4 * 16000
 
 
-def cut_words(root: Path, *rows: str, held_out: tuple[str, ...] = ()) -> list[dataset.Clip]:
+def excerpts_of(root: Path, *rows: str, held_out: tuple[str, ...] = ()) -> list[dataset.Clip]:
     """The clips that a list of words in the first recording becomes; a row is its label and times."""
     lines = [f"speech/training/0.wav,{times},{label}" for label, times in (row.split(" ") for row in rows)]
-    (root / "cut.csv").write_text("\n".join(["audio,start_s,end_s,label", *lines]))
-    pack = prepare(made_data.data(root, cut="cut.csv", held_out=held_out), keywords=("yes", "no"))
-    return [clip for clip in pack.clips if clip.kind == "cut"]
+    (root / "excerpts.csv").write_text("\n".join(["audio,start_s,end_s,label", *lines]))
+    pack = prepare(made_data.data(root, excerpts="excerpts.csv", held_out=held_out), keywords=("yes", "no"))
+    return [clip for clip in pack.clips if clip.kind == "excerpt"]
 
 
 def test_a_word_is_cut_from_its_place_with_a_margin_that_stays_inside_the_recording(own_dir: Path) -> None:
-    first, second = cut_words(own_dir, "apple 0.01,0.3", "pear 0.5,0.9")
+    first, second = excerpts_of(own_dir, "apple 0.01,0.3", "pear 0.5,0.9")
     pack = prepare(made_data.data(own_dir))
     (speech,) = [clip for clip in pack.clips if clip.path == "speech/training/0.wav"]
     assert (first.word, first.split, first.offset, first.n_samples) == ("apple", "training", speech.offset, 5280)
     assert (second.offset - speech.offset, second.n_samples) == (16 * 470, 16 * 460)
-    assert (second.word_start, second.word_end) == (0, second.n_samples)
+    assert (second.word_start, second.word_end) == (480, 480 + 6400)
 
 
 @pytest.mark.parametrize(
     "row",
-    ["no 0.1,0.5", "know 0.1,0.5", "bus 0.1,0.5", "off 0.1,0.5", "onto 0.1,0.5", "apple 0.1,0.24", "apple 0.1,1.01"],
+    ["no 0.1,0.5", "know 0.1,0.5", "bus 0.1,0.5", "off 0.1,0.5", "upon 0.1,0.5", "apple 0.1,0.24", "apple 0.1,1.01"],
 )
 def test_keywords_and_what_must_stay_unheard_and_what_is_no_word_alone_are_not_cut(own_dir: Path, row: str) -> None:
-    assert [clip.word for clip in cut_words(own_dir, row, "pear 0.1,0.5", held_out=("bus",))] == ["pear"]
+    assert [clip.word for clip in excerpts_of(own_dir, row, "pear 0.1,0.5", held_out=("bus",))] == ["pear"]
 
 
 def test_frequent_words_are_cut_from_the_whole_list_and_no_more_than_twenty_times(own_dir: Path) -> None:
-    found = cut_words(own_dir, *(f"the {i / 100:.2f},{i / 100 + 0.2:.2f}" for i in range(60)), "apple 0.1,0.4")
+    found = excerpts_of(own_dir, *(f"the {i / 100:.2f},{i / 100 + 0.2:.2f}" for i in range(60)), "apple 0.1,0.4")
     the = [clip for clip in found if clip.word == "the"]
     assert (len(the), len(found)) == (20, 21)
     assert the[-1].offset - the[0].offset > 0.5 * 16000
@@ -558,18 +558,28 @@ def test_frequent_words_are_cut_from_the_whole_list_and_no_more_than_twenty_time
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "no such file; pipelines.cut_words makes it; until then --set data.cut=''"),
+        (None, "no such file; pipelines.cut_words makes it; until then --set data.excerpts=''"),
         ("audio,start_s,label\nspeech/training/0.wav,1.0,the\n", "'end_s'"),
         ("audio,start_s,end_s,label\nspeech/training/0.wav,1.0,soon,the\n", "soon"),
         (
             "audio,start_s,end_s,label\nspeech/training/0.wav,1.0,1.0,the\n",
             "expected 0 <= start_s < end_s",
         ),
-        ("audio,start_s,end_s,label\nspeech/training/none.wav,1.0,1.5,the\n", "none.wav is no recording"),
+        ("audio,start_s,end_s,label\nspeech/training/0.wav,1.0,1.5\n", "a line is incomplete"),
+        ("audio,start_s,end_s,label\nspeech/training/none.wav,1.0,1.5,the\n", "none.wav is no running speech"),
+        ("audio,start_s,end_s,label\nnoise/hum.wav,1.0,1.5,the\n", "hum.wav is no running speech"),
     ],
 )
 def test_a_list_of_words_that_cannot_be_used_is_named(own_dir: Path, text: str | None, problem: str) -> None:
     if text is not None:
-        (own_dir / "cut.csv").write_text(text)
-    with pytest.raises(DataError, match=f"cut.csv: .*({problem})"):
-        prepare(made_data.data(own_dir, cut="cut.csv"))
+        (own_dir / "excerpts.csv").write_text(text)
+    with pytest.raises(DataError, match=f"excerpts.csv: .*({problem})"):
+        prepare(made_data.data(own_dir, excerpts="excerpts.csv"))
+
+
+def test_words_of_a_recording_that_cannot_be_packed_are_passed_over(own_dir: Path) -> None:
+    soundfile.write(own_dir / "speech" / "training" / "1.wav", np.full((16000, 2), 0.1), 16000)
+    rows = ["audio,start_s,end_s,label", "speech/training/1.wav,0.1,0.5,pear", "speech/training/0.wav,0.1,0.5,apple"]
+    (own_dir / "excerpts.csv").write_text("\n".join(rows))
+    clips = prepare(made_data.data(own_dir, excerpts="excerpts.csv")).clips
+    assert [clip.word for clip in clips if clip.kind == "excerpt"] == ["apple"]

@@ -43,7 +43,7 @@ INFERENCE = {
         *("view", "__init__"),
         *("server", "service"),
     },
-    "confusables": set(),
+    "confusables": {"errors"},
     "synthesis": {"audio", "config", "confusables", "errors"},
     "dataset": {"audio", "config", "errors", "labels", "synthesis"},
     "contexts": {"audio", "config", "dataset", "errors", "labels", "spec"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tomllib
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,6 +17,7 @@ from pipelines.operating_points import TARGETS, allot, raised
 from pipelines.streams import PRESETS, Material, Sound
 from speechrnn import scoring
 from speechrnn.dataset import Pack
+from speechrnn.labels import Labels
 from speechrnn.listening import hear
 from speechrnn.scoring import Heard
 from speechrnn.spec import OperatingPoint, Options
@@ -42,6 +45,30 @@ def test_of_equally_good_thresholds_the_middle_is_taken() -> None:
 @pytest.mark.parametrize(("allowed", "expected"), [(0, [1, 0]), (1, [2, 0]), (2, [2, 1]), (9, [3, 3])])
 def test_thresholds_are_raised_as_far_as_errors_allow(allowed: float, expected: list[int]) -> None:
     assert raised(ERRORS, [0, 0], np.array([allowed, allowed])) == expected
+
+
+def test_where_speech_shows_no_target_thresholds_rise_while_no_word_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def result(n_missed: int, n_false_alarms: int) -> SimpleNamespace:
+        one = SimpleNamespace(n_spoken=40, n_found=40 - n_missed, n_wrong=0, n_false_alarms=n_false_alarms)
+        return SimpleNamespace(per_keyword={"yes": one})
+
+    def sweep(heard: list[Heard], labels: Labels, options: Options, rule: str, levels: list[float]) -> list[Any]:
+        if heard:  # the streams: from the 12th threshold on a word is missed for each false alarm less, later two more
+            return [
+                result(max(0, min(i - 11, 2)) + 2 * (i > 14), max(0, 2 - max(0, i - 11))) for i in range(len(levels))
+            ]
+        return [result(0, 1 if i < 1 else 0) for i in range(len(levels))]
+
+    monkeypatch.setattr(operating_points, "sweep", sweep)
+    hour = Heard("", 3600.0, [], {})
+    monkeypatch.setattr(operating_points.Recordings, "speech_hours", 1.0)
+    recordings = operating_points.Recordings([hour], [])
+    found = operating_points.candidates(recordings, Labels(("yes",)), Options())
+    levels = [round(float(level), 3) for level in 1 / (1 + np.exp(-operating_points._LOGITS))]
+    places = {name: levels.index(thresholds["yes"]) for name, thresholds in found.items()}
+    assert places["balanced"] == 11  # none is missed there; 12 would miss one, with as few errors
+    assert places["strict"] == 14  # 5 % of 40 words, and no more
+    assert places["sensitive"] == 8  # the middle of those with fewest errors
 
 
 def heard(*words: str) -> Heard:
