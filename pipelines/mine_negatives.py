@@ -38,11 +38,11 @@ _NEAR_S = 0.5
 
 
 def mine(recognizer: Recognizer, pack: Pack) -> list[Mined]:
-    """What the spotter hears in all running speech of a pack when it fires easily."""
+    """What the spotter hears in the running speech of a pack that is trained on, when it fires easily."""
     options = Options(threshold=_THRESHOLD, smoothing_ms=_SMOOTHING_MS, lag_ms=recognizer.info.options.lag_ms)
     found = []
     for clip in pack.clips:
-        if clip.kind == "speech":
+        if clip.kind == "speech" and clip.split == "training":
             samples = from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
             spotter = KeywordSpotter(recognizer, options)
             heard = spotter.push(samples) + spotter.finish()
@@ -134,7 +134,8 @@ def main() -> None:
     data = load_experiment(arguments.config, data_dir=arguments.data).data
     base = Path(data.dir)
     path = base / (data.mined or MINED)
-    hours = sum(clip.n_samples for clip in pack.clips if clip.kind == "speech") / TRAINING_RATE_HZ / 3600
+    speech = [clip for clip in pack.clips if clip.kind == "speech" and clip.split == "training"]
+    hours = sum(clip.n_samples for clip in speech) / TRAINING_RATE_HZ / 3600
     old, heard = read_mined(path) if path.exists() else [], mine(recognizer, pack)
     guess_transcripts(sorted({base / alarm.audio for alarm in heard}))
     new = [alarm for alarm in heard if is_false(alarm, base)]

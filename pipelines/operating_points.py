@@ -4,6 +4,7 @@
 
 Misses and wrong words are counted on streams of validation words over noise (preset `tensorflow`, three seeds), false
 alarms on the running speech of the training data, of which the model has heard parts: expect more on other speech.
+Where `data.speech_validation_share` keeps speakers from training, the rates that are stored are of their speech alone.
 Recordings in which, by their transcripts, a keyword is spoken are left out; without transcripts, such as
 pipelines.mine_negatives guesses, a keyword that is spoken counts as a false alarm. Where the model was trained on what
 that pipeline mined in the same speech, the rates are those of speech it was corrected on.
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 
 from pipelines.streams import PRESETS, hear_with_truth, make_stream, of_pack, open_inputs, speech_of
 from speechrnn.cli import run_program
-from speechrnn.dataset import Pack
+from speechrnn.dataset import Pack, Split
 from speechrnn.labels import Labels
 from speechrnn.runtime import Recognizer, remembering
 from speechrnn.scoring import Heard, KeywordScore, Score, decide, score, sweep
@@ -52,7 +53,7 @@ Counts = NDArray[np.int64]
 
 
 class Recordings(NamedTuple):
-    """Streams with known words, and running speech in which every detection counts as false."""
+    """Streams with known words, and the running speech of each split, in which every detection counts as false."""
 
     streams: list[Heard]
     speech: list[Heard]
@@ -69,6 +70,7 @@ class Chosen(NamedTuple):
     options: Options
     in_streams: Score
     in_speech: Score
+    in_unheard: Score | None = None
 
     @property
     def cost(self) -> float:
@@ -83,7 +85,9 @@ def listen(recognizer: Recognizer, pack: Pack, choices: Mapping[str, Options]) -
     material = of_pack(pack, recognizer.info.spec.labels.keywords)
     streams = [make_stream(material, PRESETS["tensorflow"], seed) for seed in _SEEDS]
     in_streams = [hear_with_truth(recognizer, [samples], words, choices) for samples, words in streams]
-    return Recordings(in_streams, [hear_with_truth(recognizer, speech_of(pack), [], choices)])
+    splits: tuple[Split, ...] = ("training", "validation")
+    in_speech = [hear_with_truth(recognizer, speech_of(pack, split), [], choices, audio=split) for split in splits]
+    return Recordings(in_streams, in_speech if in_speech[1].duration_s else in_speech[:1])
 
 
 def sounding(heard: Heard, n_keywords: int) -> Heard:
@@ -171,24 +175,34 @@ def choose(recordings: Recordings, labels: Labels, options: Options) -> dict[str
 def measure(recognizer: Recognizer, pack: Pack, choices: Mapping[str, Options]) -> dict[str, Chosen]:
     """What the spotter that ships gives with each of these options."""
     recordings, keywords = listen(recognizer, pack, choices), recognizer.info.spec.labels.keywords
+    unheard = [heard for heard in recordings.speech if heard.audio == "validation"]
+
+    def scored(name: str, part: list[Heard]) -> Score:
+        return score([heard.scored(name) for heard in part], keywords)
+
     return {
-        name: Chosen(options, *(score([heard.scored(name) for heard in part], keywords) for part in recordings))
+        name: Chosen(
+            options,
+            scored(name, recordings.streams),
+            scored(name, recordings.speech),
+            scored(name, unheard) if unheard else None,
+        )
         for name, options in choices.items()
     }
 
 
 def to_point(measured: Chosen) -> OperatingPoint:
     """A point as it is stored, with the rates that were measured."""
-    options, hours = measured.options, measured.in_speech.hours
+    options, speech = measured.options, measured.in_unheard or measured.in_speech
     return OperatingPoint(
         threshold=round(options.threshold, 3),
         thresholds=options.thresholds,
         smoothing_ms=options.smoothing_ms,
         release=options.release,
         refractory_ms=options.refractory_ms,
-        false_alarms_per_hour=round(measured.in_speech.false_alarms_per_hour, 2) if hours else None,
+        false_alarms_per_hour=round(speech.false_alarms_per_hour, 2) if speech.hours else None,
         misses=round(measured.in_streams.missed_share, 4),
-        measured_hours=round(hours, 2),
+        measured_hours=round(speech.hours, 2),
     )
 
 
@@ -204,17 +218,24 @@ def to_toml(points: Mapping[str, OperatingPoint]) -> str:
 def to_markdown(measured: Mapping[str, Chosen]) -> str:
     """A table for docs/log.md."""
     lines = [
-        "| point | target/h | false alarms/h, speech | misses | wrong | false alarms/h, streams | p50 ms | p95 ms |",
-        "|" + "---|" * 8,
+        "| point | target/h | false alarms/h, speech | never trained on | misses | wrong | false alarms/h, streams "
+        "| p50 ms | p95 ms |",
+        "|" + "---|" * 9,
     ]
     for name, one in measured.items():
-        streams, speech = one.in_streams, one.in_speech
+        streams = one.in_streams
         lines.append(
-            f"| {name} | {TARGETS[name]:g} | {speech.false_alarms_per_hour:.2f} ({speech.n_false_alarms} in "
-            f"{speech.hours:.2f} h) | {100 * streams.missed_share:.1f} % | {100 * streams.wrong_share:.1f} % "
+            f"| {name} | {TARGETS[name]:g} | {_rate(one.in_speech)} | {_rate(one.in_unheard)} "
+            f"| {100 * streams.missed_share:.1f} % | {100 * streams.wrong_share:.1f} % "
             f"| {streams.false_alarms_per_hour:.1f} | {streams.delay_p50_ms:.0f} | {streams.delay_p95_ms:.0f} |"
         )
     return "\n".join(lines)
+
+
+def _rate(speech: Score | None) -> str:
+    if speech is None:
+        return "-"
+    return f"{speech.false_alarms_per_hour:.2f} ({speech.n_false_alarms} in {speech.hours:.2f} h)"
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from speechrnn.audio import Samples, find_audio, from_int16, read, to_int16
 from speechrnn.cli import pack_audio
 from speechrnn.config import TRAINING_RATE_HZ, Range, load_experiment
-from speechrnn.dataset import Clip, Pack, word_extent
+from speechrnn.dataset import Clip, Pack, Split, word_extent
 from speechrnn.detector import Detection
 from speechrnn.errors import DataError
 from speechrnn.evaluation import speech_power
@@ -110,9 +110,9 @@ def speech_clips(pack: Pack) -> list[Clip]:
     return clips[:: max(1, int(n_samples / (_SPEECH_HOURS * 3600 * TRAINING_RATE_HZ)))]
 
 
-def speech_of(pack: Pack) -> Iterator[Samples]:
-    """All running speech there is, recording by recording [T]."""
-    return (_read_packed(pack, clip) for clip in pack.clips if clip.kind == "speech")
+def speech_of(pack: Pack, split: Split) -> Iterator[Samples]:
+    """All running speech of a split, recording by recording [T]."""
+    return (_read_packed(pack, clip) for clip in pack.clips if clip.kind == "speech" and clip.split == split)
 
 
 def join(pack: Pack, clips: Iterable[Clip]) -> Samples:

@@ -42,7 +42,9 @@ class Data(Struct, frozen=True):
     stretches of it in which an earlier model heard a keyword, listed in the file `mined`; and what is made of all
     words: the start of one with the end of another (`splice`), `reversed` ones, keywords of which the larger `part` is
     missing, the `gap` between the end of one and the start of another, and running speech that begins or ends
-    (`onset`). Words in `held_out` are never trained on, so that validation has unknown words that are new.
+    (`onset`). Words in `held_out` are never trained on, so that validation has unknown words that are new; nor are some
+    `speech_validation_share` of the speakers of running speech, so that false alarms can be counted there. A speaker is
+    the name of the file up to its first "-" or "_".
     espeak-ng makes `n_spoken_per_word` clips of each of a list of English words, `n_spoken_per_keyword` of each
     keyword, and says `n_confusables_per_keyword` words that are nearly it.
     """
@@ -52,6 +54,7 @@ class Data(Struct, frozen=True):
     words: tuple[str, ...] = ()
     words_validation: tuple[str, ...] = ()
     speech: tuple[str, ...] = ()
+    speech_validation_share: float = 0.0
     noise: tuple[str, ...] = ()
     rooms: tuple[str, ...] = ()
     spoken: str = "spoken"
@@ -71,6 +74,8 @@ class Data(Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in ("n_spoken_per_word", "n_spoken_per_keyword", "n_confusables_per_keyword"):
             check(getattr(self, name) >= 0, f"expected {name} of at least 0, got {getattr(self, name)}")
+        share = self.speech_validation_share
+        check(0 <= share < 1, f"expected 0 <= speech_validation_share < 1, got {share}")
         weights = self.unknown_mix.values()
         check(
             all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0,

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -100,6 +101,13 @@ def split_of(file_name: str) -> Split:
     return "validation" if percentage < 10 else "testing" if percentage < 20 else "training"
 
 
+def _split_of_speech(file_name: str, validation_share: float) -> Split:
+    """The split of a recording of running speech, by the hash of its speaker."""
+    speaker = re.split("[-_]", Path(file_name).stem)[0]
+    place = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % 1000 / 1000
+    return "validation" if place < validation_share else "training"
+
+
 def _source(base: Path, file: Path, kind: Kind, split: Split, word: str) -> Clip:
     """A file to be packed. One that cannot be looked at, such as a broken link, has a size of -1; packing says why."""
     try:
@@ -145,7 +153,9 @@ def find_sources(data: Data) -> list[Clip]:
         for name in names:
             if not (base / name).is_dir():
                 raise DataError(f"{base / name}: no such folder; correct it in [data] of the configuration")
-            clips += [_source(base, file, kind, split, file.parent.name) for file in _audio_files(base / name)]
+            for file in _audio_files(base / name):
+                of_file = _split_of_speech(file.name, data.speech_validation_share) if kind == "speech" else split
+                clips.append(_source(base, file, kind, of_file, file.parent.name))
     return clips
 
 

@@ -583,3 +583,24 @@ def test_words_of_a_recording_that_cannot_be_packed_are_passed_over(own_dir: Pat
     (own_dir / "excerpts.csv").write_text("\n".join(rows))
     clips = prepare(made_data.data(own_dir, excerpts="excerpts.csv")).clips
     assert [clip.word for clip in clips if clip.kind == "excerpt"] == ["apple"]
+
+
+def test_some_speakers_of_running_speech_are_kept_for_validation_with_all_they_say(own_dir: Path) -> None:
+    folder = own_dir / "speech" / "training"
+    sample = (folder / "0.wav").read_bytes()
+    for path in folder.glob("*.wav"):
+        path.unlink()
+    for speaker in range(40):
+        for name in (f"{speaker}-1-0001.wav", f"{speaker}_2.wav"):
+            (folder / name).write_bytes(sample)
+
+    def kept(share: float) -> set[str]:
+        clips = find_sources(made_data.data(own_dir, speech_validation_share=share))
+        splits = {Path(clip.path).stem: clip.split for clip in clips if clip.kind == "speech"}
+        assert all(splits[f"{speaker}-1-0001"] == splits[f"{speaker}_2"] for speaker in range(40))
+        return {name for name, split in splits.items() if split == "validation"}
+
+    assert kept(0) == set()
+    assert 0 < len(kept(0.25)) <= 40
+    assert kept(0.25) < kept(0.6)
+    assert len(kept(0.999)) == 80

@@ -16,7 +16,7 @@ from pipelines import levels, operating_points
 from pipelines.operating_points import TARGETS, allot, raised
 from pipelines.streams import PRESETS, Material, Sound
 from speechrnn import scoring
-from speechrnn.dataset import Pack
+from speechrnn.dataset import Clip, Pack
 from speechrnn.labels import Labels
 from speechrnn.listening import hear
 from speechrnn.scoring import Heard
@@ -108,6 +108,20 @@ def test_points_are_chosen_measured_and_read_back(made_pack: Pack, monkeypatch: 
         assert point.thresholds.keys() == {"yes", "no"}
         assert point.applied_to(Options()).smoothing_ms == 300
         assert point.misses == pytest.approx(measured[name].in_streams.missed_share, abs=1e-4)
+
+
+def test_rates_are_of_speech_that_was_never_trained_on_where_there_is_any(made_pack: Pack) -> None:
+    def kept(clip: Clip) -> Clip:
+        is_kept = clip.kind == "speech" and clip.path.endswith("0.wav")
+        return msgspec.structs.replace(clip, split="validation") if is_kept else clip
+
+    pack = made_pack._replace(clips=[kept(clip) for clip in made_pack.clips])
+    n_kept = sum(clip.n_samples for clip in pack.clips if clip.kind == "speech" and clip.split == "validation")
+    (measured,) = operating_points.measure(fake_recognizer(), pack, {"balanced": Options()}).values()
+    assert measured.in_unheard is not None
+    assert measured.in_unheard.hours == pytest.approx(n_kept / 16000 / 3600)
+    assert measured.in_speech.hours > measured.in_unheard.hours
+    assert operating_points.to_point(measured).measured_hours == round(measured.in_unheard.hours, 2)
 
 
 def test_every_level_and_ratio_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -446,6 +446,13 @@ def test_what_is_taken_for_a_keyword_in_running_speech_is_listed_and_trained_on(
     assert np.count_nonzero(np.abs(samples) > 1000) >= 0.35 * RATE_HZ
 
 
+def test_speech_that_is_kept_for_validation_is_not_mined(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = load_experiment(ROOT / "configs" / "smoke.toml", ["data.speech_validation_share=0.999"], data_dir=str(talk))
+    for module in (mine_negatives, streams):
+        monkeypatch.setattr(module, "load_experiment", lambda *args, **kwargs: kept)
+    assert mined(talk, monkeypatch) == []
+
+
 def test_mining_again_keeps_what_was_found_and_guesses_no_transcript_twice(
     talk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
