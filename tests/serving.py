@@ -64,7 +64,8 @@ class Serving:
 
     def connect(self, **settings: Any) -> ClientConnection:
         """A WebSocket to it."""
-        websocket: ClientConnection = connect(f"ws://{self.host}/v1/listen", proxy=None, compression=None, **settings)
+        settings = {"proxy": None, "compression": None, "open_timeout": 30, **settings}  # as patient as `wait_until`
+        websocket: ClientConnection = connect(f"ws://{self.host}/v1/listen", **settings)
         return websocket
 
     def request(

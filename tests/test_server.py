@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -633,7 +633,7 @@ async def pester(host: str, seed: int, n_messages: int) -> int:
     """Send random messages, coming again whenever the server has had enough; the number that was sent."""
     randomness, n_sent = random.Random(seed), 0
     while n_sent < n_messages:
-        async with connect_async(f"ws://{host}/v1/listen", proxy=None, compression=None) as websocket:
+        async with connect_async(f"ws://{host}/v1/listen", proxy=None, compression=None, open_timeout=30) as websocket:
             try:
                 if randomness.random() < 0.5:
                     await websocket.send(start())
@@ -650,7 +650,7 @@ async def pester(host: str, seed: int, n_messages: int) -> int:
 
 
 def shout(port: int, seed: int, n: int) -> None:
-    """Send bytes that are no HTTP, or nearly."""
+    """Send bytes that are no HTTP, or nearly, one client after the other: more at once than served are sent away."""
     randomness = random.Random(seed)
     heads = [
         b"",
@@ -659,8 +659,11 @@ def shout(port: int, seed: int, n: int) -> None:
     ]
     heads.append(heads[-1] + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
     for _ in range(n):
-        with socket.create_connection(("127.0.0.1", port), 30) as plain:
+        with socket.create_connection(("127.0.0.1", port), 30) as plain, suppress(ConnectionError):
             plain.sendall(randomness.choice(heads) + randomness.randbytes(randomness.randrange(200)))
+            plain.shutdown(socket.SHUT_WR)
+            while plain.recv(4096):
+                pass
 
 
 def test_thousands_of_random_messages_do_not_disturb_the_good_client_beside_them(
