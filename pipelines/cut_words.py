@@ -11,14 +11,13 @@ folder if it names none), and is there when all recordings were listened to; int
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 from pathlib import Path
 from typing import Any
 
-from speechrnn.audio import read, to_int16
+from pipelines.guesses import decode, open_decoder, to_csv, write_list
 from speechrnn.cli import run_program, track
-from speechrnn.config import TRAINING_RATE_HZ, load_experiment
+from speechrnn.config import load_experiment
 from speechrnn.dataset import Excerpt, find_sources, read_excerpts
 from speechrnn.errors import AudioError, DataError
 
@@ -30,13 +29,10 @@ _TELL_EVERY = 50
 def find_words(decoder: Any, file: Path, name: str) -> list[Excerpt]:
     """The words that PocketSphinx hears in a recording, which the list calls `name`; none if it cannot be read."""
     try:
-        samples = to_int16(read(file, TRAINING_RATE_HZ))
+        decode(decoder, file)
     except AudioError as error:
         print(f"left out: {error}", flush=True)
         return []
-    decoder.start_utt()
-    decoder.process_raw(samples.tobytes(), full_utt=True)
-    decoder.end_utt()
     return words_of(name, [(one.word, one.start_frame, one.end_frame) for one in decoder.seg() or []])
 
 
@@ -56,29 +52,24 @@ def read_done(path: Path, part: Path, recordings: list[str]) -> list[Excerpt]:
     """
     words = read_excerpts(path) if path.exists() else []
     if part.exists():
-        whole = part.with_name(part.name + ".whole")
-        whole.write_bytes(b"".join(part.read_bytes().rpartition(b"\n")[:2]))
-        begun = read_excerpts(whole) if whole.stat().st_size else []
-        whole.unlink()
-        known = {word.audio for word in words}
+        with part.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+        begun, known = read_excerpts(part), {word.audio for word in words}
         words += [word for word in begun if word.audio not in {begun[-1].audio, *known}]
     wanted = set(recordings)
     return [word for word in words if word.audio in wanted]
 
 
-def write_list(path: Path, decoder: Any, base: Path, recordings: list[str]) -> None:
+def make_list(path: Path, decoder: Any, base: Path, recordings: list[str]) -> None:
     """Listen to those recordings that are not in the list yet, and put the list into its place when it is complete."""
     part = path.with_name(path.name + ".part")
     done = read_done(path, part, recordings)
-    fresh = part.with_name(part.name + ".new")
-    with fresh.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([Excerpt._fields, *done])
-    fresh.replace(part)
+    write_list(part, Excerpt, done)
     known = {word.audio for word in done}
     missing = [name for name in recordings if name not in known]
-    with part.open("a", encoding="utf-8", newline="") as file:
+    with part.open("a", encoding="utf-8") as file:
         for number, name in enumerate(track(missing, len(missing), "listening"), 1):
-            csv.writer(file).writerows(find_words(decoder, base / name, name))
+            file.write(to_csv(find_words(decoder, base / name, name)))
             file.flush()
             if number % _TELL_EVERY == 0:
                 print(f"{number} of {len(missing)} recordings", flush=True)
@@ -96,11 +87,8 @@ def main() -> None:
     recordings = [clip.path for clip in find_sources(data) if clip.kind == "speech"]
     if not recordings:
         raise DataError(f"{arguments.config}: names no running speech; set data.speech")
-    try:
-        from pocketsphinx import Decoder
-    except ModuleNotFoundError:
-        raise DataError("pocketsphinx: not found, and nothing else tells where words begin; install it") from None
-    write_list(path, Decoder(samprate=TRAINING_RATE_HZ, loglevel="FATAL"), Path(data.dir), recordings)
+    decoder = open_decoder("pocketsphinx: not found, and nothing else tells where words begin")
+    make_list(path, decoder, Path(data.dir), recordings)
     words = read_excerpts(path)
     n_different = len({word.label for word in words})
     print(f"{path}: {len(words)} words, {n_different} different, in {len(recordings)} recordings")

@@ -93,16 +93,19 @@ def choices_of(info: ModelInfo) -> dict[str, Options]:
 
 def score_streams(recognizer: Recognizer, material: Material) -> dict[str, dict[str, Score]]:
     """For each preset what each operating point gives, over all seeds."""
-    choices = choices_of(recognizer.info)
     results = {}
     for preset, rule in RULES.items():
-        heard = []
-        for seed in SEEDS:
-            stream, words = make_stream(material, PRESETS[preset], seed)
-            heard.append(hear_with_truth(recognizer, [stream], words, choices, f"{preset} {seed}"))
-        results[preset] = _score_each(heard, recognizer.info, rule)
+        results[preset] = _score_each(_hear_streams(recognizer, material, preset), recognizer.info, rule)
         print(f"{preset}: done", flush=True)
     return results
+
+
+def _hear_streams(recognizer: Recognizer, material: Material, preset: str) -> list[Heard]:
+    heard = []
+    for seed in SEEDS:
+        stream, words = make_stream(material, PRESETS[preset], seed)
+        heard.append(hear_with_truth(recognizer, [stream], words, choices_of(recognizer.info), f"{preset} {seed}"))
+    return heard
 
 
 def read_speech(folder: Path) -> dict[Path, Truth]:
@@ -112,12 +115,15 @@ def read_speech(folder: Path) -> dict[Path, Truth]:
 
 def score_speech(recognizer: Recognizer, recordings: Mapping[Path, Truth]) -> dict[str, Score]:
     """What each operating point gives in recordings with transcripts, each heard on its own."""
+    return _score_each(_hear_speech(recognizer, recordings), recognizer.info, "default")
+
+
+def _hear_speech(recognizer: Recognizer, recordings: Mapping[Path, Truth]) -> list[Heard]:
     choices, rate_hz = choices_of(recognizer.info), recognizer.info.spec.sample_rate_hz
-    heard = [
+    return [
         hear_with_truth(recognizer, [read(file, rate_hz)], truth, choices, str(file))
         for file, truth in recordings.items()
     ]
-    return _score_each(heard, recognizer.info, "default")
 
 
 def _score_each(heard: Sequence[Heard], info: ModelInfo, rule: str) -> dict[str, Score]:
@@ -129,10 +135,7 @@ def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path
     """Draw misses in the clean streams against false alarms in running speech, over all thresholds."""
     info, choices = recognizer.info, choices_of(recognizer.info)
     labels, options = info.spec.labels, next(iter(choices.values()))
-    streams = [make_stream(material, PRESETS["clean"], seed) for seed in SEEDS]
-    in_streams = [hear_with_truth(recognizer, [stream], words, choices) for stream, words in streams]
-    rate_hz = info.spec.sample_rate_hz
-    in_speech = [hear_with_truth(recognizer, [read(file, rate_hz)], truth, choices) for file, truth in speech.items()]
+    in_streams, in_speech = _hear_streams(recognizer, material, "clean"), _hear_speech(recognizer, speech)
 
     def points(levels: Iterable[float], of_streams: Sequence[Score], of_speech: Sequence[Score]) -> list[CurvePoint]:
         return [

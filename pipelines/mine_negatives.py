@@ -13,13 +13,13 @@ what is said in it, and the guess is added to `transcripts.txt` beside the recor
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipelines.streams import open_inputs
-from speechrnn.audio import from_int16, read, to_int16
+from pipelines.guesses import decode, open_decoder, write_list
+from pipelines.streams import open_inputs, recordings_of
+from speechrnn.audio import from_int16
 from speechrnn.cli import run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.dataset import Mined, Pack, read_mined
@@ -41,20 +41,17 @@ def mine(recognizer: Recognizer, pack: Pack) -> list[Mined]:
     """What the spotter hears in the running speech of a pack that is trained on, when it fires easily."""
     options = Options(threshold=_THRESHOLD, smoothing_ms=_SMOOTHING_MS, lag_ms=recognizer.info.options.lag_ms)
     found = []
-    for clip in pack.clips:
-        if clip.kind == "speech" and clip.split == "training":
-            samples = from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
-            spotter = KeywordSpotter(recognizer, options)
-            heard = spotter.push(samples) + spotter.finish()
-            found += [Mined(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
+    for clip in recordings_of(pack, "training"):
+        samples = from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
+        spotter = KeywordSpotter(recognizer, options)
+        heard = spotter.push(samples) + spotter.finish()
+        found += [Mined(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
     return found
 
 
 def transcribe(decoder: Any, file: Path) -> str:
     """The words that PocketSphinx hears in a recording."""
-    decoder.start_utt()
-    decoder.process_raw(to_int16(read(file, TRAINING_RATE_HZ)).tobytes(), full_utt=True)
-    decoder.end_utt()
+    decode(decoder, file)
     hypothesis = decoder.hyp()
     return hypothesis.hypstr if hypothesis else ""
 
@@ -70,11 +67,7 @@ def guess_transcripts(files: list[Path]) -> None:
     spaced = [file for file in missing if len(file.stem.split()) != 1]
     if spaced:
         raise DataError(f"{spaced[0]}: expected a name without spaces, for a line of transcripts.txt; rename it")
-    try:
-        from pocketsphinx import Decoder
-    except ModuleNotFoundError:
-        raise DataError(f"{missing[0]}: no transcript, and no pocketsphinx to guess one; install it") from None
-    decoder = Decoder(samprate=TRAINING_RATE_HZ, loglevel="FATAL")
+    decoder = open_decoder(f"{missing[0]}: no transcript, and no pocketsphinx to guess one")
     for number, file in enumerate(missing, 1):
         add_line(file.parent / TRANSCRIPTS, f"{file.stem} {transcribe(decoder, file)}")
         print(f"\rtranscripts: {number} of {len(missing)}", end="", flush=True)
@@ -117,16 +110,6 @@ def merged(old: list[Mined], new: list[Mined]) -> list[Mined]:
     return old + [one for one in new if all(abs(one.end_s - at) > _NEAR_S for at in places.get(one.audio, []))]
 
 
-def write_mined(path: Path, alarms: list[Mined]) -> None:
-    """Write the file anew, aside first."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Mined._fields)
-        writer.writerows(alarms)
-    part.replace(path)
-
-
 def main() -> None:
     """Mine, add to the file, and tell what was heard."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,13 +117,12 @@ def main() -> None:
     data = load_experiment(arguments.config, data_dir=arguments.data).data
     base = Path(data.dir)
     path = base / (data.mined or MINED)
-    speech = [clip for clip in pack.clips if clip.kind == "speech" and clip.split == "training"]
-    hours = sum(clip.n_samples for clip in speech) / TRAINING_RATE_HZ / 3600
+    hours = sum(clip.n_samples for clip in recordings_of(pack, "training")) / TRAINING_RATE_HZ / 3600
     old, heard = read_mined(path) if path.exists() else [], mine(recognizer, pack)
     guess_transcripts(sorted({base / alarm.audio for alarm in heard}))
     new = [alarm for alarm in heard if is_false(alarm, base)]
     alarms = merged(old, new)
-    write_mined(path, alarms)
+    write_list(path, Mined, alarms)
     by_label = ", ".join(f"{n} {label}" for label, n in Counter(alarm.label for alarm in new).most_common())
     print(
         f"{hours:.2f} hours of running speech: {len(heard)} detections at {_THRESHOLD}, {len(new)} false ({by_label})"

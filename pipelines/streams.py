@@ -110,9 +110,14 @@ def speech_clips(pack: Pack) -> list[Clip]:
     return clips[:: max(1, int(n_samples / (_SPEECH_HOURS * 3600 * TRAINING_RATE_HZ)))]
 
 
+def recordings_of(pack: Pack, split: Split) -> list[Clip]:
+    """The recordings of running speech of a split."""
+    return [clip for clip in pack.clips if clip.kind == "speech" and clip.split == split]
+
+
 def speech_of(pack: Pack, split: Split) -> Iterator[Samples]:
     """All running speech of a split, recording by recording [T]."""
-    return (_read_packed(pack, clip) for clip in pack.clips if clip.kind == "speech" and clip.split == split)
+    return (_read_packed(pack, clip) for clip in recordings_of(pack, split))
 
 
 def join(pack: Pack, clips: Iterable[Clip]) -> Samples:

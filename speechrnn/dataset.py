@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from speechrnn.synthesis import SOUND_LIKE, must_stay_unheard, plan, synthesise
 Split = Literal["training", "validation", "testing"]
 Kind = Literal["command", "word", "excerpt", "spoken", "confusable", "speech", "mined", "noise", "room"]
 Int16 = NDArray[np.int16]
+Place = TypeVar("Place")
 
 _LOGGER = logging.getLogger(__name__)
 PROBLEMS = "problems.txt"
@@ -237,6 +238,10 @@ def _make_pack(
     return pack
 
 
+_MINE_AGAIN = "mine_negatives", "mine again"
+_CUT_AGAIN = "cut_words", "delete it, cut again"
+
+
 class Mined(NamedTuple):
     """A false alarm: the recording as the pack names it, where the keyword was heard to end, which one, its score."""
 
@@ -248,16 +253,25 @@ class Mined(NamedTuple):
 
 def read_mined(path: Path) -> list[Mined]:
     """A list of false alarms. Raises DataError for anything else."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [[row[field] for field in Mined._fields] for row in csv.DictReader(file)]
-        mined = [Mined(audio, float(end_s), label, float(score)) for audio, end_s, label, score in rows]
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{path}: expected what pipelines.mine_negatives writes ({error}); mine again") from None
+    mined = _read_list(
+        path, lambda row: Mined(row["audio"], float(row["end_s"]), row["label"], float(row["score"])), _MINE_AGAIN
+    )
     wild = [one.end_s for one in mined if not 0 <= one.end_s < math.inf]
     if wild:
-        raise DataError(f"{path}: expected end_s of at least 0, got {wild[0]:g}; mine again")
+        raise DataError(f"{path}: expected end_s of at least 0, got {wild[0]:g}; {_MINE_AGAIN[1]}")
     return mined
+
+
+def _read_list(path: Path, of_row: Callable[[dict[str, str]], Place], made_by: tuple[str, str]) -> list[Place]:
+    """A CSV file of places in recordings. Raises DataError, with the pipeline that writes it and what to do, if not."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if any(None in row.values() for row in rows):
+            raise ValueError("a line is incomplete")
+        return [of_row(row) for row in rows]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{path}: expected what pipelines.{made_by[0]} writes ({error}); {made_by[1]}") from None
 
 
 def _mined(path: Path, clips: list[Clip]) -> list[Clip]:
@@ -290,18 +304,13 @@ class Excerpt(NamedTuple):
 
 def read_excerpts(path: Path) -> list[Excerpt]:
     """A list of words in running speech. Raises DataError for anything else."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [[row[field] for field in Excerpt._fields] for row in csv.DictReader(file)]
-        if any(None in row for row in rows):
-            raise ValueError("a line is incomplete")
-        words = [Excerpt(audio, float(start_s), float(end_s), label) for audio, start_s, end_s, label in rows]
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{path}: expected what pipelines.cut_words writes ({error}); delete it, cut again") from None
+    words = _read_list(
+        path, lambda row: Excerpt(row["audio"], float(row["start_s"]), float(row["end_s"]), row["label"]), _CUT_AGAIN
+    )
     wild = [word for word in words if not 0 <= word.start_s < word.end_s < math.inf]
     if wild:
         raise DataError(
-            f"{path}: expected 0 <= start_s < end_s, got {wild[0].start_s:g}, {wild[0].end_s:g}; delete it, cut again"
+            f"{path}: expected 0 <= start_s < end_s, got {wild[0].start_s:g}, {wild[0].end_s:g}; {_CUT_AGAIN[1]}"
         )
     return words
 

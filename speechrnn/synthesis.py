@@ -36,6 +36,8 @@ _VARIANTS = (
     "linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel miguel norbert pablo paul pedro quincy rob robert sandro shelby "
     "steph steph2 steph3 travis victor whisper zac"
 ).split()  # of espeak-ng 1.51, without those that sound like no people
+_STRESS = "',"
+_PRONUNCIATIONS = "pronunciations.json"
 _PEAK = 0.5
 _QUIET = 1e-3  # of full scale; what espeak-ng puts around a word is below it
 
@@ -49,6 +51,13 @@ SOUND_LIKE = {
 }
 """Words that nobody can tell from a keyword by ear."""
 
+FORESEEN_BY_NOBODY = ("on", "off", "back", "forward")
+"""Words that stand for all that a recogniser was never trained on; it hears nothing that is said like them, either."""
+_LIKE_THEM = re.compile(
+    r"of|often|awf.*|awn.*|honest.*|honou?r.*|.*pon|.*reon|(on|off|back|forward).*|.*(off|back|forward)s?"
+)
+_UNLIKE_THEM = {"one", "ones", "oneself", "once", "only"}
+
 
 def words() -> list[str]:
     """Common English words, and those of Speech Commands that are nobody's commands. They are spoken as unknown words.
@@ -57,16 +66,6 @@ def words() -> list[str]:
     they stand for words that nobody foresaw.
     """
     return Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
-
-
-FORESEEN_BY_NOBODY = ("on", "off", "back", "forward")
-"""Words that stand for all that a recogniser was never trained on; it hears nothing that is said like them, either."""
-_LIKE_THEM = re.compile(
-    r"of|often|awf.*|awn.*|honest.*|honou?r.*|.*pon|.*reon|(on|off|back|forward).*|.*(off|back|forward)s?"
-)
-_UNLIKE_THEM = {"one", "ones", "oneself", "once", "only"}
-_STRESS = "',"
-_PRONUNCIATIONS = "pronunciations.json"
 
 
 def must_stay_unheard(word: str) -> bool:
@@ -116,7 +115,7 @@ def _plan_confusables(data: Data, keywords: tuple[str, ...]) -> set[Spoken]:
     planned = set()
     for keyword in keywords:
         near = confusables(sounds[keyword], [sounds[word] for word in keywords], [sounds[word] for word in never])
-        order = sorted(near, key=lambda sounds: _seed(f"nearly {keyword} {sounds}"))
+        order = sorted(near, key=lambda one: _seed(f"nearly {keyword} {one}"))
         for word in map(notation, order[: data.n_confusables_per_keyword]):
             planned.add(_draw(word, _random(word, 0))._replace(kind="confusable"))
     return planned
