@@ -37,6 +37,7 @@ _ROWS: dict[str, tuple[str, ...]] = {
         "data.packed='packed/confusables'",
         "data.unknown_mix.confusable=3",
     ),
+    "with channels lent": ("data.channel_share=0.7",),
     "without splices": ("data.unknown_mix.splice=0",),
     "without reversed words": ("data.unknown_mix.reversed=0",),
     "without parts of keywords": ("data.unknown_mix.part=0",),

@@ -46,7 +46,8 @@ class Data(Struct, frozen=True):
     `speech_validation_share` of the speakers of running speech, so that false alarms can be counted there. A speaker is
     the name of the file up to its first "-" or "_".
     espeak-ng makes `n_spoken_per_word` clips of each of a list of English words, `n_spoken_per_keyword` of each
-    keyword, and says `n_confusables_per_keyword` words that are nearly it.
+    keyword, and says `n_confusables_per_keyword` words that are nearly it. A `channel_share` of the words that are
+    synthesised or cut from running speech get the microphone and the room of a speaker of Speech Commands.
     """
 
     dir: str = "data"
@@ -63,6 +64,7 @@ class Data(Struct, frozen=True):
     n_confusables_per_keyword: int = 0
     excerpts: str = ""
     mined: str = ""
+    channel_share: float = 0.0
     packed: str = "packed"
     held_out: tuple[str, ...] = ()
     unknown_share: float = 0.1
@@ -76,6 +78,7 @@ class Data(Struct, frozen=True):
             check(getattr(self, name) >= 0, f"expected {name} of at least 0, got {getattr(self, name)}")
         share = self.speech_validation_share
         check(0 <= share < 1, f"expected 0 <= speech_validation_share < 1, got {share}")
+        check(0 <= self.channel_share <= 1, f"expected 0 <= channel_share <= 1, got {self.channel_share}")
         weights = self.unknown_mix.values()
         check(
             all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.audio import from_int16, to_int16
+from speechrnn.channels import LENT_TO, Channels
 from speechrnn.config import Data, UnknownSource
 from speechrnn.dataset import Clip, Int16, Pack, Split
 from speechrnn.errors import DataError
@@ -89,6 +90,9 @@ class Examples:
         kinds = [[clip for clip in self.noise if (clip.word in FOLDER_LABELS) == is_own] for is_own in (True, False)]
         self._noise_ranges = [ranges for ranges in map(self._long_enough, kinds) if ranges]
         self.rooms = [clip for clip in pack.clips if clip.kind == "room"]
+        self._channels = None
+        if data.channel_share and split == "training":
+            self._channels = Channels(pack.samples, (clip for clip in pack.clips if clip.split == split))
         self._check(pack, split)
 
     def _check(self, pack: Pack, split: Split) -> None:
@@ -254,6 +258,10 @@ class Examples:
             cut = Cut(samples, max(0, cut.start - at), min(self._context, cut.end - at))
         if planned.how == "onset":
             return take_part(Cut(cut.samples, 0, len(cut.samples)), random)
+        if self._channels and clip.kind in LENT_TO and random.random() < self._data.channel_share:
+            context = np.zeros(self._context, dtype=np.int16)
+            start, end = _place(context, cut)
+            return Cut(to_int16(self._channels.lend(from_int16(context), start, end, clip.kind, random)), start, end)
         return cut
 
     def _cut_noise(self, random: np.random.Generator) -> Int16:

@@ -95,10 +95,14 @@ def download(folder: Path, version: str) -> Path:
     return target
 
 
+def speaker_of(path: str) -> str:
+    """The speaker of a clip of Speech Commands, as its file name has it."""
+    return Path(path).name.partition("_nohash_")[0]
+
+
 def split_of(file_name: str) -> Split:
     """The official split of a clip by the hash of its speaker (Warden, 2018, arXiv 1804.03209, section 7)."""
-    speaker = file_name.partition("_nohash_")[0]
-    percentage = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % 2**27 * 100 / (2**27 - 1)
+    percentage = int(hashlib.sha1(speaker_of(file_name).encode()).hexdigest(), 16) % 2**27 * 100 / (2**27 - 1)
     return "validation" if percentage < 10 else "testing" if percentage < 20 else "training"
 
 

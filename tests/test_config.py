@@ -192,6 +192,7 @@ CONTRADICTIONS = [
     ("data", "unknown_share = -0.1", "shares of at least 0"),
     ("data", "unknown_share = nan", "shares of at least 0"),
     ("data", "n_spoken_per_word = -1", "n_spoken_per_word of at least 0, got -1"),
+    ("data", "channel_share = 1.5", "0 <= channel_share <= 1"),
     ("data", "unknown_mix = { word = -1.0 }", "weights of at least 0 in unknown_mix"),
     ("data", "unknown_mix = { word = 0.0 }", "and one above"),
     ("augment", "place_share = 1.5", "0 <= place_share <= 1, got 1.5"),
