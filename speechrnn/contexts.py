@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, cast
@@ -24,7 +25,7 @@ How = Literal["whole", "splice", "reversed", "part", "gap", "onset"]
 
 _NOISE_TRAINING_PART = 0.8  # of each noise recording, the rest is for validation
 _FADE_SAMPLES = 160  # where two words are joined, or one ends early
-_N_TRIES = 20  # to find a word that ends in another letter
+_N_TRIES = 20  # to find a word that ends otherwise
 _ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "excerpt", "spoken")
 _NOT_SPLICED: tuple[UnknownSource, ...] = ("confusable", "speech", "mined")
 _MADE: tuple[How, ...] = ("splice", "reversed", "part", "gap", "onset")
@@ -198,7 +199,7 @@ class Examples:
             return Planned(label, one, how, self._draw_word(random))
         for _ in range(_N_TRIES):
             other = self._draw_word(random)
-            if other.word[-1:] != one.word[-1:]:  # "go" and "no" end alike: the one, spliced, would be the other
+            if ending(other.word) != ending(one.word):  # "go" and "no" end alike: the one, spliced, would be the other
                 return Planned(label, one, how, other)
         return Planned(label, one, "reversed")
 
@@ -284,6 +285,12 @@ def _place(context: Int16, cut: Cut) -> tuple[int, int]:
     context[pad : pad + len(samples)] = samples
     shift = pad - excess
     return max(0, cut.start + shift), min(len(context), cut.end + shift)
+
+
+def ending(word: str) -> str:
+    """The last sound of an English word, or nearly, by its spelling: o for "though", t for "white", s for "once"."""
+    heard = re.sub("(?<=[^aeiou])e$", "", re.sub("(ough|owe?|oe)$", "o", word))
+    return {"c": "s", "z": "s", "d": "t"}.get(heard[-1:], heard[-1:])
 
 
 def splice(one: Cut, other: Cut, random: np.random.Generator) -> Cut:

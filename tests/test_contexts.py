@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from speechrnn import dataset
+from speechrnn import contexts, dataset
 from speechrnn.audio import from_int16, to_int16
 from speechrnn.config import Data, UnknownSource
 from speechrnn.contexts import Batch, Cut, Examples, Planned, leave_gap, splice, take_part, validation_set
@@ -391,6 +391,19 @@ def test_words_that_end_alike_are_not_spliced(made_pack: Pack) -> None:
     pairs = [(p.clip.word, p.other.word) for p in training.epoch(np.random.default_rng(0)) if p.clip and p.other]
     assert len(pairs) > 100
     assert not [pair for pair in pairs if pair[0][-1] == pair[1][-1]]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "others"),
+    [
+        ("go", "no though know toe slow ago owe"),
+        ("right", "white write kite seat date head"),
+        ("yes", "once dress eyes"),
+    ],
+)
+def test_words_that_end_in_one_sound_are_known_by_their_spelling(keyword: str, others: str) -> None:
+    assert {contexts.ending(word) for word in others.split()} == {contexts.ending(keyword)}
+    assert len({contexts.ending(word) for word in ("yes", "no", "up", "down", "left", "tree", "")}) == 7
 
 
 def test_room_responses_begin_with_their_direct_sound(made_pack: Pack) -> None:
