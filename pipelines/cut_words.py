@@ -48,7 +48,7 @@ def words_of(name: str, segments: list[tuple[str, int, int]]) -> list[Excerpt]:
 def read_done(path: Path, part: Path, recordings: list[str]) -> list[Excerpt]:
     """What is known of these recordings, by a list or by one that is being made.
 
-    Of the latter the last recording is left out, which may be incomplete, and so is a line that was cut short.
+    Of the latter the last recording is left out, which may be incomplete; a line that was cut short is taken off it.
     """
     words = read_excerpts(path) if path.exists() else []
     if part.exists():

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.guesses import decode, open_decoder, write_list
-from pipelines.streams import open_inputs, recordings_of
-from speechrnn.audio import from_int16
+from pipelines.streams import open_inputs, recordings_of, speech_of
 from speechrnn.cli import run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.dataset import Mined, Pack, read_mined
@@ -41,8 +40,7 @@ def mine(recognizer: Recognizer, pack: Pack) -> list[Mined]:
     """What the spotter hears in the running speech of a pack that is trained on, when it fires easily."""
     options = Options(threshold=_THRESHOLD, smoothing_ms=_SMOOTHING_MS, lag_ms=recognizer.info.options.lag_ms)
     found = []
-    for clip in recordings_of(pack, "training"):
-        samples = from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
+    for clip, samples in zip(recordings_of(pack, "training"), speech_of(pack, "training"), strict=True):
         spotter = KeywordSpotter(recognizer, options)
         heard = spotter.push(samples) + spotter.finish()
         found += [Mined(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]

@@ -40,11 +40,14 @@ def pack_of(*recordings: tuple[str, Kind, Split, Samples]) -> Pack:
 
 @pytest.fixture
 def pack() -> Pack:
-    """Two words of a speaker with a dull microphone beside something that hums, and two of a synthesiser."""
+    """Four clips of a speaker with a dull microphone beside something that hums, and five of a synthesiser."""
     random = np.random.default_rng(0)
     hum = 0.01 * np.sin(2 * np.pi * HUM_HZ * np.arange(RATE_HZ) / RATE_HZ).astype(np.float32)
-    dull = [(f"yes/a_nohash_{i}.wav", "command", "training", burst(random, 0.02, 2000) + hum) for i in range(2)]
-    dull += [(f"no/a_nohash_{i}.wav", "command", "training", burst(random, 0.02, 2000) + hum) for i in range(2)]
+    dull = [
+        (f"{word}/a_nohash_{i}.wav", "command", "training", burst(random, 0.02, 2000) + hum)
+        for word in ("yes", "no")
+        for i in range(2)
+    ]
     checked = [(f"{word}/b_nohash_0.wav", "command", "validation", burst(random, 0.1)) for word in ("yes", "no")]
     bright = [(f"house/voice_{i}.wav", "spoken", "training", burst(random, 0.1)) for i in range(4)]
     noise = [(f"_background_noise_/{i}.wav", "noise", "training", burst(random, 0.1)) for i in range(2)]
