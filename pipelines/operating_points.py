@@ -12,8 +12,9 @@ that pipeline mined in the same speech, the rates are those of speech it was cor
 For each smoothing, every keyword gets the threshold that costs fewest misses while all together stay within the target.
 Where the speech is too short to show a target, since one false alarm would exceed it, none is allowed, and each
 keyword's threshold goes up as far as no more of its words are missed; for a lower target that cannot be shown either,
-up to where another 5 % are. Release and refractory time are chosen last. What the spotter then gives is printed as a
-table, and as TOML for the configuration.
+up to where another 5 % are. Of smoothings that cost the same, the longest is taken: it has fewer of the false alarms
+that the speech is too short to show. Release and refractory time are chosen last. What the spotter then gives is
+printed as a table, and as TOML for the configuration.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def choose(recordings: Recordings, labels: Labels, options: Options) -> dict[str
         print(f"smoothing {smoothing_ms} ms is done", flush=True)
     chosen = {}
     for name, some in per_target.items():
-        best = min(some, key=lambda one: one.cost).options
+        best = min(some, key=lambda one: (one.cost, -one.options.smoothing_ms)).options
         variants = [
             tried(msgspec.structs.replace(best, release=release, refractory_ms=refractory_ms))
             for release, refractory_ms in itertools.product(_RELEASES, _REFRACTORIES_MS)

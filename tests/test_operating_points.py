@@ -77,6 +77,14 @@ def heard(*words: str) -> Heard:
     return Heard("", duration_s, [], found, posteriors)
 
 
+def test_of_equally_good_smoothings_the_longest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = scoring.score([], ("yes", "no"))
+    monkeypatch.setattr(operating_points, "decide", lambda *_: nothing)
+    monkeypatch.setattr(operating_points, "candidates", lambda *_: {name: {"yes": 0.9, "no": 0.8} for name in TARGETS})
+    chosen = operating_points.choose(operating_points.Recordings([], []), Labels(keywords=("yes", "no")), Options())
+    assert {one.options.smoothing_ms for one in chosen.values()} == {600}
+
+
 def test_quiet_steps_can_be_left_out_of_speech() -> None:
     recording, labels = heard("yes", "unknown", "no", "yes"), fake_recognizer().info.spec.labels
     kept = operating_points.sounding(recording, len(labels.keywords))
