@@ -44,7 +44,8 @@ class Data(Struct, frozen=True):
     missing, the `gap` between the end of one and the start of another, and running speech that begins or ends
     (`onset`). Words in `held_out` are never trained on, so that validation has unknown words that are new; nor are some
     `speech_validation_share` of the speakers of running speech, so that false alarms can be counted there. A speaker is
-    the name of the file up to its first "-" or "_".
+    the name of the file up to its first "-" or "_". Running speech leaves out where `excerpts` lists a keyword, a word
+    in `held_out`, or "on", "off", "back" or "forward", which stand for all words that nobody foresaw.
     espeak-ng makes `n_spoken_per_word` clips of each of a list of English words, `n_spoken_per_keyword` of each
     keyword, and says `n_confusables_per_keyword` words that are nearly it. A `channel_share` of the words that are
     synthesised or cut from running speech get the microphone and the room of a speaker of Speech Commands.

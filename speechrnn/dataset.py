@@ -42,6 +42,8 @@ _MINED_AFTER_S = 0.3
 _SHORTEST_S, _LONGEST_S = 0.15, 0.9  # of an excerpt
 _MARGIN_SAMPLES = TRAINING_RATE_HZ * 3 // 100
 _N_PER_WORD = 20
+_NEAR_SAMPLES = TRAINING_RATE_HZ // 10  # about a word that nothing is to be trained on, for its times are guessed
+_SHORTEST_STRETCH = TRAINING_RATE_HZ
 _FORMAT = b'{"speechrnn_pack": 2}'
 """First line of an index. A pack of another format is made anew; count up when what it says of a clip changes."""
 
@@ -205,9 +207,7 @@ def prepare(
                 with _alone_in(base / data.spoken):
                     synthesise(base / data.spoken, spoken, progress)
             pack = _open_pack(folder, sources()) or _make_pack(folder, base, sources(), progress)
-    mined = _mined(base / data.mined, pack.clips) if data.mined else []
-    excerpts = _excerpts(base / data.excerpts, pack, {*keywords, *data.held_out}) if data.excerpts else []
-    return pack._replace(clips=pack.clips + mined + excerpts)
+    return _with_lists(pack, base, data, {*keywords, *data.held_out})
 
 
 @contextmanager
@@ -240,6 +240,21 @@ def _make_pack(
     if pack is None:
         raise DataError(f"{folder}: the audio changed while it was packed; run again")
     return pack
+
+
+def _with_lists(pack: Pack, base: Path, data: Data, known: set[str]) -> Pack:
+    """A pack with what the lists name as clips, and without the words in `known` where they say that these are."""
+    mined = _mined(base / data.mined, pack.clips) if data.mined else []
+    if not data.excerpts:
+        return pack._replace(clips=pack.clips + mined)
+    speech = [clip for clip in pack.clips if clip.kind == "speech"]
+    others = [clip for clip in pack.clips if clip.kind != "speech"]
+    words = _words_of(base / data.excerpts, pack)
+    known = known.union(*(SOUND_LIKE.get(word, ()) for word in known))
+    places = {clip.path: _places_of(clip, words[clip.path], known) for clip in speech}
+    stretches = [part for clip in speech for part in _between(clip, places[clip.path])]
+    mined = [clip for clip in mined if not _has_any(clip, places.get(clip.path, []))]
+    return pack._replace(clips=others + stretches + mined + _excerpts(speech, words, known))
 
 
 _MINE_AGAIN = "mine_negatives", "mine again"
@@ -319,22 +334,58 @@ def read_excerpts(path: Path) -> list[Excerpt]:
     return words
 
 
-def _excerpts(path: Path, pack: Pack, known: set[str]) -> list[Clip]:
+def _words_of(path: Path, pack: Pack) -> dict[str, list[Excerpt]]:
+    """The words that a list has of each packed recording of running speech."""
+    words: dict[str, list[Excerpt]] = {clip.path: [] for clip in pack.clips if clip.kind == "speech"}
+    unusable = {clip.path for clip in pack.problems}
+    for word in read_excerpts(path):
+        if word.audio in words:
+            words[word.audio].append(word)
+        elif word.audio not in unusable:
+            raise DataError(f"{path}: {word.audio} is no running speech of the configuration; run pipelines.cut_words")
+    return words
+
+
+def _places_of(clip: Clip, words: list[Excerpt], known: set[str]) -> list[tuple[int, int]]:
+    """Where in the pack a recording has words in `known`, or what must stay unheard, with what is near, in order.
+
+    "of" alone may stay: within a sentence it is nothing like "off", and without it little speech would be left.
+    """
+    unwanted = [word for word in words if word.label in known or (word.label != "of" and must_stay_unheard(word.label))]
+    places = [(round(word.start_s * TRAINING_RATE_HZ), round(word.end_s * TRAINING_RATE_HZ)) for word in unwanted]
+    return sorted((clip.offset + start - _NEAR_SAMPLES, clip.offset + end + _NEAR_SAMPLES) for start, end in places)
+
+
+def _between(clip: Clip, places: list[tuple[int, int]]) -> list[Clip]:
+    """The stretches of a second or more of a recording that lie between places; all of it where there are none."""
+    if not places:
+        return [clip]
+    parts, first, last = [], clip.offset, clip.offset + clip.n_samples
+    for start, end in [*places, (last, last)]:
+        n_samples = start - first
+        if n_samples >= _SHORTEST_STRETCH:
+            extent = {"offset": first, "n_samples": n_samples, "word_start": 0, "word_end": n_samples}
+            parts.append(msgspec.structs.replace(clip, **extent))
+        first = max(first, end)
+    return parts
+
+
+def _has_any(clip: Clip, places: list[tuple[int, int]]) -> bool:
+    """Whether a stretch of a recording overlaps a place."""
+    return any(start < clip.offset + clip.n_samples and clip.offset < end for start, end in places)
+
+
+def _excerpts(clips: list[Clip], words: dict[str, list[Excerpt]], known: set[str]) -> list[Clip]:
     """Words of packed recordings of running speech, each as a clip, and of each word no more than `_N_PER_WORD`.
 
-    Left out are words in `known`, what sounds like them, what must stay unheard, and what is too short or too long for
-    a word alone.
+    Left out are words in `known`, what must stay unheard, and what is too short or too long for a word alone.
     """
-    recordings = {clip.path: clip for clip in pack.clips if clip.kind == "speech"}
-    unusable = {clip.path for clip in pack.problems}
-    never = known.union(*(SOUND_LIKE.get(word, ()) for word in known))
     found: dict[str, list[Clip]] = {}
-    for word in read_excerpts(path):
-        if word.audio not in recordings and word.audio not in unusable:
-            raise DataError(f"{path}: {word.audio} is no running speech of the configuration; run pipelines.cut_words")
-        fits = _SHORTEST_S <= word.end_s - word.start_s <= _LONGEST_S
-        if fits and word.audio in recordings and word.label not in never and not must_stay_unheard(word.label):
-            found.setdefault(word.label, []).append(_excerpt(recordings[word.audio], word))
+    for clip in clips:
+        for word in words[clip.path]:
+            fits = _SHORTEST_S <= word.end_s - word.start_s <= _LONGEST_S
+            if fits and word.label not in known and not must_stay_unheard(word.label):
+                found.setdefault(word.label, []).append(_excerpt(clip, word))
     return [clip for same in found.values() for clip in _spread(same, _N_PER_WORD)]
 
 

@@ -548,6 +548,24 @@ def test_keywords_and_what_must_stay_unheard_and_what_is_no_word_alone_are_not_c
     assert [clip.word for clip in excerpts_of(own_dir, row, "pear 0.1,0.5", held_out=("bus",))] == ["pear"]
 
 
+@pytest.mark.parametrize("word", ["no", "know", "bus", "on", "back"])
+def test_running_speech_and_false_alarms_leave_out_what_must_not_be_trained_on(own_dir: Path, word: str) -> None:
+    def clips(kind: str, **lists: str) -> list[tuple[int, int]]:
+        pack = prepare(made_data.data(own_dir, held_out=("bus",), **lists), keywords=("yes", "no"))
+        found = [clip for clip in pack.clips if clip.path == "speech/training/0.wav" and clip.kind == kind]
+        return [(clip.offset, clip.n_samples) for clip in found]
+
+    alarms = ["audio,end_s,label,score", "speech/training/0.wav,0.7,yes,0.5"]
+    (own_dir / "mined.csv").write_text("\n".join(alarms))
+    ((whole, n_samples),) = clips("speech")
+    excerpts_of(own_dir, "apple 0.2,0.5", "of 0.6,0.7")
+    assert clips("speech", excerpts="excerpts.csv") == [(whole, n_samples)]
+    assert clips("mined", excerpts="excerpts.csv", mined="mined.csv") == [(whole, 16 * 1400)]
+    excerpts_of(own_dir, "apple 0.2,0.5", "of 0.6,0.7", f"{word} 1.2,1.21", f"{word} 1.29,1.3")
+    assert clips("speech", excerpts="excerpts.csv") == [(whole, 16 * 1100), (whole + 16 * 1400, n_samples - 16 * 1400)]
+    assert clips("mined", excerpts="excerpts.csv", mined="mined.csv") == []
+
+
 def test_frequent_words_are_cut_from_the_whole_list_and_no_more_than_twenty_times(own_dir: Path) -> None:
     found = excerpts_of(own_dir, *(f"the {i / 100:.2f},{i / 100 + 0.2:.2f}" for i in range(60)), "apple 0.1,0.4")
     the = [clip for clip in found if clip.word == "the"]
