@@ -97,7 +97,7 @@ def is_false(alarm: Mined, base: Path) -> bool:
     """
     file = base / alarm.audio
     said = spoken(read_truth(find_truth(file, None), file.stem))
-    return not any(word in said for word in {alarm.label} | SOUND_LIKE.get(alarm.label, set()))
+    return not any(word in said for word in {alarm.label.casefold()} | SOUND_LIKE.get(alarm.label, set()))
 
 
 def merged(old: list[Mined], new: list[Mined]) -> list[Mined]:

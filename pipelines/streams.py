@@ -177,7 +177,7 @@ def _has_keyword(file: Path, keywords: Sequence[str]) -> bool:
     except DataError:
         return False
     said = spoken(read_truth(place, file.stem))
-    return any(word in said for word in keywords)
+    return any(word.casefold() in said for word in keywords)
 
 
 def _by_keyword(words: list[Sound], keywords: Sequence[str]) -> tuple[dict[str, list[Sound]], list[Sound]]:

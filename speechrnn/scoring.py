@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from speechrnn.detector import Detection, Detector
 from speechrnn.labels import Labels
 from speechrnn.spec import Options
-from speechrnn.truth import Truth, Word
+from speechrnn.truth import Truth, Word, spelled
 from speechrnn.truth import spoken as spoken_in
 
 EARLY_S = 0.1
@@ -204,7 +204,7 @@ def judge(recording: Scored, keywords: Sequence[str], rule: str) -> list[Verdict
 
 def score(recordings: Iterable[Scored], keywords: Sequence[str], rule: str = "default") -> Score:
     """Count over recordings; of those with transcripts, the rule is another (`TRANSCRIPT`)."""
-    recordings = list(recordings)
+    recordings = [r._replace(truth=spelled(r.truth, keywords)) for r in recordings]
     judged = [(r, f, v) for r in recordings for f, v in zip(r.found, judge(r, keywords, rule), strict=True)]
     counts: Counter[tuple[str, Kind]] = Counter((found.label, verdict.kind) for _, found, verdict in judged)
     spoken = sum((spoken_in(r.truth) for r in recordings), Counter[str]())

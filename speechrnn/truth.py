@@ -1,4 +1,7 @@
-"""What was spoken in a recording: Audacity labels, CTM, JSON, CSV, or transcripts without times."""
+"""What was spoken in a recording: Audacity labels, CTM, JSON, CSV, or transcripts without times.
+
+Some hands write words in capitals, others do not: case never counts.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +61,7 @@ class _HeardEntry(msgspec.Struct):
 
 
 def read_truth(path: Path, recording: str) -> Truth:
-    """The words of one recording, which is known by the name of its file without the suffix.
+    """The words of one recording in small letters; it is known by the name of its file without the suffix.
 
     A line of transcripts is the recording and its words; Audacity labels name no recording and hold for any. Raises
     DataError if the file cannot be read, or names recordings, but not this one.
@@ -78,7 +81,7 @@ def read_truth(path: Path, recording: str) -> Truth:
         rows, named = _READERS[path.suffix](text)
     except (ValueError, LookupError, msgspec.DecodeError, csv.Error) as error:
         raise DataError(f"{path}: not readable as truth ({error}); expected {_FORMS}") from None
-    words = [word for name, word in rows if name is None or name == recording]
+    words = [word._replace(label=word.label.casefold()) for name, word in rows if name is None or name == recording]
     for word in words:
         if not 0 <= word.start_s <= word.end_s < math.inf:
             raise DataError(f"{path}: expected 0 <= start <= end, got {word.start_s:g} and {word.end_s:g} s")
@@ -90,6 +93,14 @@ def read_truth(path: Path, recording: str) -> Truth:
 def spoken(truth: Truth) -> Counter[str]:
     """How often each word is spoken."""
     return truth if isinstance(truth, Counter) else Counter(word.label for word in truth)
+
+
+def spelled(truth: Truth, keywords: Sequence[str]) -> Truth:
+    """The same, with keywords as the model spells them: it may have capitals, which no truth that was read has."""
+    names = {word.casefold(): word for word in keywords}
+    if isinstance(truth, Counter):
+        return Counter({names.get(label, label): n for label, n in truth.items()})
+    return [word._replace(label=names.get(word.label, word.label)) for word in truth]
 
 
 def find_truth(recording: Path, place: Path | None) -> Path:
@@ -155,15 +166,14 @@ def _read_ctm(text: str) -> tuple[_Rows, set[str | None]]:
 
 
 def _read_csv(text: str) -> tuple[_Rows, set[str | None]]:
-    rows: _Rows = [
-        (Path(row["audio"]).stem if row.get("audio") else None, Word(row["label"], *_times(row)))
-        for row in csv.DictReader(io.StringIO(text))
-    ]
+    rows: _Rows = []
+    table = csv.DictReader(io.StringIO(text))
+    for row in table:
+        label, start, end = row["label"], row["start_s"], row["end_s"]
+        if label is None or start is None or end is None:
+            raise ValueError(f"too few fields in line {table.line_num}")
+        rows.append((Path(row["audio"]).stem if row.get("audio") else None, Word(label, float(start), float(end))))
     return rows, {name for name, _ in rows}
-
-
-def _times(row: dict[str, str]) -> tuple[float, float]:
-    return float(row["start_s"]), float(row["end_s"])
 
 
 def _read_json(text: str) -> tuple[_Rows, set[str | None]]:

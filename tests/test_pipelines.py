@@ -188,6 +188,7 @@ def test_material_of_folders_leaves_out_speech_in_which_a_keyword_is_spoken(tmp_
     assert {word: len(clips) for word, clips in material.keywords.items()} == {"yes": 1}
     assert sorted(sound.label for sound in material.others) == ["bed", "speech", "speech"]
     assert (len(material.speech), len(material.noise)) == (1, 2)
+    assert len(of_folders(["Yes"], tmp_path / "all", None, speech).speech) == 1
     (speech / "transcripts.txt").unlink()
     assert len(of_folders(KEYWORDS, tmp_path / "all", None, speech).speech) == 2
 
@@ -494,6 +495,12 @@ def test_a_further_round_adds_to_the_list_that_the_configuration_names(
 def test_words_that_sound_like_the_keyword_are_no_false_alarms(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (talk / "speech" / "training" / "transcripts.txt").write_text("0 that is all\n1 I don't know\n")
     assert [alarm.label for alarm in mined(talk, monkeypatch)] == ["yes"]
+
+
+def test_a_keyword_with_capitals_is_known_to_be_spoken(talk: Path) -> None:
+    (talk / "speech" / "training" / "transcripts.txt").write_text("0 they said yes\n1 they did not\n")
+    places = [Mined(f"speech/training/{name}.wav", 2.4, "Yes", 0.9) for name in "01"]
+    assert [mine_negatives.is_false(place, talk) for place in places] == [False, True]
 
 
 def test_without_transcripts_mining_needs_pocketsphinx(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,12 @@ def test_with_a_transcript_a_keyword_may_be_heard_as_often_as_it_was_spoken(
     assert "as often as it was spoken" in got.statement
 
 
+@pytest.mark.parametrize("truth", [[Word("licht", 1.0, 1.5), Word("an", 3.0, 3.5)], Counter(["licht", "an"])])
+def test_a_keyword_with_capitals_is_found_in_truth_which_has_none(truth: Truth) -> None:
+    got = score([Scored("a", 1800.0, [heard("Licht", 1.6)], truth)], ["Licht"])
+    assert (got.n_spoken, got.n_found, got.n_false_alarms) == (1, 1, 0)
+
+
 def test_where_nothing_was_spoken_there_are_rates_but_no_shares() -> None:
     got = score([Scored("a", 1800.0, [heard("yes", 3.0)], [])], KEYWORDS)
     assert got.false_alarms_per_hour == 2.0

@@ -49,7 +49,12 @@ def test_of_several_recordings_the_words_of_the_one_asked_for_are_read(form: str
         ("a.csv", "label,start_s,end_s\n", []),
         ("a.ctm", ";; a comment\na 1 0.5 0.75 yes\na A 2.0 0.5 no 0.9\n", WORDS),
         ("a.json", '{"detections": [{"label": "yes", "start_s": 0.5, "end_s": 1.25}]}', WORDS[:1]),
+        ("a.csv", "audio,label,start_s,end_s,score\na.wav,yes,0.5,1.25\n", WORDS[:1]),
         ("a.txt", "b SAY YES\na NO, SAID HE: NO\n", Counter({"no": 2, "said": 1, "he": 1})),
+        ("a.txt", "0.5\t1.25\tYes\n2.0\t2.5\tNO\n", WORDS),
+        ("a.csv", "label,start_s,end_s\nYES,0.5,1.25\nNo,2,2.5\n", WORDS),
+        ("a.ctm", "a 1 0.5 0.75 YES\na A 2.0 0.5 No\n", WORDS),
+        ("a.json", '{"detections": [{"label": "Yes", "start_s": 0.5, "end_s": 1.25}]}', WORDS[:1]),
     ],
 )
 def test_truth_of_other_hands(name: str, text: str, expected: object, tmp_path: Path) -> None:
@@ -63,6 +68,8 @@ def test_truth_of_other_hands(name: str, text: str, expected: object, tmp_path: 
         ("a.txt", "x\ty\tyes\n", ["not readable as truth"]),
         ("a.txt", "b SAY YES\n", ["no line for a"]),
         ("a.csv", "word,from,to\nyes,1,2\n", ["not readable as truth", "label"]),
+        ("a.csv", "label,start_s,end_s\nno,2,2.5\nyes,0.5\n", ["not readable as truth", "too few fields in line 3"]),
+        ("a.csv", "start_s,end_s,label\n0.5,1.25\n", ["not readable as truth", "too few fields"]),
         ("a.ctm", "a 1 0.5\n", ["not readable as truth"]),
         ("a.json", "[1]", ["not readable as truth"]),
         ("a.json", '{"detections": [{"label": "yes", "start_s": 2.0, "end_s": 1.0}]}', ["0 <= start <= end"]),
