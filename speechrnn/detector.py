@@ -14,7 +14,10 @@ from speechrnn.spec import Options
 
 
 class Detection(msgspec.Struct, frozen=True):
-    """A keyword that was heard: when, with what score in (0, 1], and when it was decided. Times on the sample clock."""
+    """A keyword that was heard: when, with what score in (0, 1], and when it was decided. Times on the sample clock.
+
+    The time of the decision is NaN where it is not known, of detections that others wrote.
+    """
 
     label: str
     start_s: float

@@ -31,7 +31,13 @@ def _plain(transcript: Transcript) -> dict[str, object]:
 
 def to_object(found: Detection) -> dict[str, object]:
     """A detection as the JSON formats show it."""
-    return {"label": found.label, "start_s": found.start_s, "end_s": found.end_s, "score": found.score}
+    return {
+        "label": found.label,
+        "start_s": found.start_s,
+        "end_s": found.end_s,
+        "score": found.score,
+        "decided_s": found.decided_s,
+    }
 
 
 def to_table(transcripts: Sequence[Transcript]) -> str:

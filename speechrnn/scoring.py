@@ -47,14 +47,18 @@ class Rule(NamedTuple):
     statement: str
 
 
+def _decision_s(detection: Detection) -> float:
+    """When a detection was decided or, where that is not known, its end, which is not long before."""
+    return detection.end_s if math.isnan(detection.decided_s) else detection.decided_s
+
+
 def judge_default(found: Sequence[Detection], words: Sequence[Word], keywords: Sequence[str]) -> list[Verdict]:
     """By the time of the decision, each word found once; see `RULES`."""
     taken: set[int] = set()
     verdicts = []
     for detection in found:
-        near = [
-            i for i, word in enumerate(words) if word.start_s - EARLY_S <= detection.decided_s <= word.end_s + LATE_S
-        ]
+        at_s = _decision_s(detection)
+        near = [i for i, word in enumerate(words) if word.start_s - EARLY_S <= at_s <= word.end_s + LATE_S]
         right = [i for i in near if words[i].label == detection.label and i not in taken]
         wrong = [i for i in near if words[i].label != detection.label and words[i].label in keywords]
         if right:
@@ -88,16 +92,17 @@ def judge_mlperf(found: Sequence[Detection], words: Sequence[Word], keywords: Se
     counted_s = -math.inf
     verdicts = []
     for detection in found:
-        near = [i for i, word in enumerate(words) if word.start_s <= detection.decided_s <= word.end_s + LATE_S]
+        at_s = _decision_s(detection)
+        near = [i for i, word in enumerate(words) if word.start_s <= at_s <= word.end_s + LATE_S]
         own = [i for i in near if words[i].label == detection.label]
         new = [i for i in own if i not in taken]
         if own:
             taken |= set(new[:1])
             verdicts.append(Verdict("hit" if new else "not counted", words[(new or own)[0]]))
-        elif detection.decided_s - counted_s < BURST_S:
+        elif at_s - counted_s < BURST_S:
             verdicts.append(Verdict("not counted", words[near[0]] if near else None))
         else:
-            counted_s = detection.decided_s
+            counted_s = at_s
             verdicts.append(Verdict("false alarm", words[near[0]] if near else None))
     return verdicts
 
@@ -171,7 +176,7 @@ class Score(msgspec.Struct, frozen=True):
     """Detections held against what was spoken. Shares are of the spoken keywords; NaN, in JSON null, without any.
 
     `matched_share` counts keywords where anything was heard, right or wrong. Delays are from the end of the word to the
-    decision, of hits; where only transcripts are known, NaN.
+    decision, of the hits where both are known; NaN without any.
     """
 
     rule: str
@@ -220,6 +225,7 @@ def score(recordings: Iterable[Scored], keywords: Sequence[str], rule: str = "de
     at_words = {(r.audio, v.word) for r, _, v in judged if v.word and v.kind in ("hit", "wrong")}
     n_matched = sum(word.label in keywords for _, word in at_words) + sum(word is None for _, word in hits)
     delays_s = np.array([found.decided_s - word.end_s for found, word in hits if word is not None])
+    delays_s = delays_s[~np.isnan(delays_s)]
     hours = sum(r.duration_s for r in recordings) / 3600
     timed = any(not isinstance(r.truth, Counter) for r in recordings)
     untimed = any(isinstance(r.truth, Counter) for r in recordings)

@@ -120,7 +120,7 @@ def find_truth(recording: Path, place: Path | None) -> Path:
 
 
 def read_detections(path: Path) -> list[Transcript]:
-    """Detections that `transcribe` wrote as JSON or JSON lines; without `decided_s`, a word is decided at its end.
+    """Detections that `transcribe` wrote as JSON or JSON lines; without `decided_s`, that is NaN.
 
     Raises DataError for anything else.
     """
@@ -139,7 +139,7 @@ def read_detections(path: Path) -> list[Transcript]:
 
 
 def _detection(heard: _Heard) -> Detection:
-    decided_s = heard.end_s if heard.decided_s is None else heard.decided_s
+    decided_s = math.nan if heard.decided_s is None else heard.decided_s
     return Detection(heard.label, heard.start_s, heard.end_s, heard.score, decided_s)
 
 

@@ -197,7 +197,7 @@ def test_several_files_keep_their_order(name: str) -> None:
 
 def test_json_is_an_object_for_one_file_and_an_array_for_several() -> None:
     one = transcript("a.wav", ("yes", 1.0, 1.5, 0.9))
-    found = {"label": "yes", "start_s": 1.0, "end_s": 1.5, "score": 0.9}
+    found = {"label": "yes", "start_s": 1.0, "end_s": 1.5, "score": 0.9, "decided_s": 1.7}
     plain = {"audio": "a.wav", "duration_s": 4000.06, "detections": [found]}
     assert json.loads(FORMATS["json"]([one])) == plain
     assert json.loads(FORMATS["json"]([one, one])) == [plain, plain]

@@ -130,6 +130,16 @@ def test_with_a_transcript_a_keyword_may_be_heard_as_often_as_it_was_spoken(
     assert "as often as it was spoken" in got.statement
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_where_the_time_of_the_decision_is_not_known_the_end_counts_and_there_is_no_delay(rule: str) -> None:
+    found = [Detection("yes", 1.0, 1.4, 0.9, math.nan), Detection("no", 8.0, 8.4, 0.9, math.nan)]
+    got = score([Scored("a", 60.0, found, WORDS)], KEYWORDS, rule)
+    assert (got.n_found, got.n_false_alarms) == (1, 1)
+    assert [math.isnan(got.delay_p50_ms), math.isnan(got.delay_p95_ms)] == [True, True]
+    assert "p50 - ms, p95 - ms" in to_table(got)
+    assert b'"delay_p50_ms":null' in msgspec.json.encode(got)
+
+
 @pytest.mark.parametrize("truth", [[Word("licht", 1.0, 1.5), Word("an", 3.0, 3.5)], Counter(["licht", "an"])])
 def test_a_keyword_with_capitals_is_found_in_truth_which_has_none(truth: Truth) -> None:
     got = score([Scored("a", 1800.0, [heard("Licht", 1.6)], truth)], ["Licht"])

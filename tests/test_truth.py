@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -106,18 +107,18 @@ def test_the_truth_of_a_recording_is_beside_it_or_in_the_folder_that_is_given(tm
     assert find_truth(recording, own) == own
 
 
-def test_detections_come_back_as_they_were_written_but_for_the_decision(tmp_path: Path) -> None:
-    expected = [
-        Transcript(t.audio, t.duration_s, tuple(Detection(*place_of(f), f.score, f.end_s) for f in t.detections))
-        for t in (FOUND, OTHER)
-    ]
+def test_detections_come_back_as_they_were_written(tmp_path: Path) -> None:
     for form in ("json", "jsonl"):
-        assert read_detections(write(tmp_path / f"a.{form}", FORMATS[form]([FOUND, OTHER]))) == expected
-    assert read_detections(write(tmp_path / "one.json", FORMATS["json"]([FOUND]))) == expected[:1]
+        assert read_detections(write(tmp_path / f"a.{form}", FORMATS[form]([FOUND, OTHER]))) == [FOUND, OTHER]
+    assert read_detections(write(tmp_path / "one.json", FORMATS["json"]([FOUND]))) == [FOUND]
 
 
-def place_of(found: Detection) -> tuple[str, float, float]:
-    return found.label, found.start_s, found.end_s
+@pytest.mark.parametrize("ending", ["", ', "decided_s": null'])
+def test_detections_that_tell_no_time_of_the_decision_have_none(ending: str, tmp_path: Path) -> None:
+    detection = f'{{"label": "yes", "start_s": 0.5, "end_s": 1.25, "score": 0.75{ending}}}'
+    path = write(tmp_path / "a.json", f'{{"audio": "a.wav", "duration_s": 4, "detections": [{detection}]}}')
+    ((found,),) = [transcript.detections for transcript in read_detections(path)]
+    assert (found.label, found.end_s, math.isnan(found.decided_s)) == ("yes", 1.25, True)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '[{"audio": "a.wav"}]', "yes"])
