@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 import msgspec
@@ -524,8 +524,8 @@ def score(
 ) -> None:
     """Hold what is found in recordings against what was spoken in them.
 
-    AUDIO can also be what transcribe wrote as .json or .jsonl. A recording that cannot be read is reported, and the
-    others are scored; the exit code is 2 then.
+    AUDIO can also be what transcribe wrote as .json or .jsonl. What cannot be read is reported, and the rest is scored;
+    the exit code is 2 then.
     """
     from speechrnn import scoring
     from speechrnn.runtime import load
@@ -542,7 +542,9 @@ def score(
     choices = {_CHOSEN: options}
     if curve_path is not None and not threshold:
         choices |= {name: recognizer.info.options_at(name) for name in points}
-    heard, failed = _hear_all(recognizer, choices, audio, truth)
+    inputs, n_unread = _find_inputs(audio, truth)
+    heard, n_damaged = _hear_all(recognizer, choices, inputs)
+    failed = n_unread + n_damaged
     if heard:
         scores = {
             name: scoring.score([one.scored(name) for one in heard], recognizer.info.spec.labels.keywords, rule)
@@ -559,26 +561,71 @@ def score(
     _end(failed, len(heard) + failed)
 
 
-def _hear_all(
-    recognizer: Recognizer, choices: dict[str, Options], audio: Sequence[Path], place: Path | None
-) -> tuple[list[Heard], int]:
-    """What each choice of options finds in recordings with known truth, and how many could not be read.
+class _Inputs(NamedTuple):
+    """What is scored: detections that were written, and recordings; for each, in this order, the file of its truth."""
 
-    Raises DataError before any is heard if the truth of one is missing.
+    written: list[Transcript]
+    recordings: list[Path]
+    truths: list[Path]
+
+
+def _find_inputs(audio: Sequence[Path], place: Path | None) -> tuple[_Inputs, int]:
+    """What can be scored of the arguments, and how many files cannot be read, each of which is reported.
+
+    Raises DataError if the truth of one that can be read is missing.
+    """
+    from speechrnn.truth import find_truth
+
+    written, failed = _read_written([path for path in audio if path.suffix in _DETECTIONS])
+    files, n_missing = _find([path for path in audio if path.suffix not in _DETECTIONS])
+    recordings = [file for file in files if _can_be_opened(file)]
+    paths = [Path(transcript.audio) for transcript in written] + recordings
+    inputs = _Inputs(written, recordings, [find_truth(path, place) for path in paths])
+    return inputs, failed + n_missing + len(files) - len(recordings)
+
+
+def _read_written(paths: Sequence[Path]) -> tuple[list[Transcript], int]:
+    from speechrnn.truth import read_detections
+
+    written, failed = [], 0
+    for path in paths:
+        try:
+            written += read_detections(path)
+        except SpeechRnnError as error:
+            _note(f"speechrnn: {error}")
+            failed += 1
+    return written, failed
+
+
+def _can_be_opened(file: Path) -> bool:
+    from speechrnn.audio import open_audio
+
+    try:
+        open_audio(file).close()
+    except SpeechRnnError as error:
+        _note(f"speechrnn: {error}")
+        return False
+    return True
+
+
+def _hear_all(recognizer: Recognizer, choices: dict[str, Options], inputs: _Inputs) -> tuple[list[Heard], int]:
+    """What each choice of options finds, beside what was spoken, and how many recordings turned out to be damaged.
+
+    Raises DataError before any is heard if the truth of one cannot be read.
     """
     from speechrnn.listening import hear
     from speechrnn.scoring import Heard
     from speechrnn.sources import FileSource
-    from speechrnn.truth import find_truth, read_detections, read_truth
+    from speechrnn.truth import read_truth
 
-    written = [transcript for path in audio if path.suffix in _DETECTIONS for transcript in read_detections(path)]
-    files, failed = _find([path for path in audio if path.suffix not in _DETECTIONS])
-    paths = [Path(transcript.audio) for transcript in written] + files
-    truths = [read_truth(find_truth(path, place), path.stem) for path in paths]
+    written, recordings, places = inputs
+    paths = [Path(transcript.audio) for transcript in written] + recordings
+    truths = [read_truth(place, path.stem) for place, path in zip(places, paths, strict=True)]
+    failed = 0
     done = [
         Heard(t.audio, t.duration_s, truth, {_CHOSEN: t.detections}) for t, truth in zip(written, truths, strict=False)
     ]
-    for file, truth in zip(files, truths[len(written) :], strict=True):
+    for file, truth in zip(recordings, truths[len(written) :], strict=True):
         try:
             with FileSource(file, recognizer.info.spec.sample_rate_hz) as source:
                 blocks = track(source.blocks(), round(source.duration_s or 0.0), _shown(file.name))

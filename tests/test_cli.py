@@ -186,6 +186,10 @@ def missing(folder: Path) -> Path:
     return folder / "missing.wav"
 
 
+def no_detections(folder: Path) -> Path:
+    return folder / "words.json"
+
+
 def empty(folder: Path) -> Path:
     path = folder / "empty.wav"
     path.touch()
@@ -413,12 +417,19 @@ def test_score_takes_detections_and_gives_what_it_gives_for_the_recording(tmp_pa
     assert_one_line(run("score", words, "--curve", tmp_path / "curve.png"), "--curve", "got detections")
 
 
-def test_score_goes_on_after_a_recording_that_cannot_be_read(tmp_path: Path) -> None:
-    broken = empty(tmp_path)
-    broken.with_suffix(".txt").touch()
-    result = run("score", EXAMPLE, broken)
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [(missing, "no such file"), (empty, "empty file"), (not_a_number, "NaN"), (no_detections, "cannot read")],
+)
+def test_score_goes_on_after_what_cannot_be_read(make: Callable[[Path], Path], expected: str, tmp_path: Path) -> None:
+    path = make(tmp_path)
+    if make is not_a_number:  # which is only known once it is heard
+        path.with_suffix(".txt").touch()
+    result = run("score", path, EXAMPLE)
     assert (result.returncode, result.stdout.splitlines()[0][:12]) == (2, "1 recordings")
-    assert broken.name in result.stderr
+    first, last = result.stderr.splitlines()
+    assert f"{path}: " in first and expected in first
+    assert "1 of 2 inputs failed" in last
 
 
 @pytest.mark.parametrize("arguments", [["--truth", "none.txt"], ["--truth", "docs"], ["--truth", "pyproject.toml"]])
