@@ -21,7 +21,7 @@ import msgspec
 
 import speechrnn
 from speechrnn import outputs
-from speechrnn.errors import ConfigError, DeviceError, SpeechRnnError
+from speechrnn.errors import ConfigError, DataError, DeviceError, SpeechRnnError
 
 if TYPE_CHECKING:
     from speechrnn.config import Experiment
@@ -111,7 +111,12 @@ def track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
 def _options(
     recognizer: Recognizer, thresholds: Sequence[str], keywords: str | None = None, step_ms: int | None = None
 ) -> Options:
-    """The model's options with what was asked for; each threshold is a number for all keywords, or keyword=number."""
+    """The model's options with what was asked for; each threshold is a number for all keywords, or keyword=number.
+
+    Raises ConfigError for what is neither, and for words that are no keywords.
+    """
+    from speechrnn.detector import check_words
+
     options = recognizer.info.options
     common, own, given = options.threshold, dict(options.thresholds), {}
     for text in thresholds:
@@ -129,6 +134,7 @@ def _options(
     if step_ms is not None:
         smoothing_ms = max(step_ms, options.smoothing_ms)
         options = msgspec.structs.replace(options, step_ms=step_ms, smoothing_ms=smoothing_ms)
+    check_words(options, recognizer.info.spec.labels)
     return options
 
 
@@ -530,8 +536,12 @@ def score(
     from speechrnn import scoring
     from speechrnn.runtime import load
 
+    written = [path for path in audio if path.suffix in _DETECTIONS]
+    if len(written) == len(audio) and (threshold or operating_point):
+        option = f"--threshold {threshold[0]}" if threshold else f"--operating-point {operating_point}"
+        raise ConfigError(f"{option}: changes nothing in detections, which are decided; give the recordings themselves")
     if curve_path is not None:
-        if any(path.suffix in _DETECTIONS for path in audio):
+        if written:
             raise ConfigError(f"--curve {curve_path}: needs the recordings themselves, got detections")
         from speechrnn.plots import draw_curve  # before the work, for matplotlib may be missing
     beside = None if curve_path is None else curve_path.with_suffix(".json")
@@ -542,7 +552,7 @@ def score(
     choices = {_CHOSEN: options}
     if curve_path is not None and not threshold:
         choices |= {name: recognizer.info.options_at(name) for name in points}
-    inputs, n_unread = _find_inputs(audio, truth)
+    inputs, n_unread = _find_inputs(audio, truth, recognizer.info.spec.labels.keywords)
     heard, n_damaged = _hear_all(recognizer, choices, inputs)
     failed = n_unread + n_damaged
     if heard:
@@ -569,14 +579,14 @@ class _Inputs(NamedTuple):
     truths: list[Path]
 
 
-def _find_inputs(audio: Sequence[Path], place: Path | None) -> tuple[_Inputs, int]:
+def _find_inputs(audio: Sequence[Path], place: Path | None, keywords: Sequence[str]) -> tuple[_Inputs, int]:
     """What can be scored of the arguments, and how many files cannot be read, each of which is reported.
 
-    Raises DataError if the truth of one that can be read is missing.
+    Raises DataError if the truth of one that can be read is missing, or detections are of no keyword.
     """
     from speechrnn.truth import find_truth
 
-    written, failed = _read_written([path for path in audio if path.suffix in _DETECTIONS])
+    written, failed = _read_written([path for path in audio if path.suffix in _DETECTIONS], keywords)
     files, n_missing = _find([path for path in audio if path.suffix not in _DETECTIONS])
     recordings = [file for file in files if _can_be_opened(file)]
     paths = [Path(transcript.audio) for transcript in written] + recordings
@@ -584,16 +594,23 @@ def _find_inputs(audio: Sequence[Path], place: Path | None) -> tuple[_Inputs, in
     return inputs, failed + n_missing + len(files) - len(recordings)
 
 
-def _read_written(paths: Sequence[Path]) -> tuple[list[Transcript], int]:
+def _read_written(paths: Sequence[Path], keywords: Sequence[str]) -> tuple[list[Transcript], int]:
     from speechrnn.truth import read_detections
 
-    written, failed = [], 0
+    written: list[Transcript] = []
+    failed = 0
     for path in paths:
         try:
-            written += read_detections(path)
+            transcripts = read_detections(path)
         except SpeechRnnError as error:
             _note(f"speechrnn: {error}")
             failed += 1
+            continue
+        others = {found.label for transcript in transcripts for found in transcript.detections} - set(keywords)
+        if others:
+            names = ", ".join(sorted(others))
+            raise DataError(f"{path}: {names}: no keyword of this model; give the --model that found it")
+        written += transcripts
     return written, failed
 
 

@@ -26,6 +26,13 @@ class Detection(msgspec.Struct, frozen=True):
     decided_s: float
 
 
+def check_words(options: Options, labels: Labels) -> None:
+    """Raise ConfigError if options name a word that is no keyword."""
+    unknown = sorted({*options.thresholds, *options.only} - set(labels.keywords))
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)}: no keyword of this model; expected {', '.join(labels.keywords)}")
+
+
 class Detector:
     """Turns one row of posteriors per step into detections.
 
@@ -34,9 +41,7 @@ class Detector:
     """
 
     def __init__(self, labels: Labels, options: Options) -> None:
-        unknown = sorted({*options.thresholds, *options.only} - set(labels.keywords))
-        if unknown:
-            raise ConfigError(f"{', '.join(unknown)}: no keyword of this model; expected {', '.join(labels.keywords)}")
+        check_words(options, labels)
         self._keywords = labels.keywords
         self._options = options
         heard = options.only or labels.keywords

@@ -312,6 +312,7 @@ def test_bad_settings_are_one_clear_line(setting: str, expected: list[str]) -> N
         ["transcribe", EXAMPLE, "--format", "morse"],
         ["transcribe", EXAMPLE, "--threshold", "loud"],
         ["transcribe", EXAMPLE, EXAMPLE, "--threshold", "maybe=0.5"],
+        ["score", EXAMPLE, EXAMPLE, "--threshold", "maybe=0.5"],
         ["transcribe", EXAMPLE, "--threshold", "yes="],
         ["transcribe", EXAMPLE, "--threshold", "=0.5"],
         ["transcribe", EXAMPLE, "--threshold", "nan"],
@@ -415,6 +416,24 @@ def test_score_takes_detections_and_gives_what_it_gives_for_the_recording(tmp_pa
     assert {key for key in scores[0] if scores[0][key] != scores[1][key]} <= {"hours"}  # the length is rounded
     assert scores[0]["rule"] == "tensorflow"
     assert_one_line(run("score", words, "--curve", tmp_path / "curve.png"), "--curve", "got detections")
+
+
+@pytest.mark.parametrize(
+    "option", [("--threshold", "0.99"), ("--threshold", "banana=0.9"), ("--operating-point", "strict")]
+)
+def test_score_refuses_options_that_change_nothing_in_detections(option: tuple[str, str], tmp_path: Path) -> None:
+    words = tmp_path / "words.json"
+    words.write_text('{"audio": "examples/commands.wav", "duration_s": 13.2, "detections": []}')
+    assert_one_line(run("score", words, *option), " ".join(option), "detections")
+    of_recordings = run("score", words, EXAMPLE, *option)
+    assert of_recordings.returncode == (2 if "banana" in option[1] else 0)
+
+
+def test_score_refuses_detections_of_no_keyword(tmp_path: Path) -> None:
+    words = tmp_path / "words.jsonl"
+    found = {"label": "banana", "start_s": 1.0, "end_s": 1.4, "score": 0.9}
+    words.write_text(json.dumps({"audio": str(EXAMPLE), "duration_s": 13.2, "detections": [found]}))
+    assert_one_line(run("score", words, EXAMPLE), str(words), "banana: no keyword")
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ INFERENCE = {
     "describe": {"models", "runtime", "spec"},
     "outputs": {"errors"},
     "cli": {
-        *("audio", "config", "dataset", "describe", "doctor", "errors", "evaluation", "export", "formats", "listening"),
-        *("outputs", "plots", "recognizer", "report", "runtime", "scoring", "sources", "spotter", "training", "truth"),
-        *("view", "__init__"),
+        *("audio", "config", "dataset", "describe", "detector", "doctor", "errors", "evaluation", "export", "formats"),
+        *("listening", "outputs", "plots", "recognizer", "report", "runtime", "scoring", "sources", "spotter"),
+        *("training", "truth", "view", "__init__"),
         *("server", "service"),
     },
     "confusables": {"errors"},
