@@ -19,7 +19,18 @@ import matplotlib
 import msgspec
 import numpy as np
 
-from pipelines.streams import PRESETS, join, judge, make_stream, of_pack, open_inputs, percentiles_ms, speech_clips
+from pipelines.streams import (
+    PRESETS,
+    join,
+    judge,
+    make_stream,
+    of_pack,
+    open_inputs,
+    parse_inputs,
+    percentiles_ms,
+    speech_clips,
+)
+from speechrnn import outputs
 from speechrnn.audio import Samples
 from speechrnn.cli import run_program
 from speechrnn.config import TRAINING_RATE_HZ
@@ -148,7 +159,10 @@ def main() -> None:
     """Print the table and draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", type=Path, help="file to draw the same into")
-    arguments, recognizer, pack = open_inputs(parser)
+    arguments = parse_inputs(parser)
+    if arguments.picture:
+        outputs.check_picture(arguments.picture)
+    recognizer, pack = open_inputs(arguments)
     stream, words = make_stream(of_pack(pack, recognizer.info.spec.labels.keywords), PRESETS["plain"], _SEED)
     speech = join(pack, speech_clips(pack))
     hours = [len(samples) / TRAINING_RATE_HZ / 3600 for samples in (stream, speech)]

@@ -21,6 +21,7 @@ from lightning_fabric import Fabric
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from speechrnn import outputs
 from speechrnn.audio import Samples, from_int16
 from speechrnn.cli import pack_audio, run_program
 from speechrnn.config import Augment, Experiment, load_experiment
@@ -216,6 +217,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/cells"))
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pictures")
     arguments = parser.parse_args()
+    gradients, losses = arguments.docs / "cells-gradients.png", arguments.docs / "cells-losses.png"
+    for picture in (gradients, losses):
+        outputs.check_picture(picture)
     base = load_experiment(arguments.config, data_dir=arguments.data)
     pack = pack_audio(base)
     outcomes = {}
@@ -224,8 +228,8 @@ def main() -> None:
         print(f"{variant.name}: {100 * outcomes[variant].accuracy:.1f} %")
     print(table(outcomes))
     hop_s = base.model.features.hop_ms / 1000
-    draw_gradients(outcomes, hop_s).savefig(arguments.docs / "cells-gradients.png", dpi=90)
-    draw_losses(outcomes).savefig(arguments.docs / "cells-losses.png", dpi=90)
+    draw_gradients(outcomes, hop_s).savefig(gradients, dpi=90)
+    draw_losses(outcomes).savefig(losses, dpi=90)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pipelines.streams import (
     match,
     of_pack,
     open_inputs,
+    parse_inputs,
     percentiles_ms,
     speech_clips,
     validation_clips,
@@ -157,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     if importlib.util.find_spec("pocketsphinx") is None:
         parser.exit(2, "PocketSphinx is not installed; run: pip install pocketsphinx\n")
-    _, recognizer, pack = open_inputs(parser)
+    recognizer, pack = open_inputs(parse_inputs(parser))
     swept, recording = make_recordings(pack, recognizer.info.spec.labels.keywords)
     for name, (stream, words, speech) in {"sweep": swept, "comparison": recording}.items():
         minutes = [len(part) / TRAINING_RATE_HZ / 60 for part in (stream, speech)]

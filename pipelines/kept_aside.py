@@ -19,7 +19,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.streams import PRESETS, Material, hear_with_truth, make_stream, of_folders, of_pack, open_inputs
+from pipelines.streams import (
+    PRESETS,
+    Material,
+    hear_with_truth,
+    make_stream,
+    of_folders,
+    of_pack,
+    open_inputs,
+    parse_inputs,
+)
 from speechrnn import evaluation, outputs
 from speechrnn.audio import find_audio, read
 from speechrnn.cli import run_program
@@ -227,7 +236,10 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="test clips as LABEL/*.wav")
     parser.add_argument("--speech", type=Path, help="folder of running speech with transcripts.txt")
     parser.add_argument("--curve", type=Path, help="only draw misses against false alarms in the speech into this file")
-    arguments, recognizer, pack = open_inputs(parser)
+    arguments = parse_inputs(parser)
+    if arguments.curve:
+        outputs.check_picture(arguments.curve)
+    recognizer, pack = open_inputs(arguments)
     labels = recognizer.info.spec.labels
     material = open_streams(arguments.clips, pack, labels.keywords)
     speech = read_speech(arguments.speech) if arguments.speech else {}

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from pipelines.streams import PRESETS, make_stream, match, of_pack, open_inputs, percentiles_ms
+from pipelines.streams import PRESETS, make_stream, match, of_pack, open_inputs, parse_inputs, percentiles_ms
 from speechrnn.audio import Samples
 from speechrnn.cli import run_program
 from speechrnn.runtime import Recognizer
@@ -43,7 +43,7 @@ def measure(recognizer: Recognizer, stream: Samples, words: list[Word]) -> tuple
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _, recognizer, pack = open_inputs(parser)
+    recognizer, pack = open_inputs(parse_inputs(parser))
     stream, words = make_stream(of_pack(pack, recognizer.info.spec.labels.keywords), PRESETS["plain"], _SEED)
     delays_s, push_s = map(np.array, measure(recognizer, stream, words))
     options = recognizer.info.options

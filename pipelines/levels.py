@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import matplotlib
 
-from pipelines.streams import Material, Recipe, make_stream, of_pack, open_inputs
+from pipelines.streams import Material, Recipe, make_stream, of_pack, open_inputs, parse_inputs
+from speechrnn import outputs
 from speechrnn.cli import run_program
 from speechrnn.listening import hear
 from speechrnn.runtime import Recognizer
@@ -99,7 +100,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="file to draw the same into")
     parser.add_argument("--minutes", type=float, default=10.0, help="length of each stream")
     parser.add_argument("--seeds", type=int, default=1, help="streams for each condition")
-    arguments, recognizer, pack = open_inputs(parser)
+    arguments = parse_inputs(parser)
+    if arguments.picture:
+        outputs.check_picture(arguments.picture)
+    recognizer, pack = open_inputs(arguments)
     material = of_pack(pack, recognizer.info.spec.labels.keywords)
     conditions = measure_all(recognizer, material, arguments.minutes, range(1, arguments.seeds + 1))
     print(to_markdown(conditions))

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from speechrnn import outputs
 from speechrnn.audio import read
 from speechrnn.cli import run_program
 from speechrnn.runtime import load
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--model", default="commands8")
     parser.add_argument("--to", type=float, help="seconds to draw; all of it if not given")
     arguments = parser.parse_args()
+    outputs.check_picture(arguments.target)
     draw(arguments.audio, arguments.target, arguments.model, arguments.to)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.guesses import decode, open_decoder, write_list
-from pipelines.streams import open_inputs, recordings_of, speech_of
+from pipelines.streams import open_inputs, parse_inputs, recordings_of, speech_of
 from speechrnn.cli import run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.dataset import Mined, Pack, read_mined
@@ -111,7 +111,8 @@ def merged(old: list[Mined], new: list[Mined]) -> list[Mined]:
 def main() -> None:
     """Mine, add to the file, and tell what was heard."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments, recognizer, pack = open_inputs(parser)
+    arguments = parse_inputs(parser)
+    recognizer, pack = open_inputs(arguments)
     data = load_experiment(arguments.config, data_dir=arguments.data).data
     base = Path(data.dir)
     path = base / (data.mined or MINED)

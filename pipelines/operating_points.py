@@ -29,7 +29,7 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from pipelines.streams import PRESETS, hear_with_truth, make_stream, of_pack, open_inputs, speech_of
+from pipelines.streams import PRESETS, hear_with_truth, make_stream, of_pack, open_inputs, parse_inputs, speech_of
 from speechrnn.cli import run_program
 from speechrnn.dataset import Pack, Split
 from speechrnn.labels import Labels
@@ -242,7 +242,7 @@ def _rate(speech: Score | None) -> str:
 def main() -> None:
     """Choose, measure, and print both the table and the TOML."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _, recognizer, pack = open_inputs(parser)
+    recognizer, pack = open_inputs(parse_inputs(parser))
     remembered, labels = remembering(recognizer), recognizer.info.spec.labels
     options = msgspec.structs.replace(recognizer.info.options, only=(), thresholds={})
     recordings = listen(remembered, pack, {"as set": options})

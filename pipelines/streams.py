@@ -313,17 +313,21 @@ def percentiles_ms(times_s: NDArray[np.float64], *percentiles: float) -> list[fl
     return [percentile_ms(times_s, percentile) for percentile in percentiles]
 
 
-def open_inputs(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Recognizer, Pack]:
-    """Read the command line, to which configuration, model and data folder are added, and open what it names.
-
-    Running speech in which a keyword of the model is spoken is left out.
-    """
+def parse_inputs(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line, to which configuration, model and data folder are added."""
     parser.add_argument("config", type=Path)
     parser.add_argument("model")
     parser.add_argument("--data", help="folder that the paths in [data] start from")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def open_inputs(arguments: argparse.Namespace) -> tuple[Recognizer, Pack]:
+    """The model and the packed audio that such a command line names.
+
+    Running speech in which a keyword of the model is spoken is left out.
+    """
     recognizer = load(arguments.model)
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
     data = msgspec.structs.replace(experiment.data, mined="", excerpts="")  # of no use here, or still to be made
     pack = pack_audio(msgspec.structs.replace(experiment, data=data))
-    return arguments, recognizer, without_keywords(pack, Path(data.dir), recognizer.info.spec.labels.keywords)
+    return recognizer, without_keywords(pack, Path(data.dir), recognizer.info.spec.labels.keywords)

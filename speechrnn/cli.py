@@ -480,8 +480,7 @@ def evaluate(
         if path is not None:
             outputs.check_place(path)
     if plots is not None:
-        with outputs.writing(plots):
-            plots.mkdir(parents=True, exist_ok=True)
+        outputs.check_picture(plots / "confusion.png")
     recognizer = load(model)
     result = evaluation.evaluate(recognizer, folder, lambda files, n: track(files, n, "evaluating"), noise=noise)
     click.echo(report.to_table(result), nl=False)
@@ -544,8 +543,10 @@ def score(
         if written:
             raise ConfigError(f"--curve {curve_path}: needs the recordings themselves, got detections")
         from speechrnn.plots import draw_curve  # before the work, for matplotlib may be missing
+
+        outputs.check_picture(curve_path)
     beside = None if curve_path is None else curve_path.with_suffix(".json")
-    for path in filter(None, (json_path, curve_path, beside)):
+    for path in filter(None, (json_path, beside)):
         outputs.check_place(path)
     recognizer = load(model, operating_point=operating_point)
     options, points = _options(recognizer, threshold), recognizer.info.operating_points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,17 @@ def check_place(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _is_special(path):
             tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def check_picture(path: Path) -> None:
+    """As `check_place`, for a picture: raise DeviceError now, too, if matplotlib cannot write what its suffix says."""
+    from matplotlib.figure import Figure
+
+    try:
+        Figure().savefig(io.BytesIO(), format=path.suffix[1:])
+    except Exception:  # every format fails in its own way, such as for want of another program
+        raise DeviceError(f"{path}: matplotlib cannot write such a picture; give a name that ends in .png") from None
+    check_place(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -336,11 +336,19 @@ def test_bad_settings_are_one_clear_line(setting: str, expected: list[str]) -> N
         ["evaluate", "commands8", EXAMPLE],
         ["evaluate", "commands8", "examples", "--noise", "no/such/folder"],
         ["evaluate", "commands8", "examples", "--report", "/proc/none/report.html"],
+        ["evaluate", "commands8", "examples", "--plots", "README.md"],
     ],
     ids=str,
 )
 def test_bad_arguments_are_one_clear_line(arguments: list[str | Path | bytes]) -> None:
     assert_one_line(run(*(os.fsdecode(argument) for argument in arguments)))
+
+
+@pytest.mark.parametrize("name", ["curve", "curve.xyz", "curve.json"])
+def test_a_curve_that_is_no_picture_is_refused_before_the_work(name: str, tmp_path: Path) -> None:
+    result = run("score", EXAMPLE, "--curve", tmp_path / name)
+    assert_one_line(result, str(tmp_path / name), ".png")
+    assert (result.stdout, list(tmp_path.iterdir())) == ("", [])
 
 
 @pytest.mark.parametrize("option", ["--plots", "--report"])

@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from speechrnn import outputs
 from speechrnn.errors import DeviceError
 from speechrnn.formats import Transcript, Write, to_jsonl
+from tests.helpers import assert_one_line
 
 Choose = Callable[[Write, Callable[[str], None]], AbstractContextManager[outputs.Add]]
 ONE, TWO = Transcript("a/one.wav", 1.0, ()), Transcript("two.wav", 2.0, ())
@@ -82,3 +84,19 @@ def test_a_place_where_no_file_can_go_is_known_before_the_work(place: str, tmp_p
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match=str(tmp_path)):
         outputs.check_place(tmp_path / place)
+
+
+@pytest.mark.parametrize("name", ["curve.png", "CURVE.PNG", "new/curve.svg", "curve.pdf", "curve.jpg"])
+def test_a_picture_that_matplotlib_writes_may_go_there(name: str, tmp_path: Path) -> None:
+    outputs.check_picture(tmp_path / name)
+    Figure().savefig(tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["curve", "curve.json", "curve.xyz", ".png", "file/curve.png"])
+def test_a_picture_that_cannot_be_written_is_known_before_the_work(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError) as caught:
+        outputs.check_picture(tmp_path / name)
+    assert_one_line(caught.value, str(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipelines import choose_options, compare_pocketsphinx, endurance, latency, mine_negatives, streams
+from pipelines import (
+    choose_options,
+    compare_cells,
+    compare_pocketsphinx,
+    endurance,
+    kept_aside,
+    latency,
+    levels,
+    make_picture,
+    mine_negatives,
+    streams,
+)
 from pipelines import make_stream as make_stream_command
 from pipelines.streams import (
     PRESETS,
@@ -31,7 +43,7 @@ from speechrnn.audio import Samples, read, to_int16
 from speechrnn.config import load_experiment
 from speechrnn.dataset import Mined, Pack, prepare, read_mined
 from speechrnn.detector import Detection
-from speechrnn.errors import ConfigError, DataError
+from speechrnn.errors import ConfigError, DataError, DeviceError
 from speechrnn.evaluation import speech_power
 from speechrnn.runtime import load, remembering
 from speechrnn.spec import Options
@@ -515,6 +527,28 @@ def test_running_speech_known_to_have_a_keyword_is_left_out(talk: Path) -> None:
     (talk / "speech" / "training" / "transcripts.txt").write_text("0 Yes, sir\n")
     kept = streams.without_keywords(pack, talk, KEYWORDS).clips
     assert {clip.path for clip in pack.clips} - {clip.path for clip in kept} == {"speech/training/0.wav"}
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (choose_options.main, ["configs/commands8.toml", "commands8", "--picture", "PLACE.xyz"]),
+        (levels.main, ["configs/commands8.toml", "commands8", "--picture", "PLACE.xyz"]),
+        (kept_aside.main, ["configs/commands8.toml", "commands8", "--clips", "examples", "--curve", "PLACE.xyz"]),
+        (make_picture.main, ["examples/commands.wav", "PLACE.xyz"]),
+        (compare_cells.main, ["configs/smoke.toml", "--docs", "PLACE"]),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_known_before_the_work(
+    main: Callable[[], None], arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, work in (streams, "load"), (make_picture, "load"), (compare_cells, "load_experiment"):
+        monkeypatch.setattr(module, work, lambda *given, **named: pytest.fail("the work was begun"))
+    place = write_audio(tmp_path / "file.wav", silence(0.1))  # no folder, and no picture
+    monkeypatch.setattr(sys, "argv", ["draw", *(part.replace("PLACE", str(place)) for part in arguments)])
+    with pytest.raises(DeviceError) as caught:
+        main()
+    assert_one_line(caught.value, str(place))
 
 
 @pytest.mark.parametrize("pipeline", ["choose_options", "latency"])
