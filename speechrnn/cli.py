@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -214,13 +214,25 @@ def _destination(
         if repeated:
             raise ConfigError(f"{path}: several recordings are called {repeated[0]}; transcribe them one by one")
         return outputs.to_folder(path, write, formats.SUFFIXES[format_])
-    _check_not_among(path, files, "--output")
+    _check_apart({"--output": path}, {"the recording": files})
     return outputs.to_file(path, write, _note)
 
 
-def _check_not_among(path: Path, files: Sequence[Path], option: str) -> None:
-    if path.is_file() and any(file.exists() and file.samefile(path) for file in files):
-        raise ConfigError(f"{option} {path}: is the recording itself; give another name")
+def _check_apart(written: Mapping[str, Path | None], read: Mapping[str, Iterable[Path]]) -> None:
+    """Raise ConfigError if a file that would be written, by what it is, is another one of them or one that is read."""
+    places = [(what, path) for what, path in written.items() if path is not None]
+    inputs = [(what, path) for what, paths in read.items() for path in paths]
+    for number, (what, path) in enumerate(places):
+        for other_what, other in places[number + 1 :] + (inputs if path.exists() else []):
+            if _is_same(path, other):
+                raise ConfigError(f"{path}: is both {what} and {other_what}; give another name")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names mean one file; a device, which writing does not replace, may be named twice."""
+    if one.exists() and other.exists():
+        return one.is_file() and one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 def _find(audio: Sequence[Path]) -> tuple[list[Path], int]:
@@ -333,7 +345,7 @@ def listen(
     recognizer = load(model, operating_point=operating_point)
     spotter = KeywordSpotter(recognizer, _options(recognizer, threshold, keywords, step_ms))
     if save is not None and source is not None:
-        _check_not_among(save, [Path(source)], "--save")
+        _check_apart({"--save": save}, {"the recording": [Path(source)]})
     notes: list[Callable[[str], None]] = [_note]
     sinks: list[Sink] = []
     if command is not None:
@@ -472,8 +484,17 @@ def evaluate(
     _background_noise_ is a clip of silence. Clips of more than a context are searched for a keyword.
     """
     from speechrnn import evaluation, report
-    from speechrnn.runtime import load
+    from speechrnn.audio import find_audio
+    from speechrnn.runtime import find_model, load
 
+    _check_apart(
+        {"--json": json_path, "--plots": plots, "--report": report_path},
+        {
+            "a clip": find_audio(folder),
+            "noise": [] if noise is None else find_audio(noise),
+            "the model": [find_model(model)],
+        },
+    )
     if plots is not None or report_path is not None:
         from speechrnn.plots import draw_all  # before the work, for matplotlib may be missing
     for path in (json_path, report_path):
@@ -533,7 +554,7 @@ def score(
     the exit code is 2 then.
     """
     from speechrnn import scoring
-    from speechrnn.runtime import load
+    from speechrnn.runtime import find_model, load
 
     written = [path for path in audio if path.suffix in _DETECTIONS]
     if len(written) == len(audio) and (threshold or operating_point):
@@ -554,6 +575,10 @@ def score(
     if curve_path is not None and not threshold:
         choices |= {name: recognizer.info.options_at(name) for name in points}
     inputs, n_unread = _find_inputs(audio, truth, recognizer.info.spec.labels.keywords)
+    _check_apart(
+        {"--json": json_path, "--curve": curve_path, "the JSON beside --curve": beside},
+        {"an input": [*audio, *inputs.recordings], "the truth": inputs.truths, "the model": [find_model(model)]},
+    )
     heard, n_damaged = _hear_all(recognizer, choices, inputs)
     failed = n_unread + n_damaged
     if heard:

@@ -121,7 +121,7 @@ def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
         ["listen", "--source", path, "--save", path],
     ]
     for arguments in commands:
-        assert_one_line(run(*arguments), "is the recording itself")
+        assert_one_line(run(*arguments), "and the recording; give another name")
     assert path.read_bytes() == EXAMPLE.read_bytes()
 
 
@@ -457,6 +457,66 @@ def test_score_goes_on_after_what_cannot_be_read(make: Callable[[Path], Path], e
     first, last = result.stderr.splitlines()
     assert f"{path}: " in first and expected in first
     assert "1 of 2 inputs failed" in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--json", "talk.wav"], ["talk.wav", "--json", "an input"]),
+        (["--json", "other/../talk.labels.txt"], ["talk.labels.txt", "--json", "the truth"]),
+        (["--json", "linked"], ["linked", "--json", "an input"]),
+        (["--json", "model.onnx", "--model", "model.onnx"], ["model.onnx", "--json", "the model"]),
+        (["--json", "score.json", "--curve", "score.png"], ["score.json", "--json", "the JSON beside --curve"]),
+        (["--json", "new/score.png", "--curve", "new/score.png"], ["score.png", "--json", "--curve"]),
+        (["--truth", "truth.json", "--curve", "truth.png"], ["truth.json", "the JSON beside --curve", "the truth"]),
+    ],
+)
+def test_score_writes_over_nothing_that_it_reads_or_writes(
+    arguments: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    shutil.copy(EXAMPLE, tmp_path / "talk.wav")
+    shutil.copy(EXAMPLE.with_suffix(".labels.txt"), tmp_path / "talk.labels.txt")
+    shutil.copy(ROOT / "speechrnn" / "pretrained" / "commands8.onnx", tmp_path / "model.onnx")
+    (tmp_path / "truth.json").write_text('{"detections": []}')
+    (tmp_path / "linked").symlink_to("talk.wav")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    result = run("score", "talk.wav", *arguments, cwd=tmp_path)
+    assert_one_line(result, *expected, "give another name")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_detections_that_are_scored_are_not_written_over(tmp_path: Path) -> None:
+    words = tmp_path / "words.json"
+    words.write_text(json.dumps({"audio": str(EXAMPLE), "duration_s": 13.2, "detections": []}))
+    before = words.read_bytes()
+    assert_one_line(run("score", words, "--json", words), "--json", "an input")
+    assert words.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--json", "new", "--report", "new"], ["--json", "--report"]),
+        (["--json", "new", "--plots", "new"], ["--json", "--plots"]),
+        (["--report", "clips/yes/0.wav"], ["--report", "a clip"]),
+        (["--json", "hum.wav", "--noise", "hum.wav"], ["--json", "noise"]),
+    ],
+)
+def test_evaluate_writes_over_nothing_that_it_reads_or_writes(
+    arguments: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "clips" / "yes").mkdir(parents=True)
+    files = [write_wav(tmp_path / name, np.full(16000, 0.1)) for name in ("clips/yes/0.wav", "hum.wav")]
+    before = [path.read_bytes() for path in files]
+    assert_one_line(run("evaluate", "commands8", "clips", *arguments, cwd=tmp_path), *expected, "give another name")
+    assert [path.read_bytes() for path in files] == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_device_may_be_named_twice() -> None:
+    result = run("evaluate", "commands8", "no/such/folder", "--json", os.devnull, "--report", os.devnull)
+    assert_one_line(result, "expected a folder laid out as LABEL/*.wav")
 
 
 @pytest.mark.parametrize("arguments", [["--truth", "none.txt"], ["--truth", "docs"], ["--truth", "pyproject.toml"]])
