@@ -37,7 +37,7 @@ from speechrnn.evaluation import Evaluation
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
 from speechrnn.plots import draw_curve
 from speechrnn.runtime import Recognizer
-from speechrnn.scoring import THRESHOLDS, Curve, CurvePoint, Heard, Score, number, percent, score, sweep
+from speechrnn.scoring import THRESHOLDS, Curve, Heard, Score, number, percent, point_of, score, sweep
 from speechrnn.spec import ModelInfo, Options
 from speechrnn.truth import Truth, find_truth, read_truth
 
@@ -146,16 +146,13 @@ def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path
     labels, options = info.spec.labels, next(iter(choices.values()))
     in_streams, in_speech = _hear_streams(recognizer, material, "clean"), _hear_speech(recognizer, speech)
 
-    def points(levels: Iterable[float], of_streams: Sequence[Score], of_speech: Sequence[Score]) -> list[CurvePoint]:
-        return [
-            CurvePoint(level, one.missed_share, one.wrong_share, other.false_alarms_per_hour)
-            for level, one, other in zip(levels, of_streams, of_speech, strict=True)
-        ]
-
     swept = [sweep(part, labels, options, "default") for part in (in_streams, in_speech)]
-    given = [list(_score_each(part, info, "default").values()) for part in (in_streams, in_speech)]
-    named = dict(zip(choices, points([one.threshold for one in choices.values()], given[0], given[1]), strict=True))
-    curve = Curve("default", points(THRESHOLDS, swept[0], swept[1]), named)
+    given = [_score_each(part, info, "default") for part in (in_streams, in_speech)]
+    curve = Curve(
+        "default",
+        [point_of(Options(threshold=level), *both) for level, *both in zip(THRESHOLDS, *swept, strict=True)],
+        {name: point_of(one, given[0][name], given[1][name]) for name, one in choices.items()},
+    )
     with outputs.writing(target):
         draw_curve(curve).savefig(target, dpi=110)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 
 from speechrnn.evaluation import ANY_KEYWORD, Evaluation
 from speechrnn.metrics import Floats
@@ -33,7 +36,7 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9,
 }
 _ALARM_TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-_NAMED_THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
+_NAMED_THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.95, 0.98, 0.99)
 _DET_LIMITS = (0.0005, 0.6)
 _DET_TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
@@ -55,9 +58,6 @@ def draw_curve(curve: Curve) -> Figure:
         alarms = [point.false_alarms_per_hour for point in curve.detector]
         missed = [100 * point.missed_share for point in curve.detector]
         axis.plot(alarms, missed, ".-", color=_BLUE, lw=1, label="detector, by threshold")
-        for level in _NAMED_THRESHOLDS:
-            at = min(range(len(alarms)), key=lambda i: abs(curve.detector[i].threshold - level))
-            axis.annotate(f"{level:g}", (alarms[at], missed[at]), xytext=(4, 4), textcoords="offset points", fontsize=8)
         for number, (name, point) in enumerate(curve.spotter.items()):
             place = point.false_alarms_per_hour, 100 * point.missed_share
             axis.plot(*place, "o^sDv"[number % 5], color=_ORANGE, label=f"spotter, {name}")
@@ -68,7 +68,22 @@ def draw_curve(curve: Curve) -> Figure:
         axis.minorticks_off()
         axis.set(xlim=(0, most), ylim=(0, None), xlabel="false alarms per hour", ylabel="misses (%)")
         axis.legend(frameon=False)
+        figure.draw_without_rendering()  # only then is known where in the picture a point is
+        _name_thresholds(axis, [point.threshold for point in curve.detector], list(zip(alarms, missed, strict=True)))
         return figure
+
+
+def _name_thresholds(axis: Axes, thresholds: Sequence[float], places: Sequence[tuple[float, float]]) -> None:
+    """Write some thresholds beside their places, but those that would lie on one that is written already."""
+    taken: list[Bbox] = []
+    for level in _NAMED_THRESHOLDS:
+        at = min(range(len(places)), key=lambda i: abs(thresholds[i] - level))
+        name = axis.annotate(f"{level:g}", places[at], xytext=(4, 4), textcoords="offset points", fontsize=8)
+        box = name.get_window_extent().padded(2)
+        if any(box.overlaps(other) for other in taken):
+            name.remove()
+        else:
+            taken.append(box)
 
 
 def to_svg(figure: Figure) -> str:

@@ -265,13 +265,17 @@ def percentile_ms(times_s: NDArray[np.float64], percentile: float) -> float:
     return float(1000 * np.percentile(times_s, percentile)) if len(times_s) else math.nan
 
 
-class CurvePoint(msgspec.Struct, frozen=True):
-    """Misses and wrong words as shares of the spoken keywords, and false alarms per hour, at one threshold."""
+class CurvePoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Misses and wrong words as shares of the spoken keywords, and false alarms per hour, at one threshold.
+
+    `thresholds` are those of the keywords that have their own.
+    """
 
     threshold: float
     missed_share: float
     wrong_share: float
     false_alarms_per_hour: float
+    thresholds: dict[str, float] = {}
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -306,8 +310,8 @@ def draw_up(recordings: Sequence[Heard], labels: Labels, choices: Mapping[str, O
     scores = {name: score([heard.scored(name) for heard in recordings], labels.keywords, rule) for name in choices}
     return Curve(
         rule,
-        [_point(threshold, result) for threshold, result in zip(THRESHOLDS, swept, strict=True)],
-        {name: _point(choices[name].threshold, result) for name, result in scores.items()},
+        [point_of(Options(threshold=level), one, one) for level, one in zip(THRESHOLDS, swept, strict=True)],
+        {name: point_of(choices[name], one, one) for name, one in scores.items()},
     )
 
 
@@ -331,8 +335,15 @@ def decide(recordings: Sequence[Heard], labels: Labels, options: Options, rule: 
     return score(scored, labels.keywords, rule)
 
 
-def _point(threshold: float, result: Score) -> CurvePoint:
-    return CurvePoint(threshold, result.missed_share, result.wrong_share, result.false_alarms_per_hour)
+def point_of(options: Options, in_words: Score, in_speech: Score) -> CurvePoint:
+    """What options cost in misses and wrong words, and in false alarms, which may be counted where no word is said."""
+    return CurvePoint(
+        options.threshold,
+        in_words.missed_share,
+        in_words.wrong_share,
+        in_speech.false_alarms_per_hour,
+        options.thresholds,
+    )
 
 
 def to_table(result: Score) -> str:

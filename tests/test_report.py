@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,12 +14,13 @@ import matplotlib.image
 import msgspec
 import numpy as np
 import pytest
+from matplotlib.text import Annotation
 
 from speechrnn.evaluation import Evaluation, evaluate
 from speechrnn.labels import Labels
 from speechrnn.plots import draw_all, draw_curve, to_svg
 from speechrnn.report import to_html, to_table
-from speechrnn.scoring import Curve, CurvePoint
+from speechrnn.scoring import THRESHOLDS, Curve, CurvePoint
 from speechrnn.spec import ModelInfo, Spec
 from tests.helpers import RATE_HZ, fake_recognizer, noise, write_audio
 from tests.test_evaluation import CLIPS, write_clips
@@ -96,6 +100,44 @@ def test_a_curve_is_drawn_with_the_points_of_the_spotter() -> None:
     np.testing.assert_allclose(np.concatenate(marks), [(50, 50), (10, 90)], atol=1e-9)
     _, names = figure.axes[0].get_legend_handles_labels()
     assert names == ["detector, by threshold", "spotter, as set", "spotter, strict"]
+
+
+def names_of(curve: Curve) -> list[Annotation]:
+    """The thresholds that are written into the picture of a curve."""
+    figure = draw_curve(curve)
+    figure.draw_without_rendering()
+    return [one for one in figure.axes[0].texts if isinstance(one, Annotation)]
+
+
+def far_apart(threshold: float) -> CurvePoint:
+    return CurvePoint(threshold, threshold**20, 0.0, 300 * (1 - threshold))
+
+
+def close_together(threshold: float) -> CurvePoint:
+    return CurvePoint(threshold, 0.5 if threshold < 0.97 else 1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        (far_apart, ["0.3", "0.5", "0.7", "0.9", "0.95", "0.98", "0.99"]),
+        (close_together, ["0.3", "0.98"]),
+    ],
+)
+def test_thresholds_are_written_into_a_curve_but_never_over_each_other(
+    point: Callable[[float], CurvePoint], expected: list[str]
+) -> None:
+    names = names_of(Curve("default", [point(level) for level in THRESHOLDS], {}))
+    assert [name.get_text() for name in names] == expected
+    boxes = [name.get_window_extent() for name in names]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_a_curve_where_no_keyword_was_spoken_is_drawn_without_a_line() -> None:
+    points = [CurvePoint(level, math.nan, math.nan, 1.0) for level in THRESHOLDS]
+    file = io.BytesIO()
+    draw_curve(Curve("default", points, {"as set": points[0]})).savefig(file, format="png")
+    assert file.getvalue().startswith(b"\x89PNG")
 
 
 def test_no_detection_is_drawn_where_none_was_measured(silent: Evaluation) -> None:

@@ -176,8 +176,15 @@ def test_a_curve_is_what_the_detector_gives_at_every_threshold() -> None:
     assert missed == sorted(missed)
     assert (missed[0], missed[-1]) == (0, 1)
     assert msgspec.to_builtins(curve.spotter) == {
-        "as set": {"threshold": 0.7, "missed_share": 0.5, "wrong_share": 0.0, "false_alarms_per_hour": 0.0}
+        "as set": {
+            "threshold": 0.7,
+            "thresholds": {"yes": 0.99},
+            "missed_share": 0.5,
+            "wrong_share": 0.0,
+            "false_alarms_per_hour": 0.0,
+        }
     }
+    assert "thresholds" not in msgspec.to_builtins(curve.detector[0])
 
 
 @pytest.mark.parametrize("rule", RULES)

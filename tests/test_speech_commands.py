@@ -24,7 +24,7 @@ from speechrnn.errors import ConfigError, DataError, DeviceError
 from speechrnn.recognizer import load_checkpoint, save_checkpoint
 from speechrnn.runtime import load
 from speechrnn.scoring import Curve
-from speechrnn.spec import OperatingPoint
+from speechrnn.spec import OperatingPoint, Options
 from tests.conftest import CONFIGS, SmokeRun
 from tests.helpers import fake_recognizer, noise, silence, word, write_audio
 
@@ -121,12 +121,15 @@ def test_the_curve_takes_misses_from_streams_and_false_alarms_from_speech(
     hushed = Sound("yes", lambda: 0.001 * noise(8000))  # in which the recognizer hears nothing
     material = Material({"yes": [hushed]}, [hushed], [], [])
     spoken = write_audio(tmp_path / "a.wav", np.concatenate([silence(1), word("yes"), silence(1)]))
-    kept_aside.draw_misses(fake_recognizer(), material, {spoken: Counter(["bed"])}, tmp_path / "curve.png")
+    options = Options(threshold=0.7, thresholds={"yes": 0.8})
+    recognizer = fake_recognizer(msgspec.structs.replace(fake_recognizer().info, options=options))
+    kept_aside.draw_misses(recognizer, material, {spoken: Counter(["bed"])}, tmp_path / "curve.png")
     (spotter,) = curves[0].spotter.values()
     for point in (curves[0].detector[0], spotter):
         assert point.missed_share == 1
         assert point.false_alarms_per_hour == pytest.approx(3600 / 2.3, rel=0.01)
     assert (tmp_path / "curve.png").stat().st_size > 0
+    assert spotter.thresholds == {"yes": 0.8}
 
 
 def test_words_that_are_no_class_of_the_test_are_a_figure_of_their_own(smoke_run: SmokeRun, tmp_path: Path) -> None:
