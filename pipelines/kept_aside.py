@@ -31,11 +31,11 @@ from pipelines.streams import (
 )
 from speechrnn import evaluation, outputs
 from speechrnn.audio import find_audio, read
-from speechrnn.cli import run_program
+from speechrnn.cli import run_program, write_curve
 from speechrnn.dataset import Pack
+from speechrnn.errors import ConfigError
 from speechrnn.evaluation import Evaluation
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
-from speechrnn.plots import draw_curve
 from speechrnn.runtime import Recognizer
 from speechrnn.scoring import THRESHOLDS, Curve, Heard, Score, number, percent, point_of, score, sweep
 from speechrnn.spec import ModelInfo, Options
@@ -141,7 +141,7 @@ def _score_each(heard: Sequence[Heard], info: ModelInfo, rule: str) -> dict[str,
 
 
 def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path, Truth], target: Path) -> None:
-    """Draw misses in the clean streams against false alarms in running speech, over all thresholds."""
+    """Draw misses in the clean streams against false alarms in running speech, over all thresholds; JSON beside it."""
     info, choices = recognizer.info, choices_of(recognizer.info)
     labels, options = info.spec.labels, next(iter(choices.values()))
     in_streams, in_speech = _hear_streams(recognizer, material, "clean"), _hear_speech(recognizer, speech)
@@ -153,8 +153,7 @@ def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path
         [point_of(Options(threshold=level), *both) for level, *both in zip(THRESHOLDS, *swept, strict=True)],
         {name: point_of(one, given[0][name], given[1][name]) for name, one in choices.items()},
     )
-    with outputs.writing(target):
-        draw_curve(curve).savefig(target, dpi=110)
+    write_curve(curve, target)
 
 
 def stream_table(results: Mapping[str, Mapping[str, Score]]) -> list[str]:
@@ -232,10 +231,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, required=True, help="test clips as LABEL/*.wav")
     parser.add_argument("--speech", type=Path, help="folder of running speech with transcripts.txt")
-    parser.add_argument("--curve", type=Path, help="only draw misses against false alarms in the speech into this file")
+    parser.add_argument("--curve", type=Path, help="only draw misses against false alarms in speech; JSON beside it")
     arguments = parse_inputs(parser)
     if arguments.curve:
+        if not arguments.speech:
+            raise ConfigError(f"--curve {arguments.curve}: needs --speech, in which false alarms are counted")
         outputs.check_picture(arguments.curve)
+        outputs.check_place(arguments.curve.with_suffix(".json"))
     recognizer, pack = open_inputs(arguments)
     labels = recognizer.info.spec.labels
     material = open_streams(arguments.clips, pack, labels.keywords)

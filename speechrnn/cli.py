@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from speechrnn.dataset import Pack
     from speechrnn.formats import Transcript
     from speechrnn.runtime import Recognizer
-    from speechrnn.scoring import Heard
+    from speechrnn.scoring import Curve, Heard
     from speechrnn.sources import AudioSource
     from speechrnn.spec import Options
     from speechrnn.spotter import KeywordSpotter
@@ -563,8 +563,6 @@ def score(
     if curve_path is not None:
         if written:
             raise ConfigError(f"--curve {curve_path}: needs the recordings themselves, got detections")
-        from speechrnn.plots import draw_curve  # before the work, for matplotlib may be missing
-
         outputs.check_picture(curve_path)
     beside = None if curve_path is None else curve_path.with_suffix(".json")
     for path in filter(None, (json_path, beside)):
@@ -589,12 +587,18 @@ def score(
         click.echo(scoring.to_table(scores[_CHOSEN]), nl=False)
         if json_path is not None:
             outputs.write_text(json_path, _to_json(scores[_CHOSEN]))
-        if curve_path is not None and beside is not None:
-            curve = scoring.draw_up(heard, recognizer.info.spec.labels, choices, rule)
-            outputs.write_text(beside, _to_json(curve))
-            with outputs.writing(curve_path):
-                draw_curve(curve).savefig(curve_path, dpi=110)
+        if curve_path is not None:
+            write_curve(scoring.draw_up(heard, recognizer.info.spec.labels, choices, rule), curve_path)
     _end(failed, len(heard) + failed)
+
+
+def write_curve(curve: Curve, path: Path) -> None:
+    """Draw a curve, and write the same as JSON beside the picture. Raises DeviceError."""
+    from speechrnn.plots import draw_curve
+
+    outputs.write_text(path.with_suffix(".json"), _to_json(curve))
+    with outputs.writing(path):
+        draw_curve(curve).savefig(path, dpi=110)
 
 
 class _Inputs(NamedTuple):

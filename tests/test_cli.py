@@ -351,10 +351,18 @@ def test_a_curve_that_is_no_picture_is_refused_before_the_work(name: str, tmp_pa
     assert (result.stdout, list(tmp_path.iterdir())) == ("", [])
 
 
-@pytest.mark.parametrize("option", ["--plots", "--report"])
-def test_pictures_without_matplotlib_are_one_clear_line(option: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "commands8", "examples", "--plots"],
+        ["evaluate", "commands8", "examples", "--report"],
+        ["score", "examples", "--curve"],
+    ],
+    ids=" ".join,
+)
+def test_pictures_without_matplotlib_are_one_clear_line(arguments: list[str], tmp_path: Path) -> None:
     code = "import sys; sys.modules['matplotlib'] = None; from speechrnn.cli import main; main()"
-    command = [sys.executable, "-c", code, "evaluate", "commands8", "examples", option, str(tmp_path / "new")]
+    command = [sys.executable, "-c", code, *arguments, str(tmp_path / "new")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert_one_line(result, "matplotlib", "pip install 'speechrnn[train]'")
     assert list(tmp_path.iterdir()) == []

@@ -529,12 +529,16 @@ def test_running_speech_known_to_have_a_keyword_is_left_out(talk: Path) -> None:
     assert {clip.path for clip in pack.clips} - {clip.path for clip in kept} == {"speech/training/0.wav"}
 
 
+KEPT_ASIDE = ["configs/commands8.toml", "commands8", "--clips", "examples"]
+
+
 @pytest.mark.parametrize(
     ("main", "arguments"),
     [
         (choose_options.main, ["configs/commands8.toml", "commands8", "--picture", "PLACE.xyz"]),
         (levels.main, ["configs/commands8.toml", "commands8", "--picture", "PLACE.xyz"]),
-        (kept_aside.main, ["configs/commands8.toml", "commands8", "--clips", "examples", "--curve", "PLACE.xyz"]),
+        (kept_aside.main, [*KEPT_ASIDE, "--speech", "examples", "--curve", "PLACE.xyz"]),
+        (kept_aside.main, [*KEPT_ASIDE, "--speech", "examples", "--curve", "PLACE.json"]),
         (make_picture.main, ["examples/commands.wav", "PLACE.xyz"]),
         (compare_cells.main, ["configs/smoke.toml", "--docs", "PLACE"]),
     ],
@@ -549,6 +553,16 @@ def test_a_picture_that_cannot_be_written_is_known_before_the_work(
     with pytest.raises(DeviceError) as caught:
         main()
     assert_one_line(caught.value, str(place))
+
+
+def test_a_curve_of_false_alarms_needs_the_speech_to_count_them_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "load", lambda name: pytest.fail("the work was begun"))
+    monkeypatch.setattr(sys, "argv", ["kept_aside", *KEPT_ASIDE, "--curve", str(tmp_path / "curve.png")])
+    with pytest.raises(ConfigError) as caught:
+        kept_aside.main()
+    assert_one_line(caught.value, "--curve", "--speech")
 
 
 @pytest.mark.parametrize("pipeline", ["choose_options", "latency"])
