@@ -702,7 +702,7 @@ def describe(model: str) -> None:
 @click.argument("config", type=_PATH)
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable.")
 @click.option("--data", type=click.Path(), help="Folder that the paths in [data] start from.")
-@click.option("--download", type=click.Choice(("v0.01", "v0.02")), help="Fetch Speech Commands first.")
+@click.option("--download", type=click.Choice(("v0.01", "v0.02")), help="Fetch Speech Commands and test clips first.")
 def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download: str | None) -> None:
     """Pack the audio of CONFIG into one memory-mapped file, and report clips that cannot be used."""
     from speechrnn import dataset
@@ -715,6 +715,7 @@ def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download
         if Path(experiment.data.commands) != target:
             raise ConfigError(f"--download {download}: {config} reads {expected}; add --set data.commands={target}")
         dataset.download(Path(experiment.data.dir), download)
+        dataset.download_test_set(Path(experiment.data.dir), download)
     pack = pack_audio(experiment)
     hours = len(pack.samples) / TRAINING_RATE_HZ / 3600
     click.echo(f"{Path(experiment.data.dir) / experiment.data.packed}: {len(pack.clips)} clips, {hours:.2f} hours")

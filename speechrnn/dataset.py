@@ -6,14 +6,18 @@ A pack is one flat file of 16-bit samples with an index beside it, made once by 
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import logging
 import math
 import os
 import re
 import shutil
+import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -35,6 +39,8 @@ Place = TypeVar("Place")
 _LOGGER = logging.getLogger(__name__)
 PROBLEMS = "problems.txt"
 """Beside the index: the clips left out, and why, one a line."""
+_ARCHIVES = "http://download.tensorflow.org/data"
+_TEST_LABELS = ("_silence_", "_unknown_")  # which the archives of test clips have beside the ten keywords
 _HOP_SAMPLES = 160  # of the energy by which words are found
 _FLUSH_EVERY = 500
 _MINED_SAMPLES = TRAINING_RATE_HZ * 14 // 10
@@ -73,28 +79,58 @@ class Pack(NamedTuple):
 
 
 def download(folder: Path, version: str) -> Path:
-    """Fetch and unpack Speech Commands v0.01 or v0.02 below `folder` with torchaudio, which has the checksums.
-
-    Nothing is done if it is there. Unpacked aside and moved when complete, so an interruption leaves no half of it.
-    """
+    """Fetch and unpack Speech Commands v0.01 or v0.02 below `folder` with torchaudio, which has the checksums."""
     from torchaudio.datasets import SPEECHCOMMANDS
 
     name = f"speech_commands_{version}"
-    target = folder / "SpeechCommands" / name
+    return _fetch(folder, f"SpeechCommands/{name}", lambda aside: SPEECHCOMMANDS(aside, url=name, download=True))
+
+
+def download_test_set(folder: Path, version: str) -> Path:
+    """Fetch and unpack the official test clips of v0.01 or v0.02, laid out as LABEL/*.wav, below `folder`."""
+    name = f"speech_commands_test_set_{version}"
+    return _fetch(folder, name, lambda aside: _unpack_test_set(aside, name))
+
+
+def _fetch(folder: Path, name: str, unpack: Callable[[Path], object]) -> Path:
+    """Let `unpack` make `name` in a folder aside, and move it when complete, so an interruption leaves no half of it.
+
+    Nothing is done if it is there. Raises DataError if it cannot be had.
+    """
+    target = folder / name
     if target.is_dir():
         return target
-    aside = folder / "downloading"
-    unpacked = aside / "SpeechCommands" / name
-    shutil.rmtree(unpacked, ignore_errors=True)
+    aside = folder / f"{target.name}.downloading"
+    shutil.rmtree(aside / name, ignore_errors=True)
     aside.mkdir(parents=True, exist_ok=True)
     try:
-        SPEECHCOMMANDS(aside, url=name, download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"could not download {name} ({error}); check the network and run again") from None
+        unpack(aside)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise DataError(f"could not download {target.name} ({error}); check the network and run again") from None
     target.parent.mkdir(exist_ok=True)
-    unpacked.rename(target)
+    (aside / name).rename(target)
     shutil.rmtree(aside)
     return target
+
+
+def _unpack_test_set(aside: Path, name: str) -> None:
+    """Fetch the archive of a test set and unpack it. One that is damaged, or is something else, is not kept."""
+    from torch.hub import download_url_to_file
+
+    archive, unpacked = aside / f"{name}.tar.gz", aside / name
+    if not archive.is_file():
+        download_url_to_file(f"{_ARCHIVES}/{archive.name}", str(archive))
+    try:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
+            packed.extractall(unpacked, filter="data")
+            stream.read()  # to its end, where its checksum is
+        missing = [label for label in _TEST_LABELS if not (unpacked / label).is_dir()]
+        problem = f"it has no folder {' and no '.join(missing)}" if missing else ""
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        problem = str(error)
+    if problem:
+        archive.unlink()
+        raise DataError(f"{name}: the archive that came is not that of the test clips ({problem}); run again")
 
 
 def speaker_of(path: str) -> str:

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
+import tarfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import IncompleteRead
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from speechrnn import dataset
 from speechrnn.audio import from_int16, to_int16
+from speechrnn.cli import cli
 from speechrnn.config import TRAINING_RATE_HZ, Data
 from speechrnn.dataset import Clip, Pack, find_sources, prepare, split_of, word_extent
 from speechrnn.errors import DataError
 from tests import made_data
-from tests.conftest import KilledError
+from tests.conftest import CONFIGS, KilledError
 from tests.helpers import assert_one_line
 
 COMMANDS = "SpeechCommands/speech_commands_v0.02"
@@ -451,6 +457,122 @@ def test_what_is_there_is_not_downloaded_again(small_dir: Path, monkeypatch: pyt
     archive = use(monkeypatch, Archive(fails=True))
     assert dataset.download(small_dir, "v0.02") == small_dir / COMMANDS
     assert archive.n_fetched == 0
+
+
+TEST_SET = "speech_commands_test_set_v0.02"
+TEST_CLIPS = ("yes/0c540988_nohash_0.wav", "_unknown_/tree_0c540988_nohash_0.wav.wav", "_silence_/1024.wav")
+
+
+class Host:
+    """Stands for the host of the archives of test clips, in the place of torch's download; the network may fail."""
+
+    def __init__(self, archive: bytes, *, error: Exception | None = None) -> None:
+        self.archive, self.error = archive, error
+        self.fetched: list[str] = []
+
+    def __call__(self, url: str, target: str) -> None:
+        self.fetched.append(url)
+        if self.error is not None:
+            raise self.error
+        Path(target).write_bytes(self.archive)
+
+
+def tar_of(*names: str) -> bytes:
+    random = np.random.default_rng(0)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name in names:
+            entry, content = tarfile.TarInfo(name), random.bytes(20000)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def fetch_from(monkeypatch: pytest.MonkeyPatch, host: Host) -> Host:
+    monkeypatch.setattr("torch.hub.download_url_to_file", host)
+    return host
+
+
+def test_the_test_clips_are_fetched_once_and_lie_in_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = fetch_from(monkeypatch, Host(tar_of(*TEST_CLIPS)))
+    target = tmp_path / "data" / TEST_SET
+    for _ in range(2):
+        assert dataset.download_test_set(tmp_path / "data", "v0.02") == target
+    assert {str(path.relative_to(target)) for path in target.rglob("*.wav")} == set(TEST_CLIPS)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [TEST_SET]
+    assert host.fetched == ["http://download.tensorflow.org/data/speech_commands_test_set_v0.02.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    "error", [URLError("no network"), OSError("no network"), IncompleteRead(b""), RuntimeError("no network")], ids=str
+)
+def test_a_network_that_fails_is_one_line_and_leaves_no_test_clips(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_from(monkeypatch, Host(b"", error=error))
+    with pytest.raises(DataError) as caught:
+        dataset.download_test_set(tmp_path, "v0.02")
+    assert_one_line(caught.value, f"could not download {TEST_SET}", str(error), "check the network and run again")
+    assert not (tmp_path / TEST_SET).exists()
+
+
+@pytest.mark.parametrize(
+    ("archive", "problem"),
+    [
+        (b"", "empty"),
+        (b"<html>not found</html>", "Not a gzipped file"),
+        (tar_of(*TEST_CLIPS)[:-4000], "ended before"),
+        (tar_of(*TEST_CLIPS)[:70], "ended before"),
+        (tar_of("speech_commands/yes/0.wav", "_silence_/0.wav"), "no folder _unknown_"),
+        (tar_of("yes/0.wav"), "no folder _silence_ and no _unknown_"),
+        (tar_of(*TEST_CLIPS, "../outside.wav"), "outside"),
+        (tar_of(*TEST_CLIPS)[:-8] + bytes(8), "CRC check failed"),
+        (tar_of(*TEST_CLIPS)[:20] + bytes(40000), "invalid"),
+    ],
+    ids=["empty", "page", "truncated", "head", "no unknown", "another", "outside", "checksum", "damaged"],
+)
+def test_an_archive_of_anything_else_is_fetched_again_and_never_taken_for_test_clips(
+    archive: bytes, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch_from(monkeypatch, Host(archive))
+    with pytest.raises(DataError) as caught:
+        dataset.download_test_set(tmp_path / "data", "v0.02")
+    assert_one_line(caught.value, TEST_SET, "not that of the test clips", problem, "run again")
+    assert not (tmp_path / "data" / TEST_SET).exists()
+    assert not (tmp_path / "data" / "outside.wav").exists()
+    fetch_from(monkeypatch, Host(tar_of(*TEST_CLIPS)))
+    target = dataset.download_test_set(tmp_path / "data", "v0.02")
+    assert len(list(target.rglob("*.wav"))) == len(TEST_CLIPS)
+
+
+def test_unpacking_that_was_interrupted_is_done_again_from_the_archive_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = fetch_from(monkeypatch, Host(tar_of(*TEST_CLIPS)))
+
+    def extract(tar: tarfile.TarFile, target: Path, filter: Literal["data"]) -> None:
+        tar.extract(TEST_CLIPS[0], target, filter=filter)
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tarfile.TarFile, "extractall", extract)
+        with pytest.raises(KilledError):
+            dataset.download_test_set(tmp_path, "v0.02")
+    assert not (tmp_path / TEST_SET).exists()
+    target = dataset.download_test_set(tmp_path, "v0.02")
+    assert len(list(target.rglob("*.wav"))) == len(TEST_CLIPS)
+    assert len(host.fetched) == 1
+
+
+def test_prepare_fetches_the_test_clips_with_the_tree(own_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Archive(fails=True))  # the tree is there
+    fetch_from(monkeypatch, Host(tar_of(*TEST_CLIPS)))
+    arguments = ["prepare", str(CONFIGS / "smoke.toml"), "--data", str(own_dir), "--download", "v0.02"]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert len(list((own_dir / TEST_SET).rglob("*.wav"))) == len(TEST_CLIPS)
 
 
 # Where the word is
