@@ -25,7 +25,7 @@ from speechrnn.errors import ConfigError, DataError, DeviceError, SpeechRnnError
 
 if TYPE_CHECKING:
     from speechrnn.config import Experiment
-    from speechrnn.dataset import Pack
+    from speechrnn.dataset import Pack, Split
     from speechrnn.formats import Transcript
     from speechrnn.runtime import Recognizer
     from speechrnn.scoring import Curve, Heard
@@ -475,13 +475,23 @@ def serve(
 @click.option("--plots", type=_PATH, help="Draw the pictures into this folder.")
 @click.option("--report", "report_path", type=_PATH, metavar="FILE.html", help="Write a page with scores and pictures.")
 @click.option("--noise", type=_PATH, metavar="FOLDER", help="Score in noise from these recordings, too.")
+@click.option(
+    "--split", type=click.Choice(("testing", "validation")), help="Only the clips of this split of Speech Commands."
+)
 def evaluate(
-    model: str, folder: Path, json_path: Path | None, plots: Path | None, report_path: Path | None, noise: Path | None
+    model: str,
+    folder: Path,
+    json_path: Path | None,
+    plots: Path | None,
+    report_path: Path | None,
+    noise: Path | None,
+    split: Split | None,
 ) -> None:
     """Score MODEL on the clips of FOLDER, laid out as LABEL/*.wav.
 
     Folders that are no label of the model count as unknown, _silence_ as silence; each context of the recordings in
     _background_noise_ is a clip of silence. Clips of more than a context are searched for a keyword.
+    With --split, FOLDER is a Speech Commands tree, whose lists, or else the hash of the speaker, tell the splits.
     """
     from speechrnn import evaluation, report
     from speechrnn.audio import find_audio
@@ -503,7 +513,9 @@ def evaluate(
     if plots is not None:
         outputs.check_picture(plots / "confusion.png")
     recognizer = load(model)
-    result = evaluation.evaluate(recognizer, folder, lambda files, n: track(files, n, "evaluating"), noise=noise)
+    result = evaluation.evaluate(
+        recognizer, folder, lambda files, n: track(files, n, "evaluating"), noise=noise, split=split
+    )
     click.echo(report.to_table(result), nl=False)
     if json_path is not None:
         outputs.write_text(json_path, _to_json(result))
@@ -512,7 +524,8 @@ def evaluate(
             for name, figure in draw_all(result).items():
                 figure.savefig(plots / f"{name}.png", dpi=110)
     if report_path is not None:
-        outputs.write_text(report_path, report.to_html(result, f"{model} on {_shown(folder)}"))
+        title = f"{model} on {_shown(folder)}" + (f", {split} split" if split else "")
+        outputs.write_text(report_path, report.to_html(result, title))
     _end(len(result.failed), result.n + len(result.failed))
 
 

@@ -144,6 +144,26 @@ def split_of(file_name: str) -> Split:
     return "validation" if percentage < 10 else "testing" if percentage < 20 else "training"
 
 
+def splits_of(commands: Path) -> Callable[[Path], Split]:
+    """What tells the split of each clip of a Speech Commands tree: its official lists, or the hash where it has none.
+
+    Recordings of noise belong to training.
+    """
+    listed: dict[str, Split] = {}
+    splits: tuple[Split, ...] = ("validation", "testing")
+    lists = [commands / f"{split}_list.txt" for split in splits]
+    if all(path.is_file() for path in lists):  # with one alone, the other's speakers would be trained on
+        for path, split in zip(lists, splits, strict=True):
+            listed |= dict.fromkeys(path.read_text().split(), split)
+
+    def split_of_clip(file: Path) -> Split:
+        if FOLDER_LABELS.get(file.parent.name) == SILENCE:
+            return "training"
+        return listed.get(f"{file.parent.name}/{file.name}", "training") if listed else split_of(file.name)
+
+    return split_of_clip
+
+
 def _split_of_speech(file_name: str, validation_share: float) -> Split:
     """The split of a recording of running speech, by the hash of its speaker."""
     speaker = re.split("[-_]", Path(file_name).stem)[0]
@@ -170,21 +190,13 @@ def find_sources(data: Data) -> list[Clip]:
             f"{commands}: no such folder; expected Speech Commands there. Set data.dir to where yours lies, "
             f"or download it: speechrnn prepare CONFIG --download v0.02"
         )
-    listed: dict[str, Split] = {}
-    splits: tuple[Split, ...] = ("validation", "testing")
-    lists = [commands / f"{split}_list.txt" for split in splits]
-    if all(path.is_file() for path in lists):  # with one alone, the other's speakers would be trained on
-        for path, split in zip(lists, splits, strict=True):
-            listed |= dict.fromkeys(path.read_text().split(), split)
-
-    clips = []
+    splits, clips = splits_of(commands), []
     for file in _audio_files(commands):
         word = file.parent.name
         if FOLDER_LABELS.get(word) == SILENCE:
-            clips.append(_source(base, file, "noise", "training", word))
+            clips.append(_source(base, file, "noise", splits(file), word))
         elif file.parent != commands:
-            split = listed.get(f"{word}/{file.name}", "training") if listed else split_of(file.name)
-            clips.append(_source(base, file, "command", split, word))
+            clips.append(_source(base, file, "command", splits(file), word))
     folders: list[tuple[tuple[str, ...], Kind, Split]] = [
         (data.words, "word", "training"),
         (data.words_validation, "word", "validation"),

@@ -16,8 +16,9 @@ import numpy as np
 
 from speechrnn import metrics
 from speechrnn.audio import Samples, find_audio, read
+from speechrnn.dataset import Split, splits_of
 from speechrnn.errors import AudioError, DataError
-from speechrnn.labels import SILENCE, Labels
+from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
 from speechrnn.metrics import Counts, Floats
 from speechrnn.runtime import Array, Recognizer, centred
 
@@ -159,19 +160,20 @@ def evaluate(
     track: Track = lambda paths, n: paths,
     *,
     noise: Path | None = None,
+    split: Split | None = None,
 ) -> Evaluation:
     """Classify every clip below `folder`; the name of the folder that holds a clip is its true label.
 
     Folders that are no label of the model count as unknown. The long recordings of `_background_noise_` are cut into
     contexts end to end, each of them a clip of silence. Clips are scored as they are and shifted by 100 ms, of a
     short one the context that it stands in; where `noise` is a folder of recordings, clips that hold speech are scored
-    in noise, too, drawn by a fixed seed.
+    in noise, too, drawn by a fixed seed. `split` picks the clips of one split of a Speech Commands tree.
     Raises DataError if no clip has a class in the model or no noise can be used, AudioError if a folder has no audio.
     """
     spec = recognizer.info.spec
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder laid out as LABEL/*.wav; for single clips: speechrnn classify")
-    files = find_audio(folder)
+    files = find_audio(folder) if split is None else _of_split(folder, split)
     known = [file for file in files if spec.labels.of_folder(file.parent.name) is not None]
     left_out = [str(file) for file in files if spec.labels.of_folder(file.parent.name) is None]
     failed: list[str] = []
@@ -184,6 +186,19 @@ def evaluate(
         raise DataError(f"{folder}: no clip could be scored; expected {expected} as names of folders with audio")
     result = _score(spec.labels, heard)
     return msgspec.structs.replace(result, failed=failed, left_out=left_out)
+
+
+def _of_split(folder: Path, split: Split) -> list[Path]:
+    """The clips of one split of a Speech Commands tree. Raises DataError if this is none, or has no such clip."""
+    files, splits = find_audio(folder), splits_of(folder)
+    if any(FOLDER_LABELS.get(file.parent.name) == UNKNOWN for file in files):
+        raise DataError(
+            f"{folder}: has a folder of unknown words, as archives of test clips do; score it without a split"
+        )
+    chosen = [file for file in files if splits(file) == split]
+    if not chosen:
+        raise DataError(f"{folder}: none of its {len(files)} clips is of the {split} split; expected Speech Commands")
+    return chosen
 
 
 def _read_clips(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from speechrnn.audio import Samples
+from speechrnn.dataset import Split
 from speechrnn.errors import AudioError, DataError
 from speechrnn.evaluation import (
     Evaluation,
@@ -133,6 +134,39 @@ def test_a_folder_without_clips_is_an_error(folder: str, kind: type[Exception], 
     with pytest.raises(kind) as caught:
         evaluate(fake_recognizer(), tmp_path / folder)
     assert_one_line(caught.value, str(tmp_path / folder), part)
+
+
+SPLIT_CLIPS = {"026290a7": "validation", "0c540988": "testing", "0cb74144": "testing", "004ae714": "training"}
+"""Speakers, and where the hash of their names puts them."""
+
+
+@pytest.mark.parametrize(("split", "n"), [("testing", 2), ("validation", 1), ("training", 4)])
+def test_of_a_split_is_what_training_takes_for_it(split: Split, n: int, tmp_path: Path) -> None:
+    for speaker in SPLIT_CLIPS:
+        write_audio(tmp_path / "yes" / f"{speaker}_nohash_0.wav", word("yes", 1.0))
+    write_audio(tmp_path / "_background_noise_" / "hum.wav", silence(3.0))
+    by_hash = evaluate(fake_recognizer(), tmp_path, split=split)
+    assert (by_hash.n, "_background_noise_" in by_hash.per_label) == (n, split == "training")
+    for listed in "validation", "testing":
+        names = [f"yes/{name}_nohash_0.wav" for name in SPLIT_CLIPS if (name == "004ae714") == (listed == "testing")]
+        (tmp_path / f"{listed}_list.txt").write_text("\n".join(names))
+    by_list = evaluate(fake_recognizer(), tmp_path, split=split)
+    assert by_list.n == {"validation": 3, "testing": 1, "training": 3}[split]
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (["yes/0c540988_nohash_0.wav", "_unknown_/tree_0c540988_nohash_0.wav.wav"], "without a split"),
+        (["yes/004ae714_nohash_0.wav"], "none of its 1 clips is of the testing split"),
+    ],
+)
+def test_what_has_no_such_split_is_an_error(names: list[str], part: str, tmp_path: Path) -> None:
+    for name in names:
+        write_audio(tmp_path / name, word("yes", 1.0))
+    with pytest.raises(DataError) as caught:
+        evaluate(fake_recognizer(), tmp_path, split="testing")
+    assert_one_line(caught.value, str(tmp_path), part)
 
 
 def test_every_score_of_the_whole_has_an_interval_around_it(result: Evaluation) -> None:

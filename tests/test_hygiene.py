@@ -33,7 +33,7 @@ INFERENCE = {
     "truth": {"detector", "errors", "formats"},
     "scoring": {"detector", "labels", "spec", "truth"},
     "metrics": {"errors"},
-    "evaluation": {"audio", "errors", "labels", "metrics", "runtime"},
+    "evaluation": {"audio", "dataset", "errors", "labels", "metrics", "runtime"},
     "report": {"evaluation", "plots"},
     "describe": {"models", "runtime", "spec"},
     "outputs": {"errors"},

@@ -109,6 +109,15 @@ def test_evaluate_scores_unseen_clips_and_draws_them(smoke_run: SmokeRun, testin
     assert f"{100 * written['macro_f1']:.2f}" in (tmp_path / "report.html").read_text()
 
 
+def test_evaluate_picks_the_clips_of_a_split(smoke_run: SmokeRun, testing_clips: Path, tmp_path: Path) -> None:
+    commands = smoke_run.data / "SpeechCommands" / "speech_commands_v0.02"
+    outputs: list[str | Path] = ["--json", tmp_path / "split.json", "--report", tmp_path / "report.html"]
+    run("evaluate", smoke_run.model, commands, "--split", "testing", *outputs)
+    run("evaluate", smoke_run.model, testing_clips, "--json", tmp_path / "alone.json")
+    assert (tmp_path / "split.json").read_text() == (tmp_path / "alone.json").read_text()
+    assert f"{commands}, testing split" in (tmp_path / "report.html").read_text()
+
+
 def test_transcribe_finds_each_keyword_in_its_place(smoke_run: SmokeRun, tmp_path: Path) -> None:
     spoken = ["yes", "bed", "no", "yes", "cat", "no"]
     samples, starts = made_data.stream(spoken, 1.0, np.random.default_rng(5))
