@@ -5,8 +5,9 @@ r"""Make a shipped model again, from audio to model file and card, in one comman
 
 Prepares the audio, trains once with each seed (the same command goes on after Ctrl-C), exports with the options that
 the configuration has now, and writes that of the best validation accuracy as NAME.onnx with its card, NAME.md. Test
-clips are scored once where they are given, and with running speech that has transcripts also streams that are made of
-them. A run is kept in RUN-DIR/seed-N; a finished one is not trained again, so a change of options alone takes minutes.
+clips are scored once where they are given, of a Speech Commands tree with `--split testing` those of that split; with
+running speech that has transcripts also streams that are made of them. A run is kept in RUN-DIR/seed-N; a finished one
+is not trained again, so a change of options alone takes minutes.
 
 Where the configuration names lists that are not there yet: pipelines.cut_words makes that of words in running speech;
 for that of mined false alarms, train without it first, mine with pipelines.mine_negatives, and run this again.
@@ -29,7 +30,7 @@ from speechrnn.audio import from_int16
 from speechrnn.cli import pack_audio, run_program
 from speechrnn.config import Data, Experiment, load_experiment
 from speechrnn.contexts import Examples, validation_set
-from speechrnn.dataset import Pack
+from speechrnn.dataset import Pack, Split
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation import Evaluation
 from speechrnn.export import export
@@ -81,11 +82,13 @@ def train(experiment: Experiment, pack: Pack, run_dir: Path) -> Path:
     return run_dir / "best.pt"
 
 
-def make_candidate(experiment: Experiment, pack: Pack, run_dir: Path, test: Path | None) -> Candidate:
+def make_candidate(
+    experiment: Experiment, pack: Pack, run_dir: Path, test: Path | None, split: Split | None
+) -> Candidate:
     """Train with the seed of the experiment, export, and score the test clips."""
     model = run_dir / "model.onnx"
     info = export_with_options(train(experiment, pack, run_dir), experiment, pack, model)
-    scores = evaluation.evaluate(load(model), test) if test else None
+    scores = evaluation.evaluate(load(model), test, split=split) if test else None
     if scores:
         print(report.to_table(scores))
     return Candidate(experiment.train.seed, model, info, scores)
@@ -165,8 +168,8 @@ def card(
 ) -> str:
     """The model card. It says what the configuration says, and every figure in it was measured in this run.
 
-    The first of the candidates ships. `test` is the name of the folder of test clips, `live` the lines about streams
-    and running speech.
+    The first of the candidates ships. `test` says which the test clips are, `live` holds the lines about streams and
+    running speech.
     """
     info = candidates[0].info
     spec, provenance, labels = info.spec, info.provenance, info.spec.labels
@@ -230,16 +233,16 @@ def _seeds(candidates: Sequence[Candidate]) -> str:
     )
 
 
-def _test_lines(name: str, candidates: Sequence[Candidate], labels: Labels) -> list[str]:
+def _test_lines(which: str, candidates: Sequence[Candidate], labels: Labels) -> list[str]:
     tests = {str(c.seed): c.test for c in sorted(candidates, key=lambda c: c.seed) if c.test is not None}
     shipped = str(candidates[0].seed)
     test = tests[shipped]
     n_unknown, n_taken = false_alarms(test, labels.keywords)
+    others = "; words that are no keyword count as unknown" if labels.unknown else ""
     alarms = f" Of {n_unknown} clips of other words, {n_taken} were taken for a keyword." if n_unknown else ""
     low, high = (100 * bound for bound in test.intervals["keyword_accuracy"])
     return [
-        f"Test, scored once and used for no choice: {test.n} clips of `{name}`; words that are no keyword count as "
-        "unknown.",
+        f"Test, scored once and used for no choice: {test.n} clips of {which}{others}.",
         "",
         *clip_table({seed: clip_figures(scores, labels) for seed, scores in tests.items()}, shipped),
         "",
@@ -262,6 +265,7 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, help="folder of the runs, one for each seed")
     parser.add_argument("--target", type=Path, default=Path("speechrnn/pretrained"), help="folder of model and card")
     parser.add_argument("--test", type=Path, help="test clips as LABEL/*.wav, to be scored once")
+    parser.add_argument("--split", choices=["testing"], help="of --test, a Speech Commands tree, take only this split")
     parser.add_argument("--test-speech", type=Path, help="running speech with transcripts, to be scored once")
     arguments = parser.parse_args()
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
@@ -271,8 +275,12 @@ def main() -> None:
     for option, folder in ("--test", arguments.test), ("--test-speech", arguments.test_speech):
         if folder is not None and not folder.is_dir():
             raise DataError(f"{folder}: expected a folder of audio; correct {option}")
-    if arguments.test_speech is not None and arguments.test is None:
-        raise DataError("--test-speech: needs --test, whose clips its streams are made of")
+    if arguments.test is None and (arguments.test_speech or arguments.split):
+        raise DataError("--test-speech and --split: need --test, which has the clips")
+    if arguments.test_speech and arguments.split:
+        raise DataError("--test-speech: makes streams of all clips of --test; leave out --split")
+    if arguments.test is not None:
+        evaluation.clips_of(arguments.test, arguments.split)  # so that what cannot be scored is known now
     if len(set(arguments.seeds or [])) < len(arguments.seeds or []):
         raise ConfigError(f"--seeds: expected each seed once, got {' '.join(map(str, arguments.seeds))}")
     keep_freed_memory()
@@ -282,7 +290,7 @@ def main() -> None:
     material = open_streams(arguments.test, pack, keywords) if arguments.test_speech else None
     run_dir = arguments.run_dir or Path("runs") / name
     candidates = [
-        make_candidate(with_seed(experiment, seed), pack, run_dir / f"seed-{seed}", arguments.test)
+        make_candidate(with_seed(experiment, seed), pack, run_dir / f"seed-{seed}", arguments.test, arguments.split)
         for seed in arguments.seeds or [experiment.train.seed]
     ]
     candidates.sort(key=lambda candidate: -candidate.validation)
@@ -290,7 +298,8 @@ def main() -> None:
     live = live_lines(recognizer, material, speech) if material else []
     command = " ".join(["python -m pipelines.speech_commands", str(arguments.config), *_seeds_option(arguments.seeds)])
     validation, other_sounds = score_validation(recognizer, experiment, pack), score_other_sounds(recognizer, pack)
-    test = arguments.test.resolve().name if arguments.test else ""
+    test = f"`{arguments.test.resolve().name}`" if arguments.test else ""
+    test = f"the {arguments.split} split of {test}" if arguments.split else test
     text = card(name, candidates, experiment.data, command, validation, other_sounds, test, live)
     shutil.copyfile(candidates[0].model, target)
     outputs.write_text(target.with_suffix(".md"), text)

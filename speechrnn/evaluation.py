@@ -154,6 +154,27 @@ _SHIFTS = tuple(_Change(shift_ms=shift_ms) for shift_ms in (-SHIFT_MS, 0, SHIFT_
 _NOISES = tuple(_Change(snr_db=snr_db) for snr_db in SNRS_DB)
 
 
+def clips_of(folder: Path, split: Split | None) -> list[Path]:
+    """All clips below a folder laid out as LABEL/*.wav, or those of one split of a Speech Commands tree.
+
+    Raises DataError if it is no folder, or none with such a split, AudioError if it has no audio.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder laid out as LABEL/*.wav; for single clips: speechrnn classify")
+    files = find_audio(folder)
+    if split is None:
+        return files
+    if any(FOLDER_LABELS.get(file.parent.name) == UNKNOWN for file in files):
+        raise DataError(
+            f"{folder}: has a folder of unknown words, as archives of test clips do; score it without a split"
+        )
+    splits = splits_of(folder)
+    chosen = [file for file in files if splits(file) == split]
+    if not chosen:
+        raise DataError(f"{folder}: none of its {len(files)} clips is of the {split} split; expected Speech Commands")
+    return chosen
+
+
 def evaluate(
     recognizer: Recognizer,
     folder: Path,
@@ -168,12 +189,10 @@ def evaluate(
     contexts end to end, each of them a clip of silence. Clips are scored as they are and shifted by 100 ms, of a
     short one the context that it stands in; where `noise` is a folder of recordings, clips that hold speech are scored
     in noise, too, drawn by a fixed seed. `split` picks the clips of one split of a Speech Commands tree.
-    Raises DataError if no clip has a class in the model or no noise can be used, AudioError if a folder has no audio.
+    Raises DataError and AudioError as `clips_of` does, and if no clip has a class in the model or no noise can be used.
     """
     spec = recognizer.info.spec
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder laid out as LABEL/*.wav; for single clips: speechrnn classify")
-    files = find_audio(folder) if split is None else _of_split(folder, split)
+    files = clips_of(folder, split)
     known = [file for file in files if spec.labels.of_folder(file.parent.name) is not None]
     left_out = [str(file) for file in files if spec.labels.of_folder(file.parent.name) is None]
     failed: list[str] = []
@@ -186,19 +205,6 @@ def evaluate(
         raise DataError(f"{folder}: no clip could be scored; expected {expected} as names of folders with audio")
     result = _score(spec.labels, heard)
     return msgspec.structs.replace(result, failed=failed, left_out=left_out)
-
-
-def _of_split(folder: Path, split: Split) -> list[Path]:
-    """The clips of one split of a Speech Commands tree. Raises DataError if this is none, or has no such clip."""
-    files, splits = find_audio(folder), splits_of(folder)
-    if any(FOLDER_LABELS.get(file.parent.name) == UNKNOWN for file in files):
-        raise DataError(
-            f"{folder}: has a folder of unknown words, as archives of test clips do; score it without a split"
-        )
-    chosen = [file for file in files if splits(file) == split]
-    if not chosen:
-        raise DataError(f"{folder}: none of its {len(files)} clips is of the {split} split; expected Speech Commands")
-    return chosen
 
 
 def _read_clips(

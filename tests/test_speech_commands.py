@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from pipelines import kept_aside, speech_commands
 from pipelines.streams import PRESETS, Material, Sound
 from speechrnn import evaluation
-from speechrnn.cli import run_program
-from speechrnn.config import Data, Experiment
+from speechrnn.cli import cli, run_program
+from speechrnn.config import Data, Experiment, load_experiment
 from speechrnn.dataset import Pack
 from speechrnn.errors import ConfigError, DataError, DeviceError
-from speechrnn.recognizer import load_checkpoint, save_checkpoint
+from speechrnn.recognizer import RecognizerNet, load_checkpoint, save_checkpoint
 from speechrnn.runtime import load
 from speechrnn.scoring import Curve
-from speechrnn.spec import OperatingPoint, Options
+from speechrnn.spec import Classifier, Conv, ModelInfo, OperatingPoint, Options, Provenance
 from tests.conftest import CONFIGS, SmokeRun
-from tests.helpers import fake_recognizer, noise, silence, word, write_audio
+from tests.helpers import RATE_HZ, fake_recognizer, noise, silence, word, write_audio
 
 ROOT = Path(__file__).parent.parent
 SMOKE = CONFIGS / "smoke.toml"
@@ -91,6 +94,71 @@ def test_of_several_seeds_the_best_on_validation_ships_and_the_card_tells_of_all
         "Running speech that was kept aside",
     ):
         assert expected in text
+
+
+PROTOCOLS = ("v1-12", "v2-12", "v2-35")
+
+
+def commands_of(config: Path) -> list[str]:
+    """The commands at the head of a configuration, each on one line."""
+    head = config.read_text().partition("\n\n")[0].replace("\\\n#", "").splitlines()
+    return [" ".join(line.removeprefix("#").split()) for line in head if line.startswith("#   ")]
+
+
+def write_tree(folder: Path, words: Iterable[str]) -> None:
+    """A clip of each word for each split, in a tree with official lists, and noise."""
+    for split in "training", "validation", "testing":
+        names = [f"{word}/{split}_nohash_0.wav" for word in words]
+        for seed, name in enumerate(names):
+            write_audio(folder / name, noise(RATE_HZ, seed=seed))
+        if split != "training":
+            (folder / f"{split}_list.txt").write_text("\n".join(names))
+    write_audio(folder / "_background_noise_" / "hiss.wav", noise(6 * RATE_HZ))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_commands_at_the_head_of_a_protocol_train_and_score_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(experiment: Experiment, pack: Pack, run_dir: Path) -> Path:
+        few_steps = Classifier(hidden_size=8, n_layers=1, conv=Conv(8, kernel_frames=25, stride_frames=25))
+        spec = msgspec.structs.replace(experiment.model, classifier=few_steps)
+        run_dir.mkdir(parents=True)
+        provenance = Provenance(scores={"validation balanced accuracy": 0.5, "training contexts seen": 1})
+        save_checkpoint(run_dir / "best.pt", RecognizerNet(spec).eval(), ModelInfo(spec=spec, provenance=provenance))
+        return run_dir / "best.pt"
+
+    def download(url: str, target: str) -> None:
+        raise OSError(f"{url}: there is nothing to fetch")
+
+    monkeypatch.setattr(speech_commands, "train", train)
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    monkeypatch.chdir(tmp_path)
+    Path("configs").symlink_to(CONFIGS)
+    experiment = load_experiment(CONFIGS / f"{name}.toml")
+    keywords, version = experiment.model.labels.keywords, experiment.data.commands[-len("v0.0x") :]
+    write_tree(Path("data") / experiment.data.commands, {*keywords, "bed", "wow"})
+    test_set = Path("data") / f"speech_commands_test_set_{version}"
+    for label in ("_unknown_", "_silence_", *keywords):
+        write_audio(test_set / label / "0c540988_nohash_0.wav", noise(RATE_HZ))
+
+    prepare, train_and_score = commands_of(CONFIGS / f"{name}.toml")
+    result = CliRunner().invoke(cli, shlex.split(prepare)[1:], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    monkeypatch.setattr(sys, "argv", shlex.split(train_and_score)[2:])
+    speech_commands.main()
+    assert load(Path("my-models") / f"{name}.onnx").labels == experiment.model.labels.names
+    text = (Path("my-models") / f"{name}.md").read_text()
+    of_split = f"35 clips of the testing split of `speech_commands_{version}`."
+    of_archive = f"12 clips of `{test_set.name}`; words that are no keyword count as unknown."
+    assert (of_split if name == "v2-35" else of_archive) in text
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_the_readme_has_the_command_of_every_protocol() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().replace("\\\n", "").split())
+    for name in PROTOCOLS:
+        assert f"$ {commands_of(CONFIGS / f'{name}.toml')[-1]}" in readme
 
 
 def test_streams_and_speech_are_judged_at_every_operating_point(tmp_path: Path) -> None:
@@ -185,6 +253,12 @@ def test_what_cannot_be_scored_is_known_before_training(
     given: list[str | Path] = [SMOKE, "--data", smoke_run.data, "--target", tmp_path, "--test", clips]
     with pytest.raises(DataError, match="no truth found"):
         run(monkeypatch, *given, "--test-speech", smoke_run.data / "speech" / "training")
+    with pytest.raises(DataError, match="leave out --split"):
+        run(monkeypatch, *given, "--split", "testing", "--test-speech", smoke_run.data / "speech" / "training")
+    with pytest.raises(DataError, match="is of the testing split; expected Speech Commands"):
+        run(monkeypatch, *given[:-1], smoke_run.data / "noise", "--split", "testing")
+    with pytest.raises(DataError, match="need --test"):
+        run(monkeypatch, *given[:-2], "--split", "testing")
     with pytest.raises(ConfigError, match="--seeds: expected each seed once, got 1 2 1"):
         run(monkeypatch, *given, "--seeds", "1", "2", "1")
 
