@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tomli_w
 
@@ -50,6 +51,22 @@ def test_every_configuration_loads_and_its_model_is_built(path: Path) -> None:
 def test_every_configuration_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
     experiment = load_experiment(path)
     assert load_experiment(write(tmp_path, tomli_w.dumps(to_tree(experiment)))) == experiment
+
+
+@pytest.mark.parametrize("name", ["v1-12", "v2-12", "v2-35"])
+def test_the_tasks_have_the_recipe_of_commands8_as_far_as_it_needs_no_other_audio(name: str) -> None:
+    recipe, task = (load_experiment(CONFIGS / f"{one}.toml") for one in ("commands8", name))
+    not_needed: dict[str, Any] = {"room_share": 0.0}
+    if not task.model.labels.unknown:
+        not_needed |= {"cut_share": 0.0, "silence_gain_db": (0.0, 0.0)}
+    assert task.augment == msgspec.structs.replace(recipe.augment, **not_needed)
+    assert (task.train, task.model.classifier) == (recipe.train, recipe.model.classifier)
+    assert task.model.features == recipe.model.features
+    assert task.data.held_out == ()  # words of the task's own
+    if task.model.labels.unknown:
+        elsewhere = {"word", "spoken", "speech", "mined"}
+        mix = {source: weight for source, weight in recipe.data.unknown_mix.items() if source not in elsewhere}
+        assert task.data.unknown_mix == mix
 
 
 def test_a_value_of_every_kind_survives_a_round_trip(tmp_path: Path) -> None:
