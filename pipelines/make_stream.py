@@ -10,27 +10,47 @@ the recording and, beside it, its truth as Audacity labels (stream.labels.txt). 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import soundfile
 
-from pipelines.streams import PRESETS, Material, make_stream, of_folders, of_pack
+from pipelines.streams import PRESETS, Material, Recipe, make_stream, of_folders, of_pack, words_of
 from speechrnn import outputs
-from speechrnn.audio import Samples, to_int16
+from speechrnn.audio import Samples, find_audio, to_int16
 from speechrnn.cli import pack_audio, run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
-from speechrnn.errors import ConfigError
+from speechrnn.errors import ConfigError, DataError
 from speechrnn.truth import Word
 
 
 def write(target: Path, stream: Samples, words: list[Word]) -> Path:
     """Write a stream [T] as 16-bit audio and its words as labels beside it; the path of these."""
     labels = target.with_suffix(".labels.txt")
-    outputs.check_place(target)
     with outputs.writing(target):
         soundfile.write(target, to_int16(stream), TRAINING_RATE_HZ)
     outputs.write_text(labels, "".join(f"{word.start_s:.3f}\t{word.end_s:.3f}\t{word.label}\n" for word in words))
     return labels
+
+
+def check_target(target: Path) -> None:
+    """Raise ConfigError or DeviceError now, rather than after the work, if no audio can be written there."""
+    if not soundfile.check_format(target.suffix[1:].upper()):
+        raise ConfigError(f"{target}: expected the name of an audio file, such as stream.wav")
+    outputs.check_place(target)
+
+
+def read_recipe(preset: str, minutes: float | None) -> Recipe:
+    """A preset, of another length where one is given. Raises ConfigError if no word has a place in it."""
+    recipe = PRESETS[preset]
+    if minutes is None:
+        return recipe
+    recipe = recipe._replace(duration_s=60 * minutes)
+    if not 0 < minutes < math.inf or not any(words_of(recipe).values()):
+        raise ConfigError(
+            f"--minutes {minutes:g}: expected enough for a word; {preset} has slots of {recipe.slot_s:g} s"
+        )
+    return recipe
 
 
 def open_material(arguments: argparse.Namespace) -> Material:
@@ -38,13 +58,27 @@ def open_material(arguments: argparse.Namespace) -> Material:
     if (arguments.config is None) == (arguments.clips is None):
         raise ConfigError("expected words from either --config CONFIG or --clips FOLDER")
     if arguments.config is None:
-        if not arguments.keywords:
-            raise ConfigError("--clips: expected --keywords WORD,WORD to tell keywords from other words")
-        return of_folders(arguments.keywords.split(","), arguments.clips, arguments.noise, arguments.speech)
+        return open_folders(arguments)
     if arguments.noise or arguments.speech or arguments.keywords:
         raise ConfigError("--noise, --speech and --keywords belong to --clips; a configuration has its own")
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
     return of_pack(pack_audio(experiment), experiment.model.labels.keywords)
+
+
+def open_folders(arguments: argparse.Namespace) -> Material:
+    """What folders hold. Raises ConfigError without keywords, DataError if a folder or the clips of one are missing."""
+    keywords = list(filter(None, map(str.strip, (arguments.keywords or "").split(","))))
+    if not keywords:
+        raise ConfigError("--clips: expected --keywords WORD,WORD to tell keywords from other words")
+    for option in "clips", "noise", "speech":
+        folder = getattr(arguments, option)
+        if folder is not None and not folder.is_dir():
+            raise DataError(f"{folder}: expected a folder of audio; correct --{option}")
+    words = {file.parent.name for file in find_audio(arguments.clips)}
+    lacking = [keyword for keyword in keywords if keyword not in words]
+    if lacking:
+        raise DataError(f"{arguments.clips}: has no clips of {', '.join(lacking)}; correct --keywords")
+    return of_folders(keywords, arguments.clips, arguments.noise, arguments.speech)
 
 
 def main() -> None:
@@ -61,9 +95,10 @@ def main() -> None:
     parser.add_argument("--noise", type=Path, help="folder of noise recordings")
     parser.add_argument("--speech", type=Path, help="folder of running speech; transcripts.txt tells what is said")
     arguments = parser.parse_args()
-    recipe = PRESETS[arguments.preset]
-    if arguments.minutes is not None:
-        recipe = recipe._replace(duration_s=60 * arguments.minutes)
+    check_target(arguments.target)
+    recipe = read_recipe(arguments.preset, arguments.minutes)
+    if arguments.seed < 0:
+        raise ConfigError(f"--seed {arguments.seed}: expected a number of at least 0")
     stream, words = make_stream(open_material(arguments), recipe, arguments.seed)
     labels = write(arguments.target, stream, words)
     print(f"{arguments.target}: {len(words)} words in {len(stream) / TRAINING_RATE_HZ / 60:.1f} minutes; see {labels}")

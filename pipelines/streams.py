@@ -193,14 +193,23 @@ def _read_packed(pack: Pack, clip: Clip) -> Samples:
     return from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
 
 
+def n_slots_of(recipe: Recipe) -> int:
+    """How many slots a stream has."""
+    return int(recipe.duration_s / recipe.slot_s)
+
+
+def words_of(recipe: Recipe) -> dict[str, int]:
+    """How many of the slots hold a keyword, another word and running speech."""
+    shares = {"keyword": recipe.keyword_share, "other": recipe.unknown_share, "speech": recipe.speech_share}
+    return {what: round(share * n_slots_of(recipe)) for what, share in shares.items()}
+
+
 def make_stream(material: Material, recipe: Recipe, seed: int) -> tuple[Samples, list[Word]]:
     """A recording [T] at the training rate, and what is spoken in it: words, and stretches of `SPEECH`.
 
     Raises DataError if the recipe wants what the material does not have.
     """
-    n_slots = int(recipe.duration_s / recipe.slot_s)
-    shares = {"keyword": recipe.keyword_share, "other": recipe.unknown_share, "speech": recipe.speech_share}
-    wants = {what: round(share * n_slots) for what, share in shares.items()}
+    n_slots, wants = n_slots_of(recipe), words_of(recipe)
     has = {"keyword": material.keywords, "other": material.others, "speech": material.speech}
     lacking = [what for what, n in wants.items() if n and not has[what]]
     if (recipe.noise_gain or recipe.snr_db) and not material.noise:

@@ -40,6 +40,7 @@ from pipelines.streams import (
     speech_clips,
 )
 from speechrnn.audio import Samples, read, to_int16
+from speechrnn.cli import run_program
 from speechrnn.config import load_experiment
 from speechrnn.dataset import Mined, Pack, prepare, read_mined
 from speechrnn.detector import Detection
@@ -218,12 +219,25 @@ def test_a_stream_is_written_with_its_truth_and_scored_by_the_command(
     assert (len(words), sum(word.label in KEYWORDS for word in words if isinstance(word, Word))) == (10, 7)
 
 
+def test_names_of_keywords_may_have_spaces_around_them(
+    made_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = str(made_dir / "SpeechCommands" / "speech_commands_v0.02")
+    arguments = ["make_stream", str(tmp_path / "stream.wav"), "--preset", "clean", "--minutes", "1"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--keywords", "yes, no", "--clips", commands])
+    make_stream_command.main()
+    labels = [line.split("\t")[2] for line in (tmp_path / "stream.labels.txt").read_text().splitlines()]
+    assert {*labels} == {"yes", "no", "bed"}
+    assert labels.count("bed") == 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         ([], "either --config CONFIG or --clips"),
         (["--config", "a.toml", "--clips", "b"], "either --config CONFIG or --clips"),
         (["--clips", "b"], "--keywords"),
+        (["--clips", "b", "--keywords", " , "], "--keywords"),
         (["--config", "a.toml", "--noise", "b"], "belong to --clips"),
     ],
 )
@@ -234,6 +248,47 @@ def test_material_is_named_one_way(
     with pytest.raises(ConfigError) as caught:
         make_stream_command.main()
     assert_one_line(caught.value, part)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["s.xyz"], ["s.xyz", "such as stream.wav"]),
+        (["s"], ["s: ", "such as stream.wav"]),
+        (["a.wav/s.wav"], ["a.wav/s.wav", "cannot write there"]),
+        (["s.wav", "--minutes", "-1"], ["--minutes -1"]),
+        (["s.wav", "--minutes", "0"], ["--minutes 0"]),
+        (["s.wav", "--minutes", "0.01"], ["--minutes 0.01", "slots of 3 s"]),
+        (["s.wav", "--minutes", "nan"], ["--minutes nan"]),
+        (["s.wav", "--minutes", "inf"], ["--minutes inf"]),
+        (["s.wav", "--seed", "-1"], ["--seed -1"]),
+        (["s.wav", "--keywords", "yes, no, banana"], ["clips: has no clips of no, banana"]),
+        (["s.wav", "--clips", "lost"], ["lost: expected a folder", "--clips"]),
+        (["s.wav", "--noise", "lost"], ["lost: expected a folder", "--noise"]),
+        (["s.wav", "--speech", "lost"], ["lost: expected a folder", "--speech"]),
+    ],
+    ids=lambda given: " ".join(given),
+)
+def test_what_no_stream_can_be_made_of_is_one_line_before_the_work(
+    arguments: list[str],
+    parts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "clips/yes/0.wav", "clips/bed/0.wav", "a.wav":
+        write_audio(Path(name), noise(RATE_HZ))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(make_stream_command, "make_stream", lambda *given: pytest.fail("the work was begun"))
+    target, *others = arguments
+    defaults = ["--preset", "clean", "--clips", "clips", "--keywords", "yes"]
+    monkeypatch.setattr(sys, "argv", ["make_stream", target, *defaults, *others])
+    with pytest.raises(SystemExit) as caught:
+        run_program(make_stream_command.main)
+    assert caught.value.code == 2
+    assert_one_line(Exception(capsys.readouterr().err.rstrip("\n")), "speechrnn: ", *parts)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_without_running_speech_there_is_an_empty_recording_and_no_rate_of_alarms(made_pack: Pack) -> None:
