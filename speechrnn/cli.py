@@ -500,7 +500,7 @@ def evaluate(
     _check_apart(
         {"--json": json_path, "--plots": plots, "--report": report_path},
         {
-            "a clip": find_audio(folder),
+            "a clip": evaluation.clips_of(folder, split),
             "noise": [] if noise is None else find_audio(noise),
             "the model": [find_model(model)],
         },
