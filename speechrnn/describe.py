@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from speechrnn.runtime import find_model, load
-from speechrnn.spec import ModelInfo
+from speechrnn.spec import ModelInfo, OperatingPoint
 
 
 def describe_model(model: str | Path) -> str:
@@ -17,25 +18,38 @@ def describe_model(model: str | Path) -> str:
     info = load(path).info
     provenance = info.provenance
     kind = "training checkpoint" if path.suffix == ".pt" else "ONNX model"
-    lines = [
+    head = [
         f"{path.name}  {path.stat().st_size / 1000:.0f} kB",
         f"{kind}, format {info.format}, made {provenance.created} by speechrnn {provenance.speechrnn_version}",
     ]
-    lines += _lines("spec", msgspec.to_builtins(info.spec))
-    lines += _layers(info)
-    lines += _lines("options", msgspec.to_builtins(info.options))
-    for name, point in info.operating_points.items():
-        given = {field: value for field, value in msgspec.to_builtins(point).items() if value not in (None, {})}
-        lines += _lines(f"operating point: {name}", given)
-    lines += _lines("clips", provenance.data)
-    lines += _lines("scores", provenance.scores)
-    for section in ("data", "augment", "train"):
-        lines += _lines(f"trained with: {section}", provenance.config.get(section, {}))
-    return "\n".join(lines) + "\n"
+    trees = {
+        "spec": msgspec.to_builtins(info.spec),
+        "options": msgspec.to_builtins(info.options),
+        **{f"operating point: {name}": _point(point) for name, point in info.operating_points.items()},
+        "clips": provenance.data,
+        "scores": provenance.scores,
+        **{f"trained with: {part}": provenance.config.get(part, {}) for part in ("data", "augment", "train")},
+    }
+    sections = {title: _flat(tree) for title, tree in trees.items()}
+    width = max(len(name) for rows in sections.values() for name, _ in rows)
+    spec, *others = (_lines(title, rows, width) for title, rows in sections.items())
+    return "\n".join([*head, *spec, *_layers(info), *itertools.chain(*others)]) + "\n"
 
 
-def _lines(title: str, values: Mapping[str, object]) -> list[str]:
-    return ["", title, *(f"  {name:<30} {_text(value)}" for name, value in _flat(values))]
+def _point(point: OperatingPoint) -> dict[str, object]:
+    """What an operating point gives: misses in per cent, false alarms with how many were counted in how long."""
+    given = {field: value for field, value in msgspec.to_builtins(point).items() if value not in (None, {})}
+    if point.misses is not None:
+        given["misses"] = f"{100 * point.misses:.1f} %"
+    rate, hours = point.false_alarms_per_hour, point.measured_hours
+    if rate is not None and hours is not None:
+        given["false_alarms_per_hour"] = f"{rate:.10g} ({round(rate * hours)} in {hours:.10g} h)"
+        del given["measured_hours"]
+    return given
+
+
+def _lines(title: str, rows: Iterable[tuple[str, object]], width: int) -> list[str]:
+    return ["", title, *(f"  {name:<{width}}  {_text(value)}" for name, value in rows)]
 
 
 def _flat(tree: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:

@@ -5,16 +5,21 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
 
+from speechrnn.describe import describe_model
+from speechrnn.recognizer import save_checkpoint
+from speechrnn.spec import OperatingPoint
 from tests.helpers import SmallModel
 
 ROOT = Path(__file__).parent.parent
@@ -543,5 +548,24 @@ def test_an_operating_point_is_chosen_by_name(verb: str, small_model: SmallModel
 
 def test_describe_shows_operating_points_with_their_rates(small_model: SmallModel) -> None:
     _, _, text = run("describe", small_model.onnx).stdout.partition("operating point: strict")
-    rows = dict(line.split() for line in text.partition("\n\n")[0].splitlines() if line)
-    assert rows == {"threshold": "0.9", "release": "0.5", "false_alarms_per_hour": "0.25", "misses": "0.125"}
+    rows = dict(line.split(maxsplit=1) for line in text.partition("\n\n")[0].splitlines() if line)
+    assert rows == {"threshold": "0.9", "release": "0.5", "false_alarms_per_hour": "0.25", "misses": "12.5 %"}
+
+
+@pytest.mark.parametrize(("rate", "counted"), [(0.0, "0 (0 in 1.66 h)"), (0.6, "0.6 (1 in 1.66 h)")])
+def test_describe_shows_false_alarms_with_what_was_measured(
+    rate: float, counted: str, small_model: SmallModel, tmp_path: Path
+) -> None:
+    point = OperatingPoint(threshold=0.9, false_alarms_per_hour=rate, measured_hours=1.66)
+    info = msgspec.structs.replace(small_model.info, operating_points={"strict": point})
+    save_checkpoint(tmp_path / "best.pt", small_model.net, info)
+    _, _, text = describe_model(tmp_path / "best.pt").partition("operating point: strict\n")
+    rows = dict(line.split(maxsplit=1) for line in text.partition("\n\n")[0].splitlines())
+    assert rows == {"threshold": "0.9", "false_alarms_per_hour": counted}
+
+
+def test_describe_puts_all_values_into_one_column() -> None:
+    text = describe_model("commands8")
+    names = ("only", "classifier.conv2d.kernel_frames", "validation expected calibration error")
+    widths = {name: [len(gap) for gap in re.findall(rf"^  {name}  +", text, re.MULTILINE)] for name in names}
+    assert widths == {name: [2 + max(map(len, names)) + 2] for name in names}
