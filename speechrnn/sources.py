@@ -302,9 +302,3 @@ def _import_sounddevice() -> Any:
 def _reason(error: Exception) -> str:
     """The words of a PortAudio error without its code."""
     return str(error).split(" [")[0].replace("\n", " ") or type(error).__name__
-
-
-def read_all(source: AudioSource) -> Samples:
-    """The rest of a source as one array [T]."""
-    blocks = list(source.blocks())
-    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)

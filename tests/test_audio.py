@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import Resampler, Samples, check_samples, find_audio, from_int16, read, to_int16, to_mono
 from speechrnn.errors import AudioError
-from speechrnn.sources import FileSource, read_all
+from speechrnn.sources import FileSource
 from tests.helpers import RATE_HZ, assert_one_line, cut, cuts, every, noise, sine, write_audio
 
 Read = Callable[[Path, int], Samples]
@@ -26,7 +26,7 @@ PIPE_SIZES = (0xFFFFFFFF, 0x7FFFFFFF)
 
 def read_by_blocks(path: Path, sample_rate_hz: int) -> Samples:
     with FileSource(path, sample_rate_hz) as source:
-        return read_all(source)
+        return np.concatenate(list(source.blocks()))
 
 
 both_readers = pytest.mark.parametrize("read_file", [read, read_by_blocks])

@@ -18,13 +18,13 @@ import soundfile
 from rich.console import Console
 
 from speechrnn import listening, sources
-from speechrnn.audio import Samples, to_int16
+from speechrnn.audio import Samples, read, to_int16
 from speechrnn.detector import Detection
 from speechrnn.doctor import check_sound
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.listening import BackgroundListener, CommandRunner, Recorder, listen, run
 from speechrnn.runtime import Recognizer, load
-from speechrnn.sources import ArraySource, FileSource, Microphone, PipeSource, RealTimeSource, read_all
+from speechrnn.sources import ArraySource, FileSource, Microphone, PipeSource, RealTimeSource
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 from speechrnn.view import LiveView, bar, level_db
@@ -43,7 +43,7 @@ def recognizer() -> Recognizer:
 
 
 def example() -> Samples:
-    return read_all(FileSource(EXAMPLE, 16000))
+    return read(EXAMPLE, 16000)
 
 
 def run_command(*arguments: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -75,7 +75,7 @@ def test_a_pipe_is_mixed_and_resampled(rate_hz: int, channels: int) -> None:
     with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as target:
         data = pcm(tone)
         threading.Thread(target=_write_in_odd_pieces, args=(target, data)).start()
-        heard = read_all(PipeSource(pipe, rate_hz, 16000, channels=channels))
+        heard = np.concatenate(list(PipeSource(pipe, rate_hz, 16000, channels=channels).blocks()))
     assert len(heard) == pytest.approx(16000, abs=2)
     assert np.abs(np.fft.rfft(heard)).argmax() == pytest.approx(440, abs=1)
 
@@ -105,7 +105,7 @@ def test_duration_ends_it_on_the_sample_clock(recognizer: Recognizer, tmp_path: 
 def test_a_real_time_source_keeps_the_time_of_the_sound() -> None:
     source = RealTimeSource(ArraySource(np.zeros(8000, dtype=np.float32), 16000))
     started = time.monotonic()
-    assert len(read_all(source)) == 8000
+    assert sum(map(len, source.blocks())) == 8000
     assert 0.45 < time.monotonic() - started < 5
 
 

@@ -20,9 +20,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from speechrnn import uploads
-from speechrnn.audio import Samples
+from speechrnn.audio import Samples, read
 from speechrnn.runtime import Recognizer, load
-from speechrnn.sources import FileSource, read_all
 from tests.helpers import RATE_HZ, fake_recognizer, silence, sine, write_audio
 from tests.serving import Serving, wait_until
 
@@ -82,7 +81,7 @@ def hearing(playwright: Playwright) -> Iterator[Hearing]:
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first four words of an example, after a while in which a browser can start."""
-    samples = read_all(FileSource(EXAMPLES / "commands.wav", RATE_HZ))[: round(6.6 * RATE_HZ)]
+    samples = read(EXAMPLES / "commands.wav", RATE_HZ)[: round(6.6 * RATE_HZ)]
     lead = tmp_path_factory.mktemp("words") / "words.wav"
     return write_audio(lead, np.concatenate([silence(3), samples, silence(0.5)]), subtype="PCM_16")
 

@@ -32,11 +32,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from speechrnn import server, service, uploads
-from speechrnn.audio import Resampler, Samples, from_int16, to_int16
+from speechrnn.audio import Resampler, Samples, from_int16, read, to_int16
 from speechrnn.batching import Batcher
 from speechrnn.cli import cli
 from speechrnn.runtime import Recognizer, load
-from speechrnn.sources import FileSource, read_all
 from speechrnn.spotter import KeywordSpotter
 from tests.helpers import fake_recognizer, noise, silence, word, write_audio
 from tests.serving import Serving, closed, converse, found_in, pcm, start, wait_until
@@ -139,7 +138,7 @@ def test_clients_at_once_share_runs_and_each_hears_what_it_would_alone(
 
         def listen(number: int) -> None:
             with running.connect() as websocket:
-                heard[number] = found_in(converse(websocket, read_all(FileSource(EXAMPLES / names[number], 16000))))
+                heard[number] = found_in(converse(websocket, read(EXAMPLES / names[number], 16000)))
 
         threads = [threading.Thread(target=listen, args=(number,)) for number in range(len(names))]
         for thread in threads:
@@ -149,7 +148,7 @@ def test_clients_at_once_share_runs_and_each_hears_what_it_would_alone(
         counted = counters(running)
     for number, name in enumerate(names):
         spotter = KeywordSpotter(recognizer)
-        sent = from_int16(to_int16(read_all(FileSource(EXAMPLES / name, 16000))))
+        sent = from_int16(to_int16(read(EXAMPLES / name, 16000)))
         alone = [msgspec.to_builtins(found) for found in spotter.push(sent) + spotter.finish()]
         assert len(heard[number]) == len(alone)
         for found, expected in zip(heard[number], alone, strict=True):
@@ -475,7 +474,7 @@ def test_a_recording_gives_what_transcribe_gives(real_serving: Serving, name: st
         assert answer["files"][kind] == told
     shown = json.loads(answer["files"]["json"])["detections"]
     assert [{key: found[key] for key in shown[0]} for found in answer["detections"]] == shown
-    samples = np.abs(read_all(FileSource(EXAMPLES / name, 16000)))
+    samples = np.abs(read(EXAMPLES / name, 16000))
     assert len(answer["peaks"]) == pytest.approx(100 * answer["duration_s"], abs=1)
     assert max(answer["peaks"]) == pytest.approx(min(1, samples.max()), abs=1e-3)
 

@@ -10,7 +10,7 @@ import pytest
 
 from speechrnn.audio import Samples, read
 from speechrnn.errors import AudioError
-from speechrnn.sources import ArraySource, FileSource, read_all
+from speechrnn.sources import ArraySource, FileSource
 from tests.helpers import RATE_HZ, noise, sine, write_audio
 
 DURATION_S = 2.345
@@ -53,7 +53,7 @@ def test_blocks_are_mono_float32_and_not_empty(make: Make, tmp_path: Path) -> No
 def test_blocks_hold_the_whole_of_the_audio(make: Make, tmp_path: Path) -> None:
     with make(tmp_path) as source:
         assert source.duration_s == pytest.approx(DURATION_S, abs=1e-3)
-        samples = read_all(source)
+        samples = np.concatenate(list(source.blocks()))
     expected = sine(1000, DURATION_S, source.sample_rate_hz)
     assert abs(len(samples) - len(expected)) <= 2
     np.testing.assert_allclose(samples[200:-200], expected[200 : len(samples) - 200], atol=1e-3)
@@ -77,14 +77,14 @@ def test_with_closes_the_file(tmp_path: Path) -> None:
     with FileSource(write_audio(tmp_path / "a.wav", noise(100)), RATE_HZ) as source:
         pass
     with pytest.raises(RuntimeError, match="closed"):
-        read_all(source)
+        next(source.blocks())
 
 
 @pytest.mark.parametrize("file_rate_hz", [8000, 16000, 44100, 48000])
 def test_a_file_by_blocks_equals_the_file_at_once(file_rate_hz: int, tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", noise(5 * file_rate_hz // 2, 2), file_rate_hz)
     with FileSource(path, RATE_HZ) as source:
-        np.testing.assert_array_equal(read_all(source), read(path, RATE_HZ))
+        np.testing.assert_array_equal(np.concatenate(list(source.blocks())), read(path, RATE_HZ))
 
 
 def test_a_long_file_comes_one_second_at_a_time(tmp_path: Path) -> None:
