@@ -625,7 +625,7 @@ class _Inputs(NamedTuple):
 def _find_inputs(audio: Sequence[Path], place: Path | None, keywords: Sequence[str]) -> tuple[_Inputs, int]:
     """What can be scored of the arguments, and how many files cannot be read, each of which is reported.
 
-    Raises DataError if the truth of one that can be read is missing, or detections are of no keyword.
+    Raises DataError if the truth of one is missing or the file itself, or detections are of no keyword.
     """
     from speechrnn.truth import find_truth
 
@@ -634,6 +634,9 @@ def _find_inputs(audio: Sequence[Path], place: Path | None, keywords: Sequence[s
     recordings = [file for file in files if _can_be_opened(file)]
     paths = [Path(transcript.audio) for transcript in written] + recordings
     inputs = _Inputs(written, recordings, [find_truth(path, place) for path in paths])
+    for truth in inputs.truths:
+        if any(_is_same(truth, path) for path in audio):
+            raise DataError(f"{truth}: cannot be its own truth; give --truth")
     return inputs, failed + n_missing + len(files) - len(recordings)
 
 

@@ -499,6 +499,12 @@ def test_score_writes_over_nothing_that_it_reads_or_writes(
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+def test_detections_are_not_held_against_themselves(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLE, tmp_path / "talk.wav")
+    (tmp_path / "talk.json").write_text('{"audio": "talk.wav", "duration_s": 13.2, "detections": []}')
+    assert_one_line(run("score", "talk.json", cwd=tmp_path), "talk.json", "its own truth", "--truth")
+
+
 def test_detections_that_are_scored_are_not_written_over(tmp_path: Path) -> None:
     words = tmp_path / "words.json"
     words.write_text(json.dumps({"audio": str(EXAMPLE), "duration_s": 13.2, "detections": []}))
