@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines import compare_cells
 from pipelines.compare_cells import Outcome, Variant, draw_gradients, draw_losses, input_gradients, run, spoken, table
 from speechrnn.audio import from_int16
 from speechrnn.config import load_experiment
 from speechrnn.contexts import Batch
 from speechrnn.dataset import Pack
-from speechrnn.recognizer import RecognizerNet
-from speechrnn.spec import Classifier, Spec
+from speechrnn.recognizer import RecognizerNet, load_checkpoint
+from speechrnn.spec import Classifier, ModelInfo, Spec
 from tests.conftest import CONFIGS
 from tests.helpers import FAKE_INFO, RATE_HZ
 
@@ -71,6 +72,21 @@ def test_a_run_is_kept(made_pack: Pack, made_dir: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.trained, second.trained)
     assert (first.trained != first.untrained).any()
     assert 0 < first.context_ms < 1000
+
+
+def test_what_export_refuses_of_a_trained_cell_is_timed_all_the_same(
+    made_pack: Pack, made_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grown(path: Path) -> tuple[RecognizerNet, ModelInfo]:
+        net, info = load_checkpoint(path)
+        with torch.no_grad():
+            for weights in net.parameters():
+                weights.mul_(1000)
+        return net, info
+
+    monkeypatch.setattr(compare_cells, "load_checkpoint", grown)
+    base = load_experiment(CONFIGS / "smoke.toml", data_dir=str(made_dir))
+    assert run(base, made_pack, Variant("rnn", clipped=False), 1, tmp_path).context_ms > 0
 
 
 def test_the_table_and_the_pictures_tell_of_every_run() -> None:
