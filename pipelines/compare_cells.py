@@ -65,7 +65,7 @@ _VARIANTS = [
 
 
 class Outcome(NamedTuple):
-    """What a run gave: gradients are by frame [N], losses by step."""
+    """What a run gave: accuracy is the mean of the classes' recalls, gradients are by frame [N], losses by step."""
 
     accuracy: float
     n_parameters: int
@@ -131,13 +131,14 @@ def run(base: Experiment, pack: Pack, variant: Variant, epochs: int, folder: Pat
     net, _ = load_checkpoint(run_dir / "best.pt")
     batch = validation_set(Examples(pack, experiment.model, experiment.data, "validation"), ()).batch
     correct = predict(net, batch, torch.device("cpu")).argmax(1).numpy() == batch.labels
+    recalls = [correct[batch.labels == label].mean() for label in np.unique(batch.labels)]
     words = spoken(batch, _N_CONTEXTS)
     n_frames = base.model.features.n_frames(base.model.context_samples, base.model.sample_rate_hz)
     layers = summarise(net.classifier, n_frames)
     records = [msgspec.json.decode(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
     return Outcome(
-        float(correct.mean()),
+        float(np.mean(recalls)),
         sum(layer.n_parameters for layer in layers),
         sum(layer.n_macs for layer in layers),
         milliseconds_per_context(untrained, run_dir / "best.pt", from_int16(words.samples[:64])),
@@ -151,7 +152,7 @@ def run(base: Experiment, pack: Pack, variant: Variant, epochs: int, folder: Pat
 def table(outcomes: dict[Variant, Outcome]) -> str:
     """Accuracy and cost of each run as Markdown."""
     lines = [
-        "| cell | directions | clipping | validation | parameters | million MACs | ms a context | steps clipped "
+        "| cell | directions | clipping | balanced | parameters | million MACs | ms a context | steps clipped "
         "| faintest gradient, untrained | trained |",
         "|---" * 10 + "|",
     ]
