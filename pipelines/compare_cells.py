@@ -32,7 +32,7 @@ from speechrnn.models import summarise
 from speechrnn.recognizer import RecognizerNet, load_checkpoint
 from speechrnn.runtime import load
 from speechrnn.spec import Classifier
-from speechrnn.training import Trainer, fit, predict
+from speechrnn.training import Trainer, fit
 
 _CELLS = ("rnn", "lstm", "gru")
 _TITLES = {"rnn": "plain (tanh)", "lstm": "LSTM", "gru": "GRU"}
@@ -65,7 +65,7 @@ _VARIANTS = [
 
 
 class Outcome(NamedTuple):
-    """What a run gave: accuracy is the mean of the classes' recalls, gradients are by frame [N], losses by step."""
+    """What a run gave: accuracy is balanced, as `fit` gives it, gradients are by frame [N], losses by step."""
 
     accuracy: float
     n_parameters: int
@@ -127,18 +127,16 @@ def run(base: Experiment, pack: Pack, variant: Variant, epochs: int, folder: Pat
     """Train, or go on, or take what is there, and measure."""
     experiment, run_dir = experiment_of(base, variant, epochs), folder / variant.name
     untrained = Trainer(experiment, pack, Fabric(accelerator="cpu", devices=1)).averaged_net()
-    fit(experiment, pack, run_dir, resume=(run_dir / "last.pt").exists(), accelerator="cpu")
+    accuracy = fit(experiment, pack, run_dir, resume=(run_dir / "last.pt").exists(), accelerator="cpu")
     net, _ = load_checkpoint(run_dir / "best.pt")
     batch = validation_set(Examples(pack, experiment.model, experiment.data, "validation"), ()).batch
-    correct = predict(net, batch, torch.device("cpu")).argmax(1).numpy() == batch.labels
-    recalls = [correct[batch.labels == label].mean() for label in np.unique(batch.labels)]
     words = spoken(batch, _N_CONTEXTS)
     n_frames = base.model.features.n_frames(base.model.context_samples, base.model.sample_rate_hz)
     layers = summarise(net.classifier, n_frames)
     records = [msgspec.json.decode(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
     return Outcome(
-        float(np.mean(recalls)),
+        accuracy,
         sum(layer.n_parameters for layer in layers),
         sum(layer.n_macs for layer in layers),
         milliseconds_per_context(untrained, run_dir / "best.pt", from_int16(words.samples[:64])),

@@ -29,9 +29,9 @@ from pipelines.streams import (
     open_inputs,
     parse_inputs,
 )
-from speechrnn import evaluation, outputs
+from speechrnn import evaluation
 from speechrnn.audio import find_audio, read
-from speechrnn.cli import run_program, write_curve
+from speechrnn.cli import check_curve, run_program, write_curve
 from speechrnn.dataset import Pack
 from speechrnn.errors import ConfigError
 from speechrnn.evaluation import Evaluation
@@ -236,8 +236,7 @@ def main() -> None:
     if arguments.curve:
         if not arguments.speech:
             raise ConfigError(f"--curve {arguments.curve}: needs --speech, in which false alarms are counted")
-        outputs.check_picture(arguments.curve)
-        outputs.check_place(arguments.curve.with_suffix(".json"))
+        check_curve(arguments.curve)
     recognizer, pack = open_inputs(arguments)
     labels = recognizer.info.spec.labels
     material = open_streams(arguments.clips, pack, labels.keywords)

@@ -576,10 +576,9 @@ def score(
     if curve_path is not None:
         if written:
             raise ConfigError(f"--curve {curve_path}: needs the recordings themselves, got detections")
-        outputs.check_picture(curve_path)
-    beside = None if curve_path is None else curve_path.with_suffix(".json")
-    for path in filter(None, (json_path, beside)):
-        outputs.check_place(path)
+        check_curve(curve_path)
+    if json_path is not None:
+        outputs.check_place(json_path)
     recognizer = load(model, operating_point=operating_point)
     options, points = _options(recognizer, threshold), recognizer.info.operating_points
     choices = {_CHOSEN: options}
@@ -587,7 +586,7 @@ def score(
         choices |= {name: recognizer.info.options_at(name) for name in points}
     inputs, n_unread = _find_inputs(audio, truth, recognizer.info.spec.labels.keywords)
     _check_apart(
-        {"--json": json_path, "--curve": curve_path, "the JSON beside --curve": beside},
+        {"--json": json_path, "--curve": curve_path, "the JSON beside --curve": curve_path and _beside(curve_path)},
         {"an input": [*audio, *inputs.recordings], "the truth": inputs.truths, "the model": [find_model(model)]},
     )
     heard, n_damaged = _hear_all(recognizer, choices, inputs)
@@ -605,11 +604,21 @@ def score(
     _end(failed, len(heard) + failed)
 
 
+def _beside(curve_path: Path) -> Path:
+    return curve_path.with_suffix(".json")
+
+
+def check_curve(path: Path) -> None:
+    """Raise DeviceError now, rather than after the work, if `write_curve` could not write."""
+    outputs.check_picture(path)
+    outputs.check_place(_beside(path))
+
+
 def write_curve(curve: Curve, path: Path) -> None:
     """Draw a curve, and write the same as JSON beside the picture. Raises DeviceError."""
     from speechrnn.plots import draw_curve
 
-    outputs.write_text(path.with_suffix(".json"), _to_json(curve))
+    outputs.write_text(_beside(path), _to_json(curve))
     with outputs.writing(path):
         draw_curve(curve).savefig(path, dpi=110)
 
