@@ -84,9 +84,9 @@ def training_rows(experiment: Experiment) -> list[Row]:
     plan = (plan * (1 + size // len(plan)))[:size]
 
     def prepare() -> None:
-        trainer.inputs(trainer.batch(plan, trainer.step))
+        trainer.inputs(trainer.batch(trainer.cut(plan, trainer.step), trainer.step))
 
-    frames, targets = trainer.inputs(trainer.batch(plan, trainer.step))
+    frames, targets = trainer.inputs(trainer.batch(trainer.cut(plan, trainer.step), trainer.step))
 
     def forward_and_backward() -> None:
         trainer.optimizer.zero_grad()
@@ -94,7 +94,7 @@ def training_rows(experiment: Experiment) -> list[Row]:
         trainer.fabric.backward(loss)
 
     bare_s = _mean_s(forward_and_backward, _N_STEPS)
-    step_s = _mean_s(lambda: trainer.train_step(plan), _N_STEPS)
+    step_s = _mean_s(lambda: trainer.train_step(trainer.cut(plan, trainer.step)), _N_STEPS)
     prepare_s = _mean_s(prepare, _N_STEPS)
     return [
         Row(

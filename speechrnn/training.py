@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
 
 import speechrnn
 from speechrnn import augment, metrics
@@ -41,6 +43,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _SAVE_EVERY_S = 60.0
 _LOG_EVERY_STEPS = 20
 _N_NORM_CONTEXTS = 2048
+_MOST_CUTTING = 4  # processes; each cuts some 8,000 contexts a second of configs/commands8.toml
 _ROWS_AT_ONCE = 16  # of a batch on a CPU, so that a spectrogram stays in its cache: 38 ms down to 28 for 128 contexts
 
 
@@ -238,17 +241,27 @@ class Trainer:
             parts = [self.net.front_end(_to_float(rows, torch.device("cpu"))) for rows in parts_of_rows]
         self.net.norm.fit(torch.cat(parts))
 
-    def batch(self, plan: list[Planned], step: int) -> TrainingBatch:
-        """The part of this process in the augmented batch of a step, the same as in a process that takes all of it."""
-        config, n_rows = self.experiment.augment, len(plan) // self.fabric.world_size
-        rows = slice(self.fabric.global_rank * n_rows, (self.fabric.global_rank + 1) * n_rows)
-        seed = _seed_of(self.experiment.train.seed, step, 1)
-        uniform = torch.rand(len(plan), augment.n_uniform(config), generator=torch.Generator().manual_seed(seed))
-        raw = self.training.batch(plan[rows], seed, first=rows.start)
+    def _rows(self, n_rows: int) -> slice:
+        """Those of this process, if each has so many."""
+        return slice(self.fabric.global_rank * n_rows, (self.fabric.global_rank + 1) * n_rows)
+
+    def _batch_seed(self, step: int) -> int:
+        return _seed_of(self.experiment.train.seed, step, 1)
+
+    def cut(self, plan: list[Planned], step: int) -> Batch:
+        """The part of this process in the raw batch of a step, the same as in a process that takes all of it."""
+        rows = self._rows(len(plan) // self.fabric.world_size)
+        return self.training.batch(plan[rows], self._batch_seed(step), first=rows.start)
+
+    def batch(self, raw: Batch, step: int) -> TrainingBatch:
+        """What `cut` gave for a step, augmented on the device."""
+        config, n_rows = self.experiment.augment, len(raw.labels)
+        generator = torch.Generator().manual_seed(self._batch_seed(step))
+        uniform = torch.rand(n_rows * self.fabric.world_size, augment.n_uniform(config), generator=generator)
         labels = torch.from_numpy(raw.labels)
         draws = augment.draw(
             config,
-            uniform[rows],
+            uniform[self._rows(n_rows)],
             word_start=torch.from_numpy(raw.word_start),
             word_end=torch.from_numpy(raw.word_end),
             is_silence=labels == self.silence,
@@ -284,10 +297,10 @@ class Trainer:
             targets = targets.lerp(torch.stack(taught).mean(0), config.teacher_share)
         return augment.mask_frames(self.net.norm(frames), self.experiment.augment, batch.masks), targets
 
-    def train_step(self, plan: list[Planned]) -> float:
-        """One optimisation step; returns its loss."""
+    def train_step(self, raw: Batch) -> float:
+        """One optimisation step with what `cut` gave for it; returns its loss."""
         config = self.experiment.train
-        batch = self.batch(plan, self.step)
+        batch = self.batch(raw, self.step)
         frames, targets = self.inputs(batch)
         torch.manual_seed(_seed_of(config.seed, self.step, 2, self.fabric.global_rank))  # for dropout
         for group in self.optimizer.param_groups:
@@ -368,6 +381,37 @@ class Trainer:
         )
 
 
+class _Steps(Dataset[Batch]):
+    """The raw batches of an epoch by step, as the processes of a loader want them."""
+
+    def __init__(self, trainer: Trainer, epoch: int) -> None:
+        self._trainer = trainer
+        self._plan = trainer.plan(epoch)
+        self._first_step = epoch * trainer.steps_per_epoch
+
+    def __getitem__(self, step: int) -> Batch:
+        size = self._trainer.experiment.train.batch_size
+        return self._trainer.cut(self._plan[step * size : (step + 1) * size], self._first_step + step)
+
+
+def cut_ahead(trainer: Trainer, epoch: int, first: int, n_processes: int) -> Iterator[Batch]:
+    """The raw batches of an epoch from step `first` on, cut by other processes if there are any, in order."""
+    loader = DataLoader(
+        _Steps(trainer, epoch),
+        batch_size=None,
+        sampler=range(first, trainer.steps_per_epoch),
+        num_workers=n_processes,
+        multiprocessing_context="fork" if n_processes else None,  # a copy of the pack for each would fill the memory
+    )
+    for tensors in loader:
+        yield Batch(*(values.numpy() for values in tensors))
+
+
+def _n_cutting(device: torch.device) -> int:
+    """How many processes cut for a device. A GPU would wait for one; a CPU has nothing to gain."""
+    return min(_MOST_CUTTING, os.cpu_count() or 1) if device.type == "cuda" and hasattr(os, "fork") else 0
+
+
 def fit(
     experiment: Experiment,
     pack: Pack,
@@ -435,12 +479,11 @@ def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callabl
         accuracy = _validate(trainer, run_dir, log)
     while trainer.step < n_steps:
         epoch, first = divmod(trainer.step, trainer.steps_per_epoch)
-        plan = trainer.plan(epoch)
-        for step in range(first, trainer.steps_per_epoch):
-            losses.append(trainer.train_step(plan[step * batch_size : (step + 1) * batch_size]))
+        for raw in cut_ahead(trainer, epoch, first, _n_cutting(trainer.fabric.device)):
+            losses.append(trainer.train_step(raw))
             elapsed_s = time.monotonic() - started
             steps_per_s = (trainer.step - first_step) / elapsed_s
-            if trainer.step % _LOG_EVERY_STEPS == 0 or step == trainer.steps_per_epoch - 1:
+            if trainer.step % _LOG_EVERY_STEPS == 0 or trainer.step % trainer.steps_per_epoch == 0:
                 loss = sum(losses) / len(losses)
                 losses = []
                 rate = learning_rate(config, trainer.step - 1, trainer.steps_per_epoch)

@@ -34,6 +34,7 @@ from speechrnn.training import (
     TrainingBatch,
     calibrate,
     calibration,
+    cut_ahead,
     fit,
     learning_rate,
     predict,
@@ -189,7 +190,7 @@ def test_the_average_never_keeps_the_initial_weights(tiny: Experiment, made_pack
         parameter.data.fill_(1e6)
     expected = [p.detach().clone() for p in trainer.net.classifier.parameters()]
     for kept in (0, 2 / 11, 3 / 12, 0.3, 0.3):
-        trainer.train_step(plan)
+        trainer.train_step(trainer.cut(plan, trainer.step))
         weights = [p.detach().clone() for p in trainer.net.classifier.parameters()]
         expected = [kept * old + (1 - kept) * new for old, new in zip(expected, weights, strict=True)]
         averages = [p.detach() for p in trainer.average.module.parameters()]
@@ -203,7 +204,7 @@ def test_the_averaged_network_has_the_averaged_weights_and_the_feature_statistic
     trainer = trainer_of(tiny, made_pack)
     plan = trainer.training.epoch(np.random.default_rng(0))
     for _ in range(3):
-        trainer.train_step(plan[:2])
+        trainer.train_step(trainer.cut(plan[:2], trainer.step))
     net = trainer.averaged_net()
     assert_equal(dict(net.classifier.state_dict()), dict(trainer.average.module.state_dict()))
     assert_equal(dict(net.norm.state_dict()), dict(trainer.net.norm.state_dict()))
@@ -236,7 +237,7 @@ def test_eight_clips_are_learned_by_heart(made_dir: Path, made_pack: Pack, cell:
     trainer = trainer_of(experiment, eight_clips(made_pack))
     plan = trainer.training.epoch(np.random.default_rng(0))
     assert len(plan) == 8
-    steps = [trainer.train_step(plan) for _ in range(60)]
+    steps = [trainer.train_step(trainer.cut(plan, trainer.step)) for _ in range(60)]
     assert steps[0] > 0.5
     assert steps[-1] < 0.01
 
@@ -267,7 +268,7 @@ def test_half_precision_trains_weights_of_full_precision(tiny: Experiment, made_
 def test_words_that_are_cut_off_count_as_unknown(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment(cut_share=1.0)), made_pack)
     plan = [planned for planned in trainer.training.epoch(np.random.default_rng(0)) if planned.label != 2]
-    labels = trainer.batch(plan, step=0).labels
+    labels = trainer.batch(trainer.cut(plan, 0), 0).labels
     assert labels.tolist() == [3 if planned.label == 3 else 2 for planned in plan]
 
 
@@ -278,7 +279,7 @@ def test_teachers_make_up_their_share_of_the_labels(
     other = run(change(plain, seed=2, epochs=1), made_pack, tmp_path / "other").folder
     paths = [folder / "best.pt" for folder in (whole.folder, other)]
     trainer = trainer_of(change(plain, teachers=tuple(map(str, paths)), teacher_share=0.75), made_pack)
-    batch = trainer.batch(trainer.plan(0)[:6], step=0)
+    batch = trainer.batch(trainer.cut(trainer.plan(0)[:6], 0), 0)
     frames, targets = trainer.inputs(batch)
     with torch.no_grad():
         taught = torch.stack([load_checkpoint(path)[0].eval()(batch.samples).softmax(1) for path in paths]).mean(0)
@@ -297,7 +298,7 @@ def test_a_network_comes_to_agree_with_its_teacher(whole: Run, tiny: Experiment,
 
     before = distance()
     for step in range(60):
-        trainer.train_step(trainer.plan(step)[:16])
+        trainer.train_step(trainer.cut(trainer.plan(step)[:16], step))
     assert distance() < before / 2
 
 
@@ -313,7 +314,8 @@ def test_a_filter_moves_every_frame_of_a_context_alike(tiny: Experiment, made_pa
     filtered = msgspec.structs.replace(tiny, augment=Augment(filter_db=6.0))
     one, other = (trainer_of(experiment, made_pack) for experiment in (plain, filtered))
     plan = one.plan(0)[:4]
-    moved = (other.inputs(other.batch(plan, 0))[0] - one.inputs(one.batch(plan, 0))[0]) * one.net.norm.std
+    frames = [trainer.inputs(trainer.batch(trainer.cut(plan, 0), 0))[0] for trainer in (one, other)]
+    moved = (frames[1] - frames[0]) * one.net.norm.std
     torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), rtol=0, atol=1e-4)
     assert moved.std(0).min() > 0.1  # each context has its own
 
@@ -342,7 +344,7 @@ def test_labels_of_mixed_contexts_are_mixed() -> None:
 def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment()), made_pack)
     (clip, *_) = [c for c in made_pack.clips if c.word == "yes" and c.split == "training" and c.n_samples == 16000]
-    samples, labels, *_ = trainer.batch([Planned(0, clip)], step=0)
+    samples, labels, *_ = trainer.batch(trainer.cut([Planned(0, clip)], 0), 0)
     packed = made_pack.samples[clip.offset : clip.offset + clip.n_samples]
     assert torch.equal(samples[0], torch.from_numpy(packed.astype(np.float32) / 32768))
     assert labels.tolist() == [0]
@@ -350,13 +352,33 @@ def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment,
 
 def test_features_are_normalised_over_the_training_data(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment()), made_pack)
-    samples = trainer.batch(trainer.training.epoch(np.random.default_rng(5)), step=0).samples
+    samples = trainer.batch(trainer.cut(trainer.training.epoch(np.random.default_rng(5)), 0), 0).samples
     flat = trainer.net.frames(samples).reshape(-1, 24)
     torch.testing.assert_close(flat.mean(0), torch.zeros(24), rtol=0, atol=0.25)
     torch.testing.assert_close(flat.std(0), torch.ones(24), rtol=0, atol=0.25)
 
 
 # Several processes
+
+
+def test_other_processes_cut_the_same_batches_in_order(tiny: Experiment, made_pack: Pack) -> None:
+    trainer = trainer_of(tiny, made_pack)
+    here, elsewhere = (list(cut_ahead(trainer, epoch=1, first=2, n_processes=n)) for n in (0, 2))
+    plan, size = trainer.plan(1), tiny.train.batch_size
+    expected = [
+        trainer.cut(plan[step * size : (step + 1) * size], trainer.steps_per_epoch + step)
+        for step in range(2, trainer.steps_per_epoch)
+    ]
+    assert len(expected) > 2
+    for batches in (here, elsewhere):
+        np.testing.assert_equal([tuple(batch) for batch in batches], [tuple(batch) for batch in expected])
+
+
+def test_a_run_whose_batches_other_processes_cut_is_the_same(
+    whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_n_cutting", lambda device: 2)
+    assert_equal(load_plain(run(tiny, made_pack, tmp_path).folder / "last.pt"), load_plain(whole.folder / "last.pt"))
 
 
 def test_two_processes_train_to_what_one_does(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
