@@ -18,7 +18,7 @@ from typing import Any
 from pipelines.guesses import decode, open_decoder, to_csv, write_list
 from speechrnn.cli import run_program, track
 from speechrnn.config import load_experiment
-from speechrnn.dataset import Excerpt, find_sources, read_excerpts
+from speechrnn.dataset import Excerpt, alone_in, find_sources, read_excerpts
 from speechrnn.errors import AudioError, DataError
 
 EXCERPTS = "excerpts.csv"
@@ -88,7 +88,8 @@ def main() -> None:
     if not recordings:
         raise DataError(f"{arguments.config}: names no running speech; set data.speech")
     decoder = open_decoder("pocketsphinx: not found, and nothing else tells where words begin")
-    make_list(path, decoder, Path(data.dir), recordings)
+    with alone_in(path.parent):
+        make_list(path, decoder, Path(data.dir), recordings)
     words = read_excerpts(path)
     n_different = len({word.label for word in words})
     print(f"{path}: {len(words)} words, {n_different} different, in {len(recordings)} recordings")

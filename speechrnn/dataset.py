@@ -95,21 +95,23 @@ def download_test_set(folder: Path, version: str) -> Path:
 def _fetch(folder: Path, name: str, unpack: Callable[[Path], object]) -> Path:
     """Let `unpack` make `name` in a folder aside, and move it when complete, so an interruption leaves no half of it.
 
-    Nothing is done if it is there. Raises DataError if it cannot be had.
+    Nothing is done if it is there, or another process has made it meanwhile. Raises DataError if it cannot be had.
     """
-    target = folder / name
+    target, aside = folder / name, folder / f"{Path(name).name}.downloading"
     if target.is_dir():
         return target
-    aside = folder / f"{target.name}.downloading"
-    shutil.rmtree(aside / name, ignore_errors=True)
-    aside.mkdir(parents=True, exist_ok=True)
-    try:
-        unpack(aside)
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise DataError(f"could not download {target.name} ({error}); check the network and run again") from None
-    target.parent.mkdir(exist_ok=True)
-    (aside / name).rename(target)
-    shutil.rmtree(aside)
+    with alone_in(folder):
+        if not target.is_dir():
+            shutil.rmtree(aside / name, ignore_errors=True)
+            aside.mkdir(exist_ok=True)
+            try:
+                unpack(aside)
+            except (OSError, RuntimeError, HTTPException) as error:
+                what = f"could not download {target.name} ({error})"
+                raise DataError(f"{what}; check the network and run again") from None
+            target.parent.mkdir(exist_ok=True)
+            (aside / name).rename(target)
+            shutil.rmtree(aside)
     return target
 
 
@@ -250,16 +252,16 @@ def prepare(
             )
     pack = _open_pack(folder, sources())
     if pack is None:
-        with _alone_in(folder):
+        with alone_in(folder):
             if spoken:
-                with _alone_in(base / data.spoken):
+                with alone_in(base / data.spoken):
                     synthesise(base / data.spoken, spoken, progress)
             pack = _open_pack(folder, sources()) or _make_pack(folder, base, sources(), progress)
     return _with_lists(pack, base, data, {*keywords, *data.held_out})
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Make a folder, and wait until no other process works in it."""
     from filelock import FileLock, Timeout
 

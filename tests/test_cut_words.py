@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -84,6 +86,15 @@ def test_an_interrupted_list_is_gone_on_with(talk: Path, monkeypatch: pytest.Mon
     again = FakeDecoder.heard - before
     assert again == (3 if lost < 50 else 4)  # two that were not heard, and the last in the list, maybe incomplete
     assert [path.name for path in talk.glob("excerpts*")] == ["excerpts.csv"]
+
+
+def test_of_two_processes_that_list_the_same_words_one_listens(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeDecoder, "end_utt", lambda self: time.sleep(0.01))
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(cut_words.main) for _ in range(2)]:
+            done.result()
+    recordings = {word.audio for word in read_excerpts(talk / "excerpts.csv")}
+    assert FakeDecoder.heard == len(recordings) > 1
 
 
 def test_a_complete_list_follows_the_recordings_there_are(talk: Path) -> None:

@@ -450,7 +450,7 @@ def test_a_download_that_fails_leaves_nothing_that_looks_complete(
     target = dataset.download(tmp_path / "data", "v0.01")
     assert target == tmp_path / "data" / "SpeechCommands" / "speech_commands_v0.01"
     assert {path.name for path in (target / "yes").iterdir()} == {"0.wav", "1.wav"}
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["SpeechCommands"]
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"SpeechCommands", ".lock"}
 
 
 def test_what_is_there_is_not_downloaded_again(small_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,8 +501,30 @@ def test_the_test_clips_are_fetched_once_and_lie_in_their_folders(
     for _ in range(2):
         assert dataset.download_test_set(tmp_path / "data", "v0.02") == target
     assert {str(path.relative_to(target)) for path in target.rglob("*.wav")} == set(TEST_CLIPS)
-    assert [path.name for path in (tmp_path / "data").iterdir()] == [TEST_SET]
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {TEST_SET, ".lock"}
     assert host.fetched == ["http://download.tensorflow.org/data/speech_commands_test_set_v0.02.tar.gz"]
+
+
+def test_of_two_processes_that_download_the_same_one_does_and_the_other_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = threading.Event()
+
+    class Slow(Host):
+        def __call__(self, url: str, target: str) -> None:
+            began.set()
+            time.sleep(0.3)
+            super().__call__(url, target)
+
+    host = fetch_from(monkeypatch, Slow(tar_of(*TEST_CLIPS)))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(dataset.download_test_set, tmp_path, "v0.02")
+        assert began.wait(10)
+        second = pool.submit(dataset.download_test_set, tmp_path, "v0.02")
+        assert first.result() == second.result() == tmp_path / TEST_SET
+    assert len(host.fetched) == 1
+    assert {path.name for path in (tmp_path / TEST_SET).rglob("*.wav")} == {Path(name).name for name in TEST_CLIPS}
+    assert {path.name for path in tmp_path.iterdir()} == {TEST_SET, ".lock"}
 
 
 @pytest.mark.parametrize(
