@@ -409,7 +409,9 @@ def cut_ahead(trainer: Trainer, epoch: int, first: int, n_processes: int) -> Ite
 
 def _n_cutting(device: torch.device) -> int:
     """How many processes cut for a device. A GPU would wait for one; a CPU has nothing to gain."""
-    return min(_MOST_CUTTING, os.cpu_count() or 1) if device.type == "cuda" and hasattr(os, "fork") else 0
+    if device.type != "cuda" or sys.platform != "linux":
+        return 0
+    return min(_MOST_CUTTING, len(os.sched_getaffinity(0)))
 
 
 def fit(

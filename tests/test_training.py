@@ -361,6 +361,7 @@ def test_features_are_normalised_over_the_training_data(tiny: Experiment, made_p
 # Several processes
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a single core
 def test_other_processes_cut_the_same_batches_in_order(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(tiny, made_pack)
     here, elsewhere = (list(cut_ahead(trainer, epoch=1, first=2, n_processes=n)) for n in (0, 2))
@@ -374,6 +375,7 @@ def test_other_processes_cut_the_same_batches_in_order(tiny: Experiment, made_pa
         np.testing.assert_equal([tuple(batch) for batch in batches], [tuple(batch) for batch in expected])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a single core
 def test_a_run_whose_batches_other_processes_cut_is_the_same(
     whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
