@@ -181,8 +181,8 @@ def card(
         "",
         "## How it was made",
         "",
-        f"`{command}`, {provenance.created}: {_seeds(candidates)}; "
-        f"{provenance.scores['training contexts seen']:,.0f} contexts each.",
+        f"`{command}`, {provenance.created}: {_seeds(candidates)}. "
+        f"It is that after {provenance.scores['training contexts seen']:,.0f} contexts.",
         "",
         f"Trained on {credits_of(data)}. Clips of the testing split took no part.",
         "",

@@ -64,7 +64,7 @@ def test_the_tasks_have_the_recipe_of_commands8_as_far_as_it_needs_no_other_audi
     assert task.model.features == recipe.model.features
     assert task.data.held_out == ()  # words of the task's own
     if task.model.labels.unknown:
-        elsewhere = {"word", "spoken", "speech", "mined"}
+        elsewhere = {"word", "excerpt", "spoken", "confusable", "speech", "mined"}
         mix = {source: weight for source, weight in recipe.data.unknown_mix.items() if source not in elsewhere}
         assert task.data.unknown_mix == mix
 
