@@ -182,7 +182,7 @@ def card(
         "## How it was made",
         "",
         f"`{command}`, {provenance.created}: {_seeds(candidates)}. "
-        f"It is that after {provenance.scores['training contexts seen']:,.0f} contexts.",
+        f"It ships as it was after {provenance.scores['training contexts seen']:,.0f} contexts.",
         "",
         f"Trained on {credits_of(data)}. Clips of the testing split took no part.",
         "",
