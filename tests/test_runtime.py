@@ -241,6 +241,21 @@ def test_a_bad_model_file_is_one_line_that_names_it(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_bad_model_file_of_which_nothing_is_said_is_one_line_too(
+    small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime raises its InvalidArgument without a message on Python 3.11.2, which Debian 12 has."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    copy_onnx(small_model, tmp_path / "silent.onnx")
+    with pytest.raises(ModelFileError) as caught:
+        load(tmp_path / "silent.onnx")
+    assert_one_line(caught.value, str(tmp_path / "silent.onnx"), "not an ONNX model (ValueError)")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60).map(lambda tail: b"\x80\x02" + tail))
 def test_no_pickle_can_raise_another_error(content: bytes, tmp_path: Path) -> None:
