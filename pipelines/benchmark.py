@@ -83,10 +83,10 @@ def training_rows(experiment: Experiment) -> list[Row]:
     plan = trainer.training.epoch(np.random.default_rng(0))
     plan = (plan * (1 + size // len(plan)))[:size]
 
-    def prepare() -> None:
-        trainer.inputs(trainer.batch(trainer.cut(plan, trainer.step), trainer.step))
+    def prepare() -> tuple[torch.Tensor, torch.Tensor]:
+        return trainer.inputs(trainer.batch(trainer.cut(plan, trainer.step), trainer.step))
 
-    frames, targets = trainer.inputs(trainer.batch(trainer.cut(plan, trainer.step), trainer.step))
+    frames, targets = prepare()
 
     def forward_and_backward() -> None:
         trainer.optimizer.zero_grad()

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import AUDIO_SUFFIXES, from_int16, open_audio, read_block, to_int16
 from speechrnn.config import TRAINING_RATE_HZ, Data
-from speechrnn.errors import AudioError, DataError
+from speechrnn.errors import AudioError, DataError, first_line
 from speechrnn.labels import FOLDER_LABELS, SILENCE
 from speechrnn.synthesis import SOUND_LIKE, must_stay_unheard, plan, synthesise
 
@@ -107,7 +107,7 @@ def _fetch(folder: Path, name: str, unpack: Callable[[Path], object]) -> Path:
             try:
                 unpack(aside)
             except (OSError, RuntimeError, HTTPException) as error:
-                what = f"could not download {target.name} ({error})"
+                what = f"could not download {target.name} ({first_line(error)})"
                 raise DataError(f"{what}; check the network and run again") from None
             target.parent.mkdir(exist_ok=True)
             (aside / name).rename(target)
@@ -129,7 +129,7 @@ def _unpack_test_set(aside: Path, name: str) -> None:
         missing = [label for label in _TEST_LABELS if not (unpacked / label).is_dir()]
         problem = f"it has no folder {' and no '.join(missing)}" if missing else ""
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        problem = str(error)
+        problem = first_line(error)
     if problem:
         archive.unlink()
         raise DataError(f"{name}: the archive that came is not that of the test clips ({problem}); run again")

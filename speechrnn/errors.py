@@ -23,3 +23,8 @@ class DataError(SpeechRnnError):
 
 class DeviceError(SpeechRnnError):
     """An audio device or an output location that cannot be used."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in one line; its name if it says nothing, as ONNX Runtime's on Python 3.11.2."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from speechrnn.errors import ModelFileError
+from speechrnn.errors import ModelFileError, first_line
 from speechrnn.features import FeatureNorm, build_front_end
 from speechrnn.models import RecurrentClassifier
 from speechrnn.spec import ModelInfo, Spec
@@ -66,7 +66,7 @@ def load_checkpoint(path: Path) -> tuple[RecognizerNet, ModelInfo]:
         net = RecognizerNet(info.spec)
         net.load_state_dict(content["weights"])
     except (KeyError, TypeError, AttributeError, RuntimeError, msgspec.DecodeError) as error:
-        raise ModelFileError(f"{path}: not a speechrnn checkpoint ({str(error).splitlines()[0]})") from None
+        raise ModelFileError(f"{path}: not a speechrnn checkpoint ({first_line(error)})") from None
     return net.eval(), info
 
 

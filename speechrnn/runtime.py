@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.audio import Samples
-from speechrnn.errors import ConfigError, ModelFileError
+from speechrnn.errors import ConfigError, ModelFileError, first_line
 from speechrnn.spec import ModelInfo
 
 Array = NDArray[np.float32]
@@ -157,8 +157,7 @@ def _load_onnx(path: Path, n_threads: int) -> Recognizer:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     except Exception as error:  # its exceptions have no common base of their own
-        reason = (str(error) or type(error).__name__).splitlines()[0]  # on Python 3.11.2 they say nothing
-        raise ModelFileError(f"{path}: damaged, or not an ONNX model ({reason})") from None
+        raise ModelFileError(f"{path}: damaged, or not an ONNX model ({first_line(error)})") from None
     if text is None:
         raise ModelFileError(f"{path}: an ONNX model, but not of speechrnn; make one with: speechrnn export")
     try:

@@ -34,7 +34,7 @@ from speechrnn.audio import INT16_SCALE
 from speechrnn.config import Experiment, Train, to_tree
 from speechrnn.contexts import Batch, Examples, Planned, validation_set
 from speechrnn.dataset import Int16, Pack
-from speechrnn.errors import ConfigError, DataError
+from speechrnn.errors import ConfigError, DataError, first_line
 from speechrnn.labels import SILENCE, UNKNOWN
 from speechrnn.recognizer import RecognizerNet, load_checkpoint, load_plain, save_checkpoint, write_atomically
 from speechrnn.spec import Classifier, ModelInfo, Provenance, Spec
@@ -466,7 +466,7 @@ def _launch(accelerator: str, devices: int | str, n_nodes: int, precision: Any) 
     try:
         fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=n_nodes, precision=precision)
     except (MisconfigurationException, RuntimeError, ValueError, TypeError) as error:
-        raise ConfigError(f"cannot use {devices} device(s) of kind {accelerator}: {error}".splitlines()[0]) from None
+        raise ConfigError(f"cannot use {devices} device(s) of kind {accelerator}: {first_line(error)}") from None
     fabric.launch()
     return fabric
 

@@ -569,12 +569,23 @@ def test_an_archive_of_anything_else_is_fetched_again_and_never_taken_for_test_c
     assert len(list(target.rglob("*.wav"))) == len(TEST_CLIPS)
 
 
+def test_an_archive_of_which_the_error_says_nothing_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(packed: tarfile.TarFile, folder: Path) -> None:
+        raise EOFError
+
+    fetch_from(monkeypatch, Host(tar_of(*TEST_CLIPS)))
+    monkeypatch.setattr(dataset, "_extract", end)
+    with pytest.raises(DataError) as caught:
+        dataset.download_test_set(tmp_path, "v0.02")
+    assert_one_line(caught.value, TEST_SET, "not that of the test clips (EOFError)", "run again")
+
+
 def test_unpacking_that_was_interrupted_is_done_again_from_the_archive_that_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host = fetch_from(monkeypatch, Host(tar_of(*TEST_CLIPS)))
-
-    copy = shutil.copyfileobj
+    host, copy = fetch_from(monkeypatch, Host(tar_of(*TEST_CLIPS))), shutil.copyfileobj
 
     def copy_half(content: IO[bytes], file: IO[bytes]) -> None:
         copy(io.BytesIO(content.read(5000)), file)

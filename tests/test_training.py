@@ -88,6 +88,11 @@ def trainer_of(experiment: Experiment, pack: Pack) -> Trainer:
     return Trainer(experiment, pack, Fabric(accelerator="cpu", devices=1, precision=experiment.train.precision))
 
 
+def augmented(trainer: Trainer, plan: list[Planned]) -> TrainingBatch:
+    """What the first step would train on."""
+    return trainer.batch(trainer.cut(plan, 0), 0)
+
+
 class Run(NamedTuple):
     """A finished run: its folder, the accuracy that `fit` returned, and what it told on the way."""
 
@@ -268,7 +273,7 @@ def test_half_precision_trains_weights_of_full_precision(tiny: Experiment, made_
 def test_words_that_are_cut_off_count_as_unknown(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment(cut_share=1.0)), made_pack)
     plan = [planned for planned in trainer.training.epoch(np.random.default_rng(0)) if planned.label != 2]
-    labels = trainer.batch(trainer.cut(plan, 0), 0).labels
+    labels = augmented(trainer, plan).labels
     assert labels.tolist() == [3 if planned.label == 3 else 2 for planned in plan]
 
 
@@ -279,7 +284,7 @@ def test_teachers_make_up_their_share_of_the_labels(
     other = run(change(plain, seed=2, epochs=1), made_pack, tmp_path / "other").folder
     paths = [folder / "best.pt" for folder in (whole.folder, other)]
     trainer = trainer_of(change(plain, teachers=tuple(map(str, paths)), teacher_share=0.75), made_pack)
-    batch = trainer.batch(trainer.cut(trainer.plan(0)[:6], 0), 0)
+    batch = augmented(trainer, trainer.plan(0)[:6])
     frames, targets = trainer.inputs(batch)
     with torch.no_grad():
         taught = torch.stack([load_checkpoint(path)[0].eval()(batch.samples).softmax(1) for path in paths]).mean(0)
@@ -314,7 +319,7 @@ def test_a_filter_moves_every_frame_of_a_context_alike(tiny: Experiment, made_pa
     filtered = msgspec.structs.replace(tiny, augment=Augment(filter_db=6.0))
     one, other = (trainer_of(experiment, made_pack) for experiment in (plain, filtered))
     plan = one.plan(0)[:4]
-    frames = [trainer.inputs(trainer.batch(trainer.cut(plan, 0), 0))[0] for trainer in (one, other)]
+    frames = [trainer.inputs(augmented(trainer, plan))[0] for trainer in (one, other)]
     moved = (frames[1] - frames[0]) * one.net.norm.std
     torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), rtol=0, atol=1e-4)
     assert moved.std(0).min() > 0.1  # each context has its own
@@ -344,7 +349,7 @@ def test_labels_of_mixed_contexts_are_mixed() -> None:
 def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment()), made_pack)
     (clip, *_) = [c for c in made_pack.clips if c.word == "yes" and c.split == "training" and c.n_samples == 16000]
-    samples, labels, *_ = trainer.batch(trainer.cut([Planned(0, clip)], 0), 0)
+    samples, labels, *_ = augmented(trainer, [Planned(0, clip)])
     packed = made_pack.samples[clip.offset : clip.offset + clip.n_samples]
     assert torch.equal(samples[0], torch.from_numpy(packed.astype(np.float32) / 32768))
     assert labels.tolist() == [0]
@@ -352,7 +357,7 @@ def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment,
 
 def test_features_are_normalised_over_the_training_data(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment()), made_pack)
-    samples = trainer.batch(trainer.cut(trainer.training.epoch(np.random.default_rng(5)), 0), 0).samples
+    samples = augmented(trainer, trainer.training.epoch(np.random.default_rng(5))).samples
     flat = trainer.net.frames(samples).reshape(-1, 24)
     torch.testing.assert_close(flat.mean(0), torch.zeros(24), rtol=0, atol=0.25)
     torch.testing.assert_close(flat.std(0), torch.ones(24), rtol=0, atol=0.25)
