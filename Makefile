@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 .PHONY: demo test clean
 
 demo: .venv/.inference
-	@$(BIN)/speechrnn transcribe examples
+	@$(BIN)/speechrnn transcribe examples/audio
 
 test: .venv/.development
 	@tests/install-system-packages

@@ -19,26 +19,25 @@ import matplotlib
 import msgspec
 import numpy as np
 
-from pipelines.streams import (
+from pipelines.inputs import open_inputs, parse_inputs
+from speechrnn.audio import Samples
+from speechrnn.cli import outputs
+from speechrnn.cli.main import run_program
+from speechrnn.config import TRAINING_RATE_HZ
+from speechrnn.detector import Detection
+from speechrnn.evaluation.ground_truth import Word
+from speechrnn.evaluation.synthetic_streams import (
     PRESETS,
     join,
     judge,
     make_stream,
     of_pack,
-    open_inputs,
-    parse_inputs,
     percentiles_ms,
     speech_clips,
 )
-from speechrnn import outputs
-from speechrnn.audio import Samples
-from speechrnn.cli import run_program
-from speechrnn.config import TRAINING_RATE_HZ
-from speechrnn.detector import Detection
-from speechrnn.runtime import Recognizer, remembering
+from speechrnn.recognizer import Recognizer, remembering
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
-from speechrnn.truth import Word
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

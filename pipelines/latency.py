@@ -14,12 +14,13 @@ import time
 
 import numpy as np
 
-from pipelines.streams import PRESETS, make_stream, match, of_pack, open_inputs, parse_inputs, percentiles_ms
+from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.audio import Samples
-from speechrnn.cli import run_program
-from speechrnn.runtime import Recognizer
+from speechrnn.cli.main import run_program
+from speechrnn.evaluation.ground_truth import Word
+from speechrnn.evaluation.synthetic_streams import PRESETS, make_stream, match, of_pack, percentiles_ms
+from speechrnn.recognizer import Recognizer
 from speechrnn.spotter import KeywordSpotter
-from speechrnn.truth import Word
 
 _SEED = 5
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import soundfile
 
-from pipelines.streams import PRESETS, Material, Recipe, make_stream, of_folders, of_pack, words_of
-from speechrnn import outputs
 from speechrnn.audio import Samples, find_audio, to_int16
-from speechrnn.cli import pack_audio, run_program
+from speechrnn.cli import outputs
+from speechrnn.cli.main import pack_audio, run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.errors import ConfigError, DataError
-from speechrnn.truth import Word
+from speechrnn.evaluation.ground_truth import Word
+from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Recipe, make_stream, of_folders, of_pack, words_of
 
 
 def write(target: Path, stream: Samples, words: list[Word]) -> Path:

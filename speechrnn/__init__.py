@@ -14,10 +14,10 @@ _ROOMS = {
     "Microphone": "sources",
     "Options": "spec",
     "PipeSource": "sources",
-    "Recognizer": "runtime",
+    "Recognizer": "recognizer",
     "SpeechRnnError": "errors",
     "listen": "listening",
-    "load": "runtime",
+    "load": "recognizer",
 }
 __all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the names are those of the table)
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from speechrnn.errors import SpeechRnnError as SpeechRnnError
     from speechrnn.listening import BackgroundListener as BackgroundListener
     from speechrnn.listening import listen as listen
-    from speechrnn.runtime import Recognizer as Recognizer
-    from speechrnn.runtime import load as load
+    from speechrnn.recognizer import Recognizer as Recognizer
+    from speechrnn.recognizer import load as load
     from speechrnn.sources import ArraySource as ArraySource
     from speechrnn.sources import AudioSource as AudioSource
     from speechrnn.sources import FileSource as FileSource

@@ -1,5 +1,5 @@
 """`python -m speechrnn`: the command line, where the `speechrnn` script is not on the path."""
 
-from speechrnn.cli import main
+from speechrnn.cli.main import main
 
 main()

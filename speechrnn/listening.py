@@ -19,7 +19,7 @@ from speechrnn.audio import Samples
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.formats import to_object
-from speechrnn.runtime import Recognizer, load, remembering
+from speechrnn.recognizer import Recognizer, load, remembering
 from speechrnn.sources import AudioSource, Microphone
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter

@@ -1,89 +1,191 @@
-"""Features, normalisation and classifier as one network, and its checkpoint: plain data, no pickled code."""
+"""A model file to a `Recognizer`: ONNX Runtime by default, torch when given a training checkpoint."""
 
 from __future__ import annotations
 
-import os
-import pickle
-import warnings
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
-from speechrnn.errors import ModelFileError, first_line
-from speechrnn.features import FeatureNorm, build_front_end
-from speechrnn.models import RecurrentClassifier
-from speechrnn.spec import ModelInfo, Spec
+from speechrnn.audio import Samples
+from speechrnn.errors import ConfigError, ModelFileError, first_line
+from speechrnn.spec import ModelInfo
 
-
-class RecognizerNet(nn.Module):
-    """Waveform in, class scores out: the whole of what a model file computes."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.front_end = build_front_end(spec.features, spec.sample_rate_hz)
-        self.norm = FeatureNorm(spec.features.n_features)
-        self.classifier = RecurrentClassifier(
-            spec.classifier, spec.features.n_features, len(spec.labels.names), cepstral=spec.features.is_cepstral
-        )
-
-    def frames(self, samples: Tensor) -> Tensor:
-        """Samples [B, T] in [-1, 1] to normalised frames [B, N, F]."""
-        frames: Tensor = self.norm(self.front_end(samples))
-        return frames
-
-    def forward(self, samples: Tensor) -> Tensor:
-        """Samples [B, T] in [-1, 1] to logits [B, C]."""
-        logits: Tensor = self.classifier(self.frames(samples))
-        return logits
+Array = NDArray[np.float32]
+METADATA_KEY = "speechrnn"
+"""The key in ONNX metadata under which a model file carries its ModelInfo as JSON."""
+_BATCH_SIZE = 32  # larger ones leave the cache and are slower
+_SHIPPED = Path(__file__).parent / "pretrained"
 
 
-def write_atomically(content: dict[str, Any], path: Path) -> None:
-    """Save with torch so that a reader, or a run after kill -9, finds the old file or the new one, both whole."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+class Recognizer:
+    """A loaded model. It has no state between calls, so threads and spotters can share one.
+
+    Takes its features, labels and context from the model file; there is nothing to configure.
+    """
+
+    def __init__(self, info: ModelInfo, logits: Callable[[Samples], Array]) -> None:
+        self.info = info
+        self._logits = logits
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the posteriors."""
+        return self.info.spec.labels.names
+
+    def at(self, operating_point: str) -> Recognizer:
+        """The same model, deciding as one of its operating points says. Raises ConfigError if it has none so named."""
+        try:
+            options = self.info.options_at(operating_point)
+        except KeyError:
+            known = ", ".join(self.info.operating_points) or "none"
+            raise ConfigError(f"{operating_point}: no operating point of this model, which has: {known}") from None
+        return Recognizer(msgspec.structs.replace(self.info, options=options), self._logits)
+
+    def logits(self, samples: Samples) -> Array:
+        """Class scores [B, C] of contexts [B, context_samples], float32 in [-1, 1]."""
+        return self._logits(np.ascontiguousarray(samples, dtype=np.float32))
+
+    def posteriors(self, samples: Samples) -> Array:
+        """Class probabilities [B, C] of contexts [B, context_samples]; each row sums to 1."""
+        logits = self.logits(samples)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def classify(self, samples: Samples) -> Array:
+        """Class probabilities [C] of a one-word clip [T] of any length.
+
+        A clip shorter than a context is put into the middle of silence. Of a longer one, the context in which some
+        keyword is most probable decides if that keyword wins it, else the context that is least like silence.
+        """
+        posteriors: Array = self.classify_all([samples])[0]
+        return posteriors
+
+    def classify_all(self, clips: Sequence[Samples]) -> Array:
+        """Class probabilities [N, C] of clips [T] of any lengths, as `classify` gives each, in batches: faster."""
+        contexts = [self._contexts(clip) for clip in clips]
+        rows = [row for clip in contexts for row in clip]
+        batches = [rows[start : start + _BATCH_SIZE] for start in range(0, len(rows), _BATCH_SIZE)]
+        posteriors = np.concatenate([self.posteriors(np.stack(batch)) for batch in batches])
+        ends = np.cumsum([len(clip) for clip in contexts])[:-1]
+        return np.stack([self._decisive(part) for part in np.split(posteriors, ends)])
+
+    def _contexts(self, samples: Samples) -> Samples:
+        """The contexts [n, context_samples] by which a clip [T] is judged; views where it is longer than one."""
+        context = self.info.spec.context_samples
+        if len(samples) <= context:
+            return centred(samples, context)[None]
+        step = self.info.options.step_ms * self.info.spec.sample_rate_hz // 1000
+        n_steps = -(-(len(samples) - context) // step)
+        padded = np.pad(samples, (0, context + n_steps * step - len(samples)))
+        contexts: Samples = np.lib.stride_tricks.sliding_window_view(padded, context)[::step]
+        return contexts
+
+    def _decisive(self, posteriors: Array) -> Array:
+        """The row [C] that decides, of the posteriors [n, C] of a clip's contexts."""
+        labels = self.info.spec.labels
+        n_keywords = len(labels.keywords)
+        row = posteriors[:, :n_keywords].max(axis=1).argmax()
+        if posteriors[row].argmax() >= n_keywords and labels.silence:
+            row = posteriors[:, -1].argmin()
+        return np.asarray(posteriors[row])
 
 
-def save_checkpoint(path: Path, net: RecognizerNet, info: ModelInfo) -> None:
-    """Write a checkpoint: the weights, and everything else as one JSON text."""
-    write_atomically({"info": msgspec.json.encode(info).decode(), "weights": net.state_dict()}, path)
+def centred(samples: Samples, n_samples: int) -> Samples:
+    """A clip [T] of at most `n_samples` in the middle of silence [n_samples]."""
+    before = (n_samples - len(samples)) // 2
+    return np.pad(samples, (before, n_samples - len(samples) - before))
 
 
-def load_checkpoint(path: Path) -> tuple[RecognizerNet, ModelInfo]:
-    """Read a checkpoint. Raises ModelFileError if it is missing, truncated, holds code, or is something else."""
-    content = load_plain(path)
-    if "optimizer" in content:
-        raise ModelFileError(f"{path}: the state of a training run, not a model; give best.pt, which lies beside it")
+def remembering(recognizer: Recognizer) -> Recognizer:
+    """The same recognizer with a memory: a context heard before, bit for bit, costs no second run.
+
+    Spotters with different options look at mostly the same contexts, until a detection makes part of one silent.
+    """
+    known: dict[bytes, Array] = {}
+
+    def logits(contexts: Samples) -> Array:
+        key = hashlib.blake2b(contexts.tobytes(), digest_size=16).digest()
+        if key not in known:
+            known[key] = recognizer.logits(contexts)
+        return known[key]
+
+    return Recognizer(recognizer.info, logits)
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.onnx"))
+
+
+def find_model(model: str | Path) -> Path:
+    """The file of a shipped model's name or of a path. Raises ModelFileError if there is none."""
+    path = Path(model)
+    if path.is_file():
+        return path
+    shipped = _SHIPPED / f"{model}.onnx"
+    if path.name == str(model) and shipped.is_file():
+        return shipped
+    raise ModelFileError(
+        f"{model}: no such model; expected a .onnx or .pt file or one of the shipped: {', '.join(shipped_models())}"
+    )
+
+
+def load(model: str | Path = "commands8", *, operating_point: str | None = None, n_threads: int = 1) -> Recognizer:
+    """Load a shipped model by name, or any model file by path, to decide as it says, or as its operating point says.
+
+    `n_threads` is for ONNX models; a checkpoint runs on the threads that torch has. Raises ModelFileError, ConfigError
+    for an operating point that the model does not have.
+    """
+    path = find_model(model)
+    recognizer = _load_checkpoint(path) if path.suffix == ".pt" else _load_onnx(path, n_threads)
+    return recognizer if operating_point is None else recognizer.at(operating_point)
+
+
+def _load_onnx(path: Path, n_threads: int) -> Recognizer:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
     try:
-        info = msgspec.json.decode(content["info"], type=ModelInfo)
-        net = RecognizerNet(info.spec)
-        net.load_state_dict(content["weights"])
-    except (KeyError, TypeError, AttributeError, RuntimeError, msgspec.DecodeError) as error:
-        raise ModelFileError(f"{path}: not a speechrnn checkpoint ({first_line(error)})") from None
-    return net.eval(), info
-
-
-def load_plain(path: Path) -> dict[str, Any]:
-    """The dictionary in a file written by torch, tensors and plain data only. Raises ModelFileError otherwise."""
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except Exception as error:  # its exceptions have no common base of their own
+        raise ModelFileError(f"{path}: damaged, or not an ONNX model ({first_line(error)})") from None
+    if text is None:
+        raise ModelFileError(f"{path}: an ONNX model, but not of speechrnn; make one with: speechrnn export")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of files that are refused below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise ModelFileError(f"{path}: cannot read the checkpoint ({error.strerror})") from None
-    except pickle.UnpicklingError:
-        raise ModelFileError(f"{path}: holds more than plain data, or is no checkpoint; refused") from None
-    except Exception as error:  # unpickling damaged bytes raises nearly anything
-        raise ModelFileError(f"{path}: damaged, or no checkpoint ({type(error).__name__})") from None
-    if not isinstance(content, dict):
+        info = msgspec.json.decode(text, type=ModelInfo)
+    except msgspec.DecodeError as error:
+        raise ModelFileError(f"{path}: made by another version of speechrnn ({error}); export it again") from None
+
+    def logits(samples: Samples) -> Array:
+        outputs: list[Any] = session.run(["logits"], {"samples": samples})
+        return np.asarray(outputs[0], dtype=np.float32)
+
+    return Recognizer(info, logits)
+
+
+def _load_checkpoint(path: Path) -> Recognizer:
+    try:
+        import torch
+
+        from speechrnn.model.network import load_checkpoint
+    except ModuleNotFoundError as error:
         raise ModelFileError(
-            f"{path}: not a speechrnn checkpoint (expected a dictionary, got {type(content).__name__})"
-        )
-    return content
+            f"{path}: a training checkpoint needs {error.name}, which is not installed; "
+            "pip install 'speechrnn[train]', or give the exported .onnx file"
+        ) from None
+    net, info = load_checkpoint(path)
+
+    def logits(samples: Samples) -> Array:
+        with torch.inference_mode():
+            return np.asarray(net(torch.from_numpy(samples)).numpy(), dtype=np.float32)
+
+    return Recognizer(info, logits)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import Samples, check_samples
 from speechrnn.detector import Detection, Detector
-from speechrnn.runtime import Recognizer
+from speechrnn.recognizer import Recognizer
 from speechrnn.spec import Options
 
 _TAIL_S = 0.2

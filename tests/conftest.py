@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import settings
 
-from speechrnn.dataset import Pack, prepare
+from speechrnn.data.pack import Pack, prepare
 from speechrnn.labels import Labels
 from speechrnn.spec import Classifier, Conv, Mfcc, ModelInfo, OperatingPoint, Options, Provenance, Spec
 from tests import made_data
@@ -53,7 +53,7 @@ def smoke_run(made_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Smoke
     """`configs/smoke.toml` prepared, trained and exported by the command line on made data."""
     from click.testing import CliRunner
 
-    from speechrnn.cli import cli
+    from speechrnn.cli.main import cli
 
     folder = tmp_path_factory.mktemp("smoke")
     run_dir, model = folder / "run", folder / "smoke.onnx"
@@ -75,8 +75,8 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
     """An untrained network at 8 kHz as a checkpoint and as ONNX; read its files, but change nothing in them."""
     import torch
 
-    from speechrnn.export import export
-    from speechrnn.recognizer import RecognizerNet, save_checkpoint
+    from speechrnn.model.network import RecognizerNet, save_checkpoint
+    from speechrnn.training.export import export
 
     spec = Spec(
         labels=Labels(("yes", "nö, never")),

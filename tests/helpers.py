@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from speechrnn.audio import Samples
 from speechrnn.labels import Labels
-from speechrnn.runtime import Recognizer
+from speechrnn.recognizer import Recognizer
 from speechrnn.spec import ModelInfo, Spec
 
 if TYPE_CHECKING:
-    from speechrnn.recognizer import RecognizerNet
+    from speechrnn.model.network import RecognizerNet
 
 RATE_HZ = 16000
 LEVELS = {"yes": 0.25, "no": 0.5, "unknown": 0.75}

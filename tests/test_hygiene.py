@@ -1,4 +1,4 @@
-"""What keeps the house in order: the import map, what importing costs and does, and what the package shows."""
+"""What keeps the house in order: which room imports which, what importing costs, and what the package shows."""
 
 import ast
 import json
@@ -15,66 +15,19 @@ import speechrnn
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "speechrnn"
 
-# The rooms that each room imports, at its top or inside a function. A test holds that they are these, no more or fewer.
-INFERENCE = {
-    "errors": set[str](),
-    "labels": set[str](),
-    "spec": {"labels"},
-    "config": {"errors", "spec"},
-    "audio": {"errors"},
-    "detector": {"errors", "labels", "spec"},
-    "sources": {"audio", "errors"},
-    "listening": {"audio", "detector", "errors", "formats", "runtime", "sources", "spec", "spotter"},
-    "view": {"audio", "detector", "sources", "spotter"},
-    "doctor": {"audio", "errors", "runtime", "sources", "__init__"},
-    "runtime": {"audio", "errors", "recognizer", "spec"},
-    "spotter": {"audio", "detector", "runtime", "spec"},
-    "formats": {"detector"},
-    "truth": {"detector", "errors", "formats"},
-    "scoring": {"detector", "labels", "spec", "truth"},
-    "metrics": {"errors"},
-    "evaluation": {"audio", "dataset", "errors", "labels", "metrics", "runtime"},
-    "report": {"evaluation", "plots"},
-    "describe": {"models", "runtime", "spec"},
-    "outputs": {"errors"},
-    "cli": {
-        *("audio", "config", "dataset", "describe", "detector", "doctor", "errors", "evaluation", "export", "formats"),
-        *("listening", "outputs", "plots", "recognizer", "report", "runtime", "scoring", "sources", "spotter"),
-        *("training", "truth", "view", "__init__"),
-        *("server", "service"),
-    },
-    "confusables": {"errors"},
-    "synthesis": {"audio", "config", "confusables", "errors"},
-    "dataset": {"audio", "config", "errors", "labels", "synthesis"},
-    "channels": {"audio", "config", "dataset"},
-    "contexts": {"audio", "channels", "config", "dataset", "errors", "labels", "spec"},
-    "protocol": {"audio", "detector", "errors", "spec"},
-    "batching": {"audio", "runtime"},
-    "uploads": {"audio", "detector", "errors", "formats", "listening", "runtime", "sources", "spec", "spotter"},
-    "service": {"audio", "batching", "detector", "errors", "protocol", "runtime", "spec", "spotter", "uploads"},
-    "server": {"errors", "protocol", "service"},
+# Which rooms each room may import besides itself. The core is what lies at the root; pipelines are outside.
+MAY_IMPORT = {
+    "core": set[str](),
+    "model": {"core"},
+    "data": {"core"},
+    "evaluation": {"core", "data"},
+    "training": {"core", "data", "model", "evaluation.metrics"},
+    "serving": {"core"},
+    "cli": {"core", "data", "evaluation", "model", "serving", "training"},
 }
-TRAINING = {
-    "features": {"spec"},
-    "models": {"spec"},
-    "recognizer": {"errors", "features", "models", "spec"},
-    "augment": {"config"},
-    "training": {
-        "augment",
-        "audio",
-        "config",
-        "contexts",
-        "dataset",
-        "errors",
-        "labels",
-        "metrics",
-        "recognizer",
-        "spec",
-        "__init__",
-    },
-    "plots": {"evaluation", "metrics", "scoring"},
-    "export": {"audio", "errors", "features", "recognizer", "runtime", "spec"},
-}
+EXCEPTIONS = {("recognizer", "model.network")}
+"""The recognizer loads a checkpoint inside a function."""
+WITH_TORCH = {"model", "training"}
 HEAVY = {
     "torch",
     "torchaudio",
@@ -87,6 +40,11 @@ HEAVY = {
     "librosa",
     "filelock",
 }
+
+
+def _is_folder(module: str) -> bool:
+    """Whether what is imported from a module may be modules itself."""
+    return module.split(".", maxsplit=1)[0] in ("speechrnn", "pipelines") and (ROOT / module.replace(".", "/")).is_dir()
 
 
 def _statements(node: ast.AST, *, everywhere: bool) -> Iterator[ast.AST]:
@@ -106,38 +64,47 @@ def _imports(path: Path, *, everywhere: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {
-                f"{node.module}.{alias.name}" if node.module == "speechrnn" else node.module for alias in node.names
-            }
+            found |= {f"{node.module}.{alias.name}" if _is_folder(node.module) else node.module for alias in node.names}
     return found
 
 
-def _rooms(room: str, *, everywhere: bool = False) -> set[str]:
-    """The rooms that a room imports."""
-    imported = _imports(PACKAGE / f"{room}.py", everywhere=everywhere)
-    rooms = {name.removeprefix("speechrnn.") for name in imported if name.split(".")[0] == "speechrnn"}
-    return {"__init__" if name == "speechrnn" else name for name in rooms}
+def _modules(path: Path, *, everywhere: bool = False) -> set[str]:
+    """The modules of the package that a file imports, as `room.module`, or `module` of the core."""
+    imported = _imports(path, everywhere=everywhere)
+    return {name.removeprefix("speechrnn.") for name in imported if name.startswith("speechrnn.")}
 
 
-def test_the_map_names_every_room() -> None:
-    rooms = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    assert rooms == INFERENCE.keys() | TRAINING.keys()
+def _room(module: str) -> str:
+    return module.split(".", maxsplit=1)[0] if module.split(".", maxsplit=1)[0] in MAY_IMPORT else "core"
 
 
-@pytest.mark.parametrize(("room", "named"), [*INFERENCE.items(), *TRAINING.items()])
-def test_a_room_imports_the_rooms_that_the_map_names_beside_it(room: str, named: set[str]) -> None:
-    assert _rooms(room, everywhere=True) == named
+FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def test_rooms_import_downward_only() -> None:
-    order = TopologicalSorter({room: _rooms(room) for room in INFERENCE.keys() | TRAINING.keys()})
-    assert {*order.static_order()} > INFERENCE.keys()
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_only_the_rooms_below_its_own(module: str) -> None:
+    allowed = MAY_IMPORT[_room(module)] | {_room(module)}
+    others = {name for name in _modules(FILES[module], everywhere=True) if (module, name) not in EXCEPTIONS}
+    assert not {name for name in others if not {_room(name), name} & allowed and module != "__main__"}
 
 
-@pytest.mark.parametrize("room", INFERENCE)
-def test_inference_needs_nothing_of_the_train_extra(room: str) -> None:
-    assert not {name.split(".")[0] for name in _imports(PACKAGE / f"{room}.py")} & HEAVY
-    assert not _rooms(room) & TRAINING.keys()
+@pytest.mark.parametrize("module", FILES)
+def test_the_train_extra_is_imported_where_it_belongs(module: str) -> None:
+    if _room(module) not in WITH_TORCH and module != "evaluation.plots":
+        assert not {name.split(".")[0] for name in _imports(FILES[module])} & HEAVY
+        assert not {_room(name) for name in _modules(FILES[module])} & WITH_TORCH
+
+
+def test_modules_import_downward_only() -> None:
+    order = TopologicalSorter({module: _modules(path) for module, path in FILES.items()})
+    assert {*order.static_order()} >= FILES.keys()
+
+
+def test_a_room_holds_three_to_eleven_files_and_its_init_is_empty() -> None:
+    for room in MAY_IMPORT.keys() - {"core"}:
+        files = {path.name for path in (PACKAGE / room).glob("*.py")} - {"__init__.py"}
+        assert 3 <= len(files) <= 11
+        assert not (PACKAGE / room / "__init__.py").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
@@ -173,7 +140,7 @@ def test_transcribing_loads_no_torch_and_changes_nothing_in_the_process() -> Non
     code = (
         "import json, logging, signal, sys, threading\n"
         "before = (logging.root.handlers[:], signal.getsignal(signal.SIGINT), threading.active_count())\n"
-        "import speechrnn.cli, speechrnn.spotter, speechrnn.sources, speechrnn.formats, speechrnn.report\n"
+        "import speechrnn.cli.main, speechrnn.spotter, speechrnn.sources, speechrnn.evaluation.report\n"
         "after = (logging.root.handlers[:], signal.getsignal(signal.SIGINT), threading.active_count())\n"
         "print(json.dumps([before == after, sorted(sys.modules)]))"
     )
@@ -185,7 +152,7 @@ def test_transcribing_loads_no_torch_and_changes_nothing_in_the_process() -> Non
 
 
 def test_the_command_line_starts_with_few_imports() -> None:
-    code = "import sys, speechrnn.cli; print(len(sys.modules), 'numpy' in sys.modules)"
+    code = "import sys, speechrnn.cli.main; print(len(sys.modules), 'numpy' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     n_modules, has_numpy = output.split()
     assert has_numpy == "False"

@@ -48,7 +48,7 @@ class PlayedSound:
 def test_the_python_of_the_readme_hears_the_example(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sound = PlayedSound(ROOT / "examples" / "commands.wav")
+    sound = PlayedSound(ROOT / "examples" / "audio" / "commands.wav")
     monkeypatch.setattr(sources, "_import_sounddevice", lambda: sound)
     monkeypatch.setattr("builtins.input", lambda prompt: sound.ended.wait(30))
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import speechrnn
-from speechrnn.cli import cli
+from speechrnn.cli.main import cli
 from speechrnn.errors import ModelFileError
 from tests import made_data
 from tests.conftest import CONFIGS, SmokeRun
@@ -80,7 +80,7 @@ def test_describe_tells_what_a_model_is_and_how_it_was_made(smoke_run: SmokeRun,
 
 def test_describe_without_torch_says_what_the_layers_need(smoke_run: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "speechrnn.models")
+    monkeypatch.delitem(sys.modules, "speechrnn.model.classifier")
     text = run("describe", smoke_run.model).stdout
     assert "layers: shown where torch is installed" in text
     assert "gru" in text

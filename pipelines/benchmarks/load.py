@@ -1,0 +1,174 @@
+"""Measure how many microphones one server hears in real time: python -m pipelines.benchmarks.load.
+
+Starts `speechrnn serve` on loopback and speaks to it as so many browsers would, who come one after the other: 48 kHz,
+twenty messages a second, in real time. The lag of a decision runs from the moment at which the message was sent that
+completes its step to the moment at which the answer is read. That is the message after the step's last sample, 50 ms
+later, for the resampler holds a few milliseconds back. Run it on an idle machine: clients and server share its cores.
+The figures that were measured are in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import urlopen
+
+import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from speechrnn.audio import read, to_int16
+
+_RATE_HZ = 48000
+_BLOCK_SAMPLES = _RATE_HZ // 20
+_WARM_UP_S = 2.0
+_NEWCOMERS_PER_S = 17  # at no whole fraction of a step, so that their steps do not end together
+_CLI = "from speechrnn.cli.main import main; main()"
+
+
+class Row(NamedTuple):
+    """What so many clients saw, and what it cost the server."""
+
+    n_clients: int
+    n_refused: int
+    decisions_per_s: float
+    p50_ms: float
+    p99_ms: float
+    most_ms: float
+    n_words: int
+    n_expected: int
+    cores: float
+    memory_mb: float
+
+
+class Client:
+    """One microphone: sends audio in real time and notes when each decision came."""
+
+    def __init__(self, blocks: list[bytes], seconds: float) -> None:
+        self.blocks = blocks
+        self.n_blocks = round(seconds * 20)
+        self.lags_s: list[float] = []
+        self.n_words = 0
+        self.was_refused = False
+        self._sent_s: list[float] = []
+
+    async def run(self, url: str, start_s: float) -> None:
+        """Come after `start_s`, and speak until the end, or until refused."""
+        await asyncio.sleep(start_s)
+        async with connect(url, proxy=None, compression=None) as websocket:
+            try:
+                await websocket.send(json.dumps({"type": "start", "rate_hz": _RATE_HZ}))
+                answer = json.loads(await websocket.recv())
+                if answer["type"] == "error":
+                    self.was_refused = True
+                    return
+                await asyncio.gather(self._send(websocket), self._receive(websocket))
+            except ConnectionClosed:
+                self.was_refused = True
+
+    async def _send(self, websocket: ClientConnection) -> None:
+        started_s = time.perf_counter()
+        for number in range(self.n_blocks):
+            await asyncio.sleep(max(0.0, started_s + number / 20 - time.perf_counter()))
+            self._sent_s.append(time.perf_counter())
+            await websocket.send(self.blocks[number % len(self.blocks)])
+        await websocket.send('{"type": "finish"}')
+
+    async def _receive(self, websocket: ClientConnection) -> None:
+        async for message in websocket:
+            now_s, answer = time.perf_counter(), json.loads(message)
+            self.n_words += len(answer["detections"])
+            if answer["type"] == "decision" and answer["time_s"] > _WARM_UP_S:
+                last_block = min(self.n_blocks - 1, round(answer["time_s"] * 20))
+                self.lags_s.append(now_s - self._sent_s[last_block])
+
+
+def _usage(process_id: int) -> tuple[float, float]:
+    """Seconds of processor time and peak memory in MB of a process."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    status = Path(f"/proc/{process_id}/status").read_text()
+    peak_kb = int(next(line for line in status.splitlines() if "VmHWM" in line).split()[1])
+    return (int(fields[11]) + int(fields[12])) / 100, peak_kb / 1000
+
+
+async def measure(url: str, process_id: int, n_clients: int, blocks: list[bytes], seconds: float, n_words: int) -> Row:
+    """Let so many clients speak at once for so long; `n_words` is what one of them hears alone."""
+    clients = [Client(blocks, seconds) for _ in range(n_clients)]
+    (cpu_s, _), started_s = _usage(process_id), time.perf_counter()
+    await asyncio.gather(*(client.run(url, number / _NEWCOMERS_PER_S) for number, client in enumerate(clients)))
+    elapsed_s = time.perf_counter() - started_s
+    used_s, memory_mb = _usage(process_id)
+    served = [client for client in clients if not client.was_refused]
+    lags_ms = 1000 * np.concatenate([client.lags_s for client in served])
+    p50, p99 = np.percentile(lags_ms, [50, 99])
+    return Row(
+        n_clients=n_clients,
+        n_refused=n_clients - len(served),
+        decisions_per_s=len(lags_ms) / (seconds - _WARM_UP_S),
+        p50_ms=float(p50),
+        p99_ms=float(p99),
+        most_ms=float(lags_ms.max()),
+        n_words=sum(client.n_words for client in served),
+        n_expected=n_words * len(served),
+        cores=(used_s - cpu_s) / elapsed_s,
+        memory_mb=memory_mb,
+    )
+
+
+def to_markdown(rows: list[Row]) -> str:
+    """A table for docs/benchmarks.md."""
+    head = ["microphones", "refused", "decisions/s", "lag p50", "p99", "most", "words heard", "server", "memory"]
+    cells = [
+        [
+            f"{row.n_clients}",
+            f"{row.n_refused}",
+            f"{row.decisions_per_s:.0f}",
+            f"{row.p50_ms:.0f} ms",
+            f"{row.p99_ms:.0f} ms",
+            f"{row.most_ms:.0f} ms",
+            f"{row.n_words} of {row.n_expected}",
+            f"{row.cores:.2f} cores",
+            f"{row.memory_mb:.0f} MB",
+        ]
+        for row in rows
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *cells])
+
+
+def main() -> None:
+    """Measure each number of clients and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 10, 20, 40, 60, 100])
+    parser.add_argument("--seconds", type=float, default=30, help="how long each number of clients speaks")
+    parser.add_argument("--audio", type=Path, default=Path("examples/commands.wav"), help="what they say, repeated")
+    parser.add_argument("--model", default="commands8")
+    arguments = parser.parse_args()
+    samples = read(arguments.audio, _RATE_HZ)
+    n_blocks = len(samples) // _BLOCK_SAMPLES
+    blocks = [block.tobytes() for block in np.split(to_int16(samples)[: n_blocks * _BLOCK_SAMPLES], n_blocks)]
+    command = [sys.executable, "-c", _CLI, "serve", "--port", "0", "--model", arguments.model, "--clients", "1000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        address = re.sub(r".*http", "http", server.stderr.readline()).strip()
+        try:
+            url = address.replace("http", "ws", 1) + "v1/listen"
+            urlopen(address + "health").close()
+            alone = asyncio.run(measure(url, server.pid, 1, blocks, arguments.seconds, 0)).n_words
+            rows = [
+                asyncio.run(measure(url, server.pid, n_clients, blocks, arguments.seconds, alone))
+                for n_clients in arguments.clients
+            ]
+        finally:
+            server.terminate()
+    print(to_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

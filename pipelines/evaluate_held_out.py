@@ -1,0 +1,245 @@
+r"""Score a model once, at the end, on what nothing was chosen by: test clips, streams of them, and running speech.
+
+    python -m pipelines.evaluate_held_out configs/commands8.toml commands8 --data data \
+        --clips data/speech_commands_test_set_v0.02 --speech data/speech/test
+
+Streams are made of the test clips by the recipes of TensorFlow and MLPerf Tiny, whose rules count there, and without
+noise (pipelines/streams.py says how), with three seeds each; whatever is no keyword is another word. Their noise alone
+is not new: it is of the parts of recordings that training does not have, by which operating points are chosen. Running
+speech is judged by its transcripts. Everything is heard once by the spotter that ships, at every operating point.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.inputs import open_inputs, parse_inputs
+from speechrnn.audio import find_audio, read
+from speechrnn.cli.main import check_curve, run_program, write_curve
+from speechrnn.data.pack import Pack
+from speechrnn.errors import ConfigError
+from speechrnn.evaluation import clips as evaluation
+from speechrnn.evaluation.clips import Evaluation
+from speechrnn.evaluation.ground_truth import Truth, find_truth, read_truth
+from speechrnn.evaluation.streams import THRESHOLDS, Curve, Heard, Score, number, percent, point_of, score, sweep
+from speechrnn.evaluation.synthetic_streams import PRESETS, Material, hear_with_truth, make_stream, of_folders, of_pack
+from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
+from speechrnn.recognizer import Recognizer
+from speechrnn.spec import ModelInfo, Options
+
+SEEDS = (1, 2, 3)
+RULES = {"clean": "default", "tensorflow": "tensorflow", "mlperf": "mlperf"}
+"""The rule of each preset."""
+
+
+class Figure(NamedTuple):
+    """A share of clips: its name, their number, and the percentage of them that is right."""
+
+    name: str
+    n_clips: int
+    percent: float
+
+
+def clip_figures(test: Evaluation, labels: Labels) -> list[Figure]:
+    """Shares of test clips. Words of folders that are no class of the official test are a figure of their own."""
+
+    def of(name: str, folders: Iterable[str]) -> Figure:
+        scores = [test.per_label[folder] for folder in folders if folder in test.per_label]
+        n_clips, n_correct = sum(s.n for s in scores), sum(s.correct for s in scores)
+        return Figure(name, n_clips, 100 * n_correct / max(1, n_clips))
+
+    official = [*labels.keywords, *FOLDER_LABELS]
+    others = [folder for folder in test.per_label if folder not in official]
+    figures = [
+        of("all classes", official),
+        of("keywords", labels.keywords),
+        of("unknown words", [folder for folder, label in FOLDER_LABELS.items() if label == UNKNOWN]),
+        *(of(f'"{folder}" taken for unknown', [folder]) for folder in others),
+        of("silence", [folder for folder, label in FOLDER_LABELS.items() if label == SILENCE]),
+    ]
+    n_keywords = sum(test.per_class[word].n for word in labels.keywords)
+    for moved in test.shift:
+        if moved.shift_ms:
+            name = f"keywords {abs(moved.shift_ms)} ms {'later' if moved.shift_ms > 0 else 'earlier'}"
+            figures.append(Figure(name, n_keywords, 100 * moved.keyword_accuracy))
+    return [figure for figure in figures if figure.n_clips]
+
+
+def clip_table(per_seed: Mapping[str, Sequence[Figure]], shipped: str) -> list[str]:
+    """Markdown: a row for each share, a column for each seed, and the mean with its standard deviation."""
+    several = len(per_seed) > 1
+    head = [f"seed {seed}, ships" if seed == shipped and several else f"seed {seed}" for seed in per_seed]
+    lines = [
+        "| | clips | " + " | ".join(head) + (" | mean (standard deviation) |" if several else " |"),
+        "|" + "---|" * (2 + len(head) + several),
+    ]
+    for row in zip(*per_seed.values(), strict=True):
+        percents = [figure.percent for figure in row]
+        cells = [row[0].name, f"{row[0].n_clips:,}", *(f"{percent:.1f} %" for percent in percents)]
+        cells += [f"{np.mean(percents):.1f} % ({np.std(percents, ddof=1):.1f})"] if several else []
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def choices_of(info: ModelInfo) -> dict[str, Options]:
+    """The options of every operating point; those of the model where it has none."""
+    return {name: info.options_at(name) for name in info.operating_points} or {"default": info.options}
+
+
+def score_streams(recognizer: Recognizer, material: Material) -> dict[str, dict[str, Score]]:
+    """For each preset what each operating point gives, over all seeds."""
+    results = {}
+    for preset, rule in RULES.items():
+        results[preset] = _score_each(_hear_streams(recognizer, material, preset), recognizer.info, rule)
+        print(f"{preset}: done", flush=True)
+    return results
+
+
+def _hear_streams(recognizer: Recognizer, material: Material, preset: str) -> list[Heard]:
+    heard = []
+    for seed in SEEDS:
+        stream, words = make_stream(material, PRESETS[preset], seed)
+        heard.append(hear_with_truth(recognizer, [stream], words, choices_of(recognizer.info), f"{preset} {seed}"))
+    return heard
+
+
+def read_speech(folder: Path) -> dict[Path, Truth]:
+    """The recordings below a folder with what is spoken in them. Raises DataError if that is not known of one."""
+    return {file: read_truth(find_truth(file, None), file.stem) for file in find_audio(folder)}
+
+
+def score_speech(recognizer: Recognizer, recordings: Mapping[Path, Truth]) -> dict[str, Score]:
+    """What each operating point gives in recordings with transcripts, each heard on its own."""
+    return _score_each(_hear_speech(recognizer, recordings), recognizer.info, "default")
+
+
+def _hear_speech(recognizer: Recognizer, recordings: Mapping[Path, Truth]) -> list[Heard]:
+    choices, rate_hz = choices_of(recognizer.info), recognizer.info.spec.sample_rate_hz
+    return [
+        hear_with_truth(recognizer, [read(file, rate_hz)], truth, choices, str(file))
+        for file, truth in recordings.items()
+    ]
+
+
+def _score_each(heard: Sequence[Heard], info: ModelInfo, rule: str) -> dict[str, Score]:
+    keywords = info.spec.labels.keywords
+    return {name: score([one.scored(name) for one in heard], keywords, rule) for name in choices_of(info)}
+
+
+def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path, Truth], target: Path) -> None:
+    """Draw misses in the clean streams against false alarms in running speech, over all thresholds; JSON beside it."""
+    info, choices = recognizer.info, choices_of(recognizer.info)
+    labels, options = info.spec.labels, next(iter(choices.values()))
+    in_streams, in_speech = _hear_streams(recognizer, material, "clean"), _hear_speech(recognizer, speech)
+
+    swept = [sweep(part, labels, options, "default") for part in (in_streams, in_speech)]
+    given = [_score_each(part, info, "default") for part in (in_streams, in_speech)]
+    curve = Curve(
+        "default",
+        [point_of(Options(threshold=level), *both) for level, *both in zip(THRESHOLDS, *swept, strict=True)],
+        {name: point_of(one, given[0][name], given[1][name]) for name, one in choices.items()},
+    )
+    write_curve(curve, target)
+
+
+def stream_table(results: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    """Markdown: a row for each preset and operating point."""
+    lines = ["| stream | operating point | found | missed | wrong | false alarms | p95 delay |", "|" + "---|" * 7]
+    for preset, scores in results.items():
+        for name, one in scores.items():
+            alarms = f"{one.n_false_alarms} ({percent(one.false_alarm_share)})"
+            delay = f"{number(one.delay_p95_ms, '.0f')} ms"
+            found = f"{one.n_found} of {one.n_spoken} ({percent(one.found_share)})"
+            missed = f"{one.n_missed} ({percent(one.missed_share)})"
+            wrong = f"{one.n_wrong} ({percent(one.wrong_share)})"
+            lines.append(f"| {preset} | {name} | {found} | {missed} | {wrong} | {alarms} | {delay} |")
+    return lines
+
+
+def speech_table(scores: Mapping[str, Score]) -> list[str]:
+    """Markdown: a row for each operating point."""
+    lines = ["| operating point | false alarms | per hour | keywords that were spoken in it |", "|" + "---|" * 4]
+    for name, one in scores.items():
+        found = f"{one.n_found} of {one.n_spoken} found"
+        lines.append(
+            f"| {name} | {one.n_false_alarms} in {one.hours:.2f} h | {one.false_alarms_per_hour:.1f} | {found} |"
+        )
+    return lines
+
+
+def mistaken(scores: Iterable[Score]) -> str:
+    """What was taken for which keyword, most frequent first."""
+    pairs = Counter((a.spoken or "no known word", a.label) for one in scores for a in one.alarms)
+    return ", ".join(f"{spoken} for {label} ({n})" for (spoken, label), n in pairs.most_common(12)) or "nothing"
+
+
+def open_streams(clips: Path, pack: Pack, keywords: Sequence[str]) -> Material:
+    """What streams are made of: test clips as LABEL/*.wav, and the noise of a pack.
+
+    Raises AudioError if the folder has no audio, DataError if a preset lacks something.
+    """
+    material = of_folders(keywords, clips)._replace(noise=of_pack(pack, keywords).noise)
+    for preset in RULES:
+        make_stream(material, PRESETS[preset], SEEDS[0])
+    return material
+
+
+def live_lines(recognizer: Recognizer, material: Material, speech: Mapping[Path, Truth]) -> list[str]:
+    """Markdown: what the model does when it is left switched on."""
+    streams, shown = score_streams(recognizer, material), _shown(recognizer.info)
+    lines = [
+        f"Streams made of test clips, {len(SEEDS)} seeds: `clean` and `tensorflow` 10 minutes each, a word every 3 s, "
+        "30 % of them no keyword; `mlperf` 20 minutes each, 50 keywords among 150 other words, at 10 dB. `tensorflow` "
+        "and `mlperf` are judged by the rules of that name, where misses and false alarms are as they count them.",
+        "",
+        *stream_table(streams),
+        "",
+        f"Taken for keywords in them at `{shown}`: {mistaken(scores[shown] for scores in streams.values())}.",
+        "",
+    ]
+    if speech:
+        scores = score_speech(recognizer, speech)
+        alarms = {word: one.n_false_alarms for word, one in scores[shown].per_keyword.items() if one.n_false_alarms}
+        by_word = ", ".join(f"{n} {word}" for word, n in alarms.items()) or "none"
+        lines += ["Running speech that was kept aside, judged by its transcripts:", "", *speech_table(scores), ""]
+        lines += [f"False alarms in it at `{shown}`: {by_word}.", ""]
+    return lines
+
+
+def _shown(info: ModelInfo) -> str:
+    """The operating point whose mistakes are listed."""
+    names = list(choices_of(info))
+    return "balanced" if "balanced" in names else names[0]
+
+
+def main() -> None:
+    """Score clips, streams and speech, and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=Path, required=True, help="test clips as LABEL/*.wav")
+    parser.add_argument("--speech", type=Path, help="folder of running speech with transcripts.txt")
+    parser.add_argument("--curve", type=Path, help="only draw misses against false alarms in speech; JSON beside it")
+    arguments = parse_inputs(parser)
+    if arguments.curve:
+        if not arguments.speech:
+            raise ConfigError(f"--curve {arguments.curve}: needs --speech, in which false alarms are counted")
+        check_curve(arguments.curve)
+    recognizer, pack = open_inputs(arguments)
+    labels = recognizer.info.spec.labels
+    material = open_streams(arguments.clips, pack, labels.keywords)
+    speech = read_speech(arguments.speech) if arguments.speech else {}
+    if arguments.curve:
+        draw_misses(recognizer, material, speech, arguments.curve)
+        return
+    figures = clip_figures(evaluation.evaluate(recognizer, arguments.clips), labels)
+    seed = str(recognizer.info.provenance.config.get("train", {}).get("seed", "?"))
+    print("\n".join([*clip_table({seed: figures}, seed), "", *live_lines(recognizer, material, speech)]))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,34 @@
+"""What most pipelines are given on their command line: a configuration, a model, and the folder of the audio."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from speechrnn.cli.main import pack_audio
+from speechrnn.config import load_experiment
+from speechrnn.data.pack import Pack
+from speechrnn.evaluation.synthetic_streams import without_keywords
+from speechrnn.recognizer import Recognizer, load
+
+
+def parse_inputs(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line, to which configuration, model and data folder are added."""
+    parser.add_argument("config", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--data", help="folder that the paths in [data] start from")
+    return parser.parse_args()
+
+
+def open_inputs(arguments: argparse.Namespace) -> tuple[Recognizer, Pack]:
+    """The model and the packed audio that such a command line names.
+
+    Running speech in which a keyword of the model is spoken is left out.
+    """
+    recognizer = load(arguments.model)
+    experiment = load_experiment(arguments.config, data_dir=arguments.data)
+    data = msgspec.structs.replace(experiment.data, mined="", excerpts="")  # of no use here, or still to be made
+    pack = pack_audio(msgspec.structs.replace(experiment, data=data))
+    return recognizer, without_keywords(pack, Path(data.dir), recognizer.info.spec.labels.keywords)

@@ -1,0 +1,134 @@
+"""Let the spotter listen to the running speech of the training data, and list what it takes for keywords.
+
+    pip install pocketsphinx
+    python -m pipelines.mine_hard_negatives configs/commands8.toml runs/commands8/best.pt --data data
+
+Adds its false alarms to the file that `data.mined` names (mined.csv below the data folder if it names none); those that
+are there already, of earlier rounds, stay. Training takes them as unknown where `unknown_mix` gives `mined` a weight.
+
+A detection is false only where the keyword was not spoken. Where a recording has no transcript, PocketSphinx guesses
+what is said in it, and the guess is added to `transcripts.txt` beside the recording. Interrupted, it goes on there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipelines.inputs import open_inputs, parse_inputs
+from pipelines.pseudo_transcripts import decode, open_decoder, write_list
+from speechrnn.cli.main import run_program
+from speechrnn.config import TRAINING_RATE_HZ, load_experiment
+from speechrnn.data.pack import Mined, Pack, read_mined
+from speechrnn.data.tts import SOUND_LIKE
+from speechrnn.errors import DataError
+from speechrnn.evaluation.ground_truth import find_truth, read_truth, spoken
+from speechrnn.evaluation.synthetic_streams import recordings_of, speech_of
+from speechrnn.recognizer import Recognizer
+from speechrnn.spec import Options
+from speechrnn.spotter import KeywordSpotter
+
+MINED = "mined.csv"
+TRANSCRIPTS = "transcripts.txt"
+_THRESHOLD = 0.5
+_SMOOTHING_MS = 300
+_NEAR_S = 0.5
+
+
+def mine(recognizer: Recognizer, pack: Pack) -> list[Mined]:
+    """What the spotter hears in the running speech of a pack that is trained on, when it fires easily."""
+    options = Options(threshold=_THRESHOLD, smoothing_ms=_SMOOTHING_MS, lag_ms=recognizer.info.options.lag_ms)
+    found = []
+    for clip, samples in zip(recordings_of(pack, "training"), speech_of(pack, "training"), strict=True):
+        spotter = KeywordSpotter(recognizer, options)
+        heard = spotter.push(samples) + spotter.finish()
+        found += [Mined(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
+    return found
+
+
+def transcribe(decoder: Any, file: Path) -> str:
+    """The words that PocketSphinx hears in a recording."""
+    decode(decoder, file)
+    hypothesis = decoder.hyp()
+    return hypothesis.hypstr if hypothesis else ""
+
+
+def guess_transcripts(files: list[Path]) -> None:
+    """Add a line to `transcripts.txt` for each recording of which nothing is known.
+
+    Raises DataError without PocketSphinx, and where a name has a space, which lines of transcripts cannot hold.
+    """
+    missing = [file for file in files if not _has_transcript(file)]
+    if not missing:
+        return
+    spaced = [file for file in missing if len(file.stem.split()) != 1]
+    if spaced:
+        raise DataError(f"{spaced[0]}: expected a name without spaces, for a line of transcripts.txt; rename it")
+    decoder = open_decoder(f"{missing[0]}: no transcript, and no pocketsphinx to guess one")
+    for number, file in enumerate(missing, 1):
+        add_line(file.parent / TRANSCRIPTS, f"{file.stem} {transcribe(decoder, file)}")
+        print(f"\rtranscripts: {number} of {len(missing)}", end="", flush=True)
+    print()
+
+
+def add_line(path: Path, line: str) -> None:
+    """Append a line, on a line of its own even where the last one was cut short."""
+    ends_whole = not path.exists() or path.read_text(encoding="utf-8")[-1:] in ("", "\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n" if ends_whole else f"\n{line}\n")
+
+
+def _has_transcript(file: Path) -> bool:
+    """Whether anything says what is spoken in a recording, be it unreadable."""
+    try:
+        place = find_truth(file, None)
+    except DataError:
+        return False
+    if place.name != TRANSCRIPTS:
+        return True
+    return any(line.split()[:1] == [file.stem] for line in place.read_text(encoding="utf-8").splitlines())
+
+
+def is_false(alarm: Mined, base: Path) -> bool:
+    """Whether neither the keyword nor a word that sounds the same is spoken anywhere in the recording.
+
+    Raises DataError if nothing says what is.
+    """
+    file = base / alarm.audio
+    said = spoken(read_truth(find_truth(file, None), file.stem))
+    return not any(word in said for word in {alarm.label.casefold()} | SOUND_LIKE.get(alarm.label, set()))
+
+
+def merged(old: list[Mined], new: list[Mined]) -> list[Mined]:
+    """The old ones, and the new that lie more than half a second from each of them."""
+    places: dict[str, list[float]] = {}
+    for alarm in old:
+        places.setdefault(alarm.audio, []).append(alarm.end_s)
+    return old + [one for one in new if all(abs(one.end_s - at) > _NEAR_S for at in places.get(one.audio, []))]
+
+
+def main() -> None:
+    """Mine, add to the file, and tell what was heard."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = parse_inputs(parser)
+    recognizer, pack = open_inputs(arguments)
+    data = load_experiment(arguments.config, data_dir=arguments.data).data
+    base = Path(data.dir)
+    path = base / (data.mined or MINED)
+    hours = sum(clip.n_samples for clip in recordings_of(pack, "training")) / TRAINING_RATE_HZ / 3600
+    old, heard = read_mined(path) if path.exists() else [], mine(recognizer, pack)
+    guess_transcripts(sorted({base / alarm.audio for alarm in heard}))
+    new = [alarm for alarm in heard if is_false(alarm, base)]
+    alarms = merged(old, new)
+    write_list(path, Mined, alarms)
+    by_label = ", ".join(f"{n} {label}" for label, n in Counter(alarm.label for alarm in new).most_common())
+    print(
+        f"{hours:.2f} hours of running speech: {len(heard)} detections at {_THRESHOLD}, {len(new)} false ({by_label})"
+    )
+    print(f"{path}: {len(alarms)} places, of which {len(alarms) - len(old)} are new")
+
+
+if __name__ == "__main__":
+    run_program(main)

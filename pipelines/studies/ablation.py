@@ -1,0 +1,91 @@
+"""What each part of a recipe brings: python -m pipelines.studies.ablation CONFIG RUNS [--epochs 10].
+
+Trains the configuration whole and with one part changed at a time, all with the same seed and number of contexts, and
+scores each on validation. RUNS is a folder; an interrupted run is gone on with, a finished one is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from speechrnn.cli.main import pack_audio, run_program
+from speechrnn.config import Experiment, load_experiment
+from speechrnn.data.pack import Pack
+from speechrnn.training.trainer import Progress, fit, keep_freed_memory
+
+_ROWS: dict[str, tuple[str, ...]] = {
+    "the whole recipe": (),
+    "without shift and placing": ("augment.shift_ms=0", "augment.place_share=0"),
+    "without words cut off at the edges": ("augment.cut_share=0",),
+    "without resampling": ("augment.resample=0",),
+    "without rooms": ("augment.room_share=0",),
+    "without noise": ("augment.noise_share=0",),
+    "without gain": ("augment.gain_db=[0.0, 0.0]",),
+    "without SpecAugment": ("augment.n_time_masks=0", "augment.n_feature_masks=0"),
+    "without filters": ("augment.filter_db=0",),
+    "with mixup of 30 %": ("augment.mixup_share=0.3",),
+    "without synthesised words": ("data.unknown_mix.spoken=0",),
+    "without running speech": ("data.unknown_mix.speech=0",),
+    "without hard negatives": ("data.unknown_mix.mined=0",),
+    "with gaps and onsets": ("data.unknown_mix.gap=2", "data.unknown_mix.onset=2"),
+    "with excerpts": ("data.excerpts='excerpts.csv'", "data.unknown_mix.excerpt=4"),
+    "with confusables": (
+        "data.n_confusables_per_keyword=300",
+        "data.packed='packed/confusables'",
+        "data.unknown_mix.confusable=3",
+    ),
+    "with channels lent": ("data.channel_share=0.7",),
+    "without splices": ("data.unknown_mix.splice=0",),
+    "without reversed words": ("data.unknown_mix.reversed=0",),
+    "without parts of keywords": ("data.unknown_mix.part=0",),
+    "recorded unknown words alone": ("data.unknown_mix={command = 1, word = 1}", "augment.cut_share=0"),
+}
+
+
+def train(experiment: Experiment, pack: Pack, run_dir: Path, name: str) -> dict[str, float]:
+    """The scores of the last epoch of a run, which is made, gone on with, or only read."""
+
+    def show(progress: Progress) -> None:
+        if progress.step % 200 == 0:
+            print(f"{name}: step {progress.step}/{progress.n_steps}, {progress.left_s:.0f} s left", flush=True)
+
+    fit(experiment, pack, run_dir, resume=(run_dir / "last.pt").exists(), accelerator="cpu", on_progress=show)
+    lines = (run_dir / "log.jsonl").read_text().splitlines()
+    scores = [msgspec.json.decode(line, type=dict[str, float]) for line in lines if "balanced" in line]
+    return scores[-1]
+
+
+def row(name: str, scores: dict[str, float], keywords: tuple[str, ...]) -> str:
+    """One line of the table, in per cent."""
+    recall = sum(scores[f"validation {word}"] for word in keywords) / len(keywords)
+    values = [scores["validation_balanced_accuracy"], recall]
+    values += [scores.get(f"validation {kind}", float("nan")) for kind in ("unknown", "new words", "silence")]
+    return f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |"
+
+
+def main() -> None:
+    """Run what is not done yet and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--data", help="folder that the paths in [data] start from")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    lines = ["| recipe | balanced | keywords | unknown | new words | silence |", "|---|---|---|---|---|---|"]
+    for name, overrides in _ROWS.items():
+        changes = [*overrides, f"train.epochs={arguments.epochs}"]
+        experiment = load_experiment(arguments.config, changes, data_dir=arguments.data)
+        keywords = experiment.model.labels.keywords
+        pack = pack_audio(experiment)
+        scores = train(experiment, pack, arguments.runs / name.replace(" ", "-"), name)
+        lines.append(row(name, scores, keywords))
+        print(lines[-1], flush=True)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    run_program(main)

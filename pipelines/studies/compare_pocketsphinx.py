@@ -1,0 +1,177 @@
+"""Listen with speechrnn and with the keyword spotting of PocketSphinx to the same recording, and compare.
+
+    pip install pocketsphinx
+    python -m pipelines.studies.compare_pocketsphinx configs/commands8.toml commands8 --data data
+
+The recording is a stream of validation words over noise (pipelines/streams.py says how it is made), and running speech
+that speechrnn was trained on. PocketSphinx is given for each keyword the threshold that has the highest F1 in a sweep,
+on a stream of other validation clips and other speech; where it hears several keywords at once, the one of the highest
+probability counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipelines.inputs import open_inputs, parse_inputs
+from speechrnn.audio import from_int16, to_int16
+from speechrnn.cli.main import run_program
+from speechrnn.config import TRAINING_RATE_HZ
+from speechrnn.data.pack import Clip, Int16, Pack
+from speechrnn.detector import Detection
+from speechrnn.evaluation.ground_truth import Word
+from speechrnn.evaluation.synthetic_streams import (
+    PRESETS,
+    join,
+    judge,
+    make_stream,
+    match,
+    of_pack,
+    percentiles_ms,
+    speech_clips,
+    validation_clips,
+)
+from speechrnn.recognizer import Recognizer
+from speechrnn.spotter import KeywordSpotter
+
+_BLOCK = TRAINING_RATE_HZ // 10
+_THRESHOLDS = (1e-2, 1.0, 1e2, 1e4, 1e6, 1e8, 1e12)
+_SWEPT_S = 360.0
+_MEASURED_S = 960.0
+_SEED = 5
+
+
+class Recording(NamedTuple):
+    """Words with their truth, and running speech in which every detection counts as false; int16 [T] both."""
+
+    stream: Int16
+    words: list[Word]
+    speech: Int16
+
+
+class Heard(NamedTuple):
+    """What one of both found in a recording, and the CPU time for each second of it."""
+
+    in_stream: list[Detection]
+    in_speech: list[Detection]
+    cost: float
+
+
+def hear_speechrnn(recognizer: Recognizer, samples: Int16) -> Iterator[Detection]:
+    """Detections in samples [T] at the options of the model."""
+    spotter = KeywordSpotter(recognizer)
+    for at in range(0, len(samples), _BLOCK):
+        yield from spotter.push(from_int16(samples[at : at + _BLOCK]))
+    yield from spotter.finish()
+
+
+def make_decoder(thresholds: dict[str, float]) -> Any:
+    """A PocketSphinx decoder that spots keywords, each with its own threshold."""
+    from pocketsphinx import Decoder
+
+    with tempfile.NamedTemporaryFile("w", suffix=".kws") as file:
+        file.writelines(f"{word} /{threshold:g}/\n" for word, threshold in thresholds.items())
+        file.flush()
+        return Decoder(kws=file.name, lm=None, samprate=TRAINING_RATE_HZ, loglevel="FATAL")
+
+
+def hear_pocketsphinx(decoder: Any, samples: Int16) -> Iterator[Detection]:
+    """Detections in samples [T]; the search starts anew after each, or it would tell of it for ever."""
+    start_s = 0.0
+    decoder.start_utt()
+    for at in range(0, len(samples), _BLOCK):
+        decoder.process_raw(samples[at : at + _BLOCK].tobytes())
+        if decoder.hyp() is None:
+            continue
+        best = max(decoder.seg(), key=lambda segment: segment.prob)
+        now_s = min(at + _BLOCK, len(samples)) / TRAINING_RATE_HZ
+        frames_s = best.start_frame / 100, best.end_frame / 100
+        yield Detection(best.word.strip(), start_s + frames_s[0], start_s + frames_s[1], best.prob, now_s)
+        decoder.end_utt()
+        decoder.start_utt()
+        start_s = now_s
+    decoder.end_utt()
+
+
+def listen(hear: Callable[[Int16], Iterable[Detection]], recording: Recording) -> Heard:
+    """Let one of both hear a recording."""
+    start_s = time.process_time()
+    found = list(hear(recording.stream)), list(hear(recording.speech))
+    duration_s = (len(recording.stream) + len(recording.speech)) / TRAINING_RATE_HZ
+    return Heard(*found, (time.process_time() - start_s) / duration_s)
+
+
+def f1_scores(heard: Heard, words: list[Word], keywords: tuple[str, ...]) -> dict[str, float]:
+    """F1 of each keyword: false alarms in speech and wrong words lower its precision."""
+    hits = [word.label for word in match(heard.in_stream, words) if word is not None]
+    claimed = [found.label for found in heard.in_stream + heard.in_speech]
+    spoken = [word.label for word in words]
+    return {word: 2 * hits.count(word) / max(1, claimed.count(word) + spoken.count(word)) for word in keywords}
+
+
+def choose_thresholds(recording: Recording, keywords: tuple[str, ...]) -> dict[str, float]:
+    """The threshold of the highest F1 for each keyword."""
+    scores = {}
+    for threshold in _THRESHOLDS:
+        decoder = make_decoder(dict.fromkeys(keywords, threshold))
+        scores[threshold] = f1_scores(listen(partial(hear_pocketsphinx, decoder), recording), recording.words, keywords)
+        print(f"all thresholds {threshold:g}: mean F1 {np.mean(list(scores[threshold].values())):.3f}", flush=True)
+    return {word: max(_THRESHOLDS, key=lambda threshold: scores[threshold][word]) for word in keywords}
+
+
+def make_recordings(pack: Pack, keywords: tuple[str, ...]) -> tuple[Recording, Recording]:
+    """One to choose thresholds on, and one to measure on: of different clips."""
+    clips, speech = validation_clips(pack), speech_clips(pack)
+    others = [clip for number, clip in enumerate(speech) if number % 4]
+
+    def record(clips: list[Clip], duration_s: float, speech: list[Clip]) -> Recording:
+        recipe = PRESETS["plain"]._replace(duration_s=duration_s)
+        stream, words = make_stream(of_pack(pack, keywords, clips), recipe, _SEED)
+        return Recording(to_int16(stream), words, to_int16(join(pack, speech)))
+
+    return record(clips[::2], _SWEPT_S, speech[::4]), record(clips[1::2], _MEASURED_S, others)
+
+
+def to_markdown(name: str, heard: Heard, recording: Recording, keywords: tuple[str, ...]) -> str:
+    """A row for docs/benchmarks.md."""
+    got = judge(heard.in_stream, recording.words, keywords)
+    hours = len(recording.speech) / TRAINING_RATE_HZ / 3600
+    p50, p95 = percentiles_ms(got.delays_s, 50, 95)
+    alarms = f"{len(heard.in_speech) / hours:.0f}" if hours else "-"
+    return (
+        f"| {name} | {100 * heard.cost:.1f} % | {100 * got.found:.1f} % | {100 * got.wrong:.1f} % | {alarms} "
+        f"| {p50:.0f} | {p95:.0f} |"
+    )
+
+
+def main() -> None:
+    """Choose the thresholds, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if importlib.util.find_spec("pocketsphinx") is None:
+        parser.exit(2, "PocketSphinx is not installed; run: pip install pocketsphinx\n")
+    recognizer, pack = open_inputs(parse_inputs(parser))
+    swept, recording = make_recordings(pack, recognizer.info.spec.labels.keywords)
+    for name, (stream, words, speech) in {"sweep": swept, "comparison": recording}.items():
+        minutes = [len(part) / TRAINING_RATE_HZ / 60 for part in (stream, speech)]
+        print(f"{name}: {len(words)} words in {minutes[0]:.0f} min, {minutes[1]:.0f} min of running speech", flush=True)
+    keywords = recognizer.info.spec.labels.keywords
+    thresholds = choose_thresholds(swept, keywords)
+    print("thresholds: " + ", ".join(f"{word} {threshold:g}" for word, threshold in thresholds.items()), end="\n\n")
+    print("| | of a core | found | wrong | false alarms/h, speech | delay p50 ms | delay p95 ms |")
+    print("|---|---|---|---|---|---|---|")
+    heard = listen(partial(hear_speechrnn, recognizer), recording)
+    print(to_markdown("speechrnn", heard, recording, keywords))
+    heard = listen(partial(hear_pocketsphinx, make_decoder(thresholds)), recording)
+    print(to_markdown("PocketSphinx", heard, recording, keywords))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,111 @@
+"""The microphones and rooms of those who speak the commands, to be lent to words that were recorded elsewhere.
+
+A network that hears keywords from telephones and laptops, and other words from a studio or a synthesiser, may tell them
+apart by that. A speaker's channel is the smooth mean spectrum of their words, as in cepstral mean normalisation (Atal,
+1974); a word gets it in place of the one of its kind, and the speaker's level and room tone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechrnn.audio import Samples, from_int16
+from speechrnn.config import TRAINING_RATE_HZ
+from speechrnn.data.pack import Clip, Int16, Kind, speaker_of
+
+LENT_TO: tuple[Kind, ...] = ("excerpt", "spoken", "confusable")
+
+_N_FFT = 512
+_N_COSINES = 10
+_N_CLIPS = 3  # at least, of a speaker whose words have all kinds of sounds
+_N_CLIPS_OF_KIND = 2000  # at most
+_LARGEST_GAIN = 10.0
+_BEFORE_SAMPLES, _AFTER_SAMPLES = TRAINING_RATE_HZ // 20, TRAINING_RATE_HZ // 10  # about a word, where it may linger
+_SHORTEST_TONE = TRAINING_RATE_HZ // 10
+_SHORTEST_WORD = 2 * _N_FFT
+
+
+@cache
+def _cosines(n_fft: int) -> NDArray[np.float64]:
+    """Cosines over the mel scale, at the frequencies of a spectrum [n_fft / 2 + 1, _N_COSINES]."""
+    mel = np.log1p(np.fft.rfftfreq(n_fft, 1 / TRAINING_RATE_HZ) / 700)
+    cosines: NDArray[np.float64] = np.cos(np.pi * np.outer(mel / mel[-1], np.arange(_N_COSINES)))
+    return cosines
+
+
+_DENSITY = 1 / (700 + np.fft.rfftfreq(_N_FFT, 1 / TRAINING_RATE_HZ))  # mel per Hz
+_FIT = np.linalg.pinv(_cosines(_N_FFT) * np.sqrt(_DENSITY)[:, None]) * np.sqrt(_DENSITY)
+
+
+class Channels:
+    """Those of the speakers in a split of a pack, and how words of other kinds sound on average."""
+
+    def __init__(self, samples: Int16, clips: Iterable[Clip]) -> None:
+        self._samples = samples
+        of_speaker: dict[str, list[Clip]] = defaultdict(list)
+        of_kind: dict[Kind, list[Clip]] = defaultdict(list)
+        for clip in clips:
+            if clip.word_end - clip.word_start < _SHORTEST_WORD:
+                continue
+            if clip.kind == "command":
+                of_speaker[speaker_of(clip.path)].append(clip)
+            elif clip.kind in LENT_TO:
+                of_kind[clip.kind].append(clip)
+        self._speakers = [
+            (self._curve(clips), clips) for _, clips in sorted(of_speaker.items()) if len(clips) >= _N_CLIPS
+        ]
+        self._of_kind = {k: self._curve(clips[:: -(-len(clips) // _N_CLIPS_OF_KIND)]) for k, clips in of_kind.items()}
+
+    def _curve(self, clips: list[Clip]) -> NDArray[np.float64]:
+        """The mean power of words, each of the same power, as cosines of its logarithm [_N_COSINES]."""
+        powers = [_spectrum(from_int16(self._word(clip))) for clip in clips]
+        curve: NDArray[np.float64] = _FIT @ np.log(np.mean(powers, axis=0) + 1e-8)
+        return curve
+
+    def _word(self, clip: Clip) -> Int16:
+        return self._samples[clip.offset + clip.word_start : clip.offset + clip.word_end]
+
+    def lend(self, context: Samples, start: int, end: int, kind: Kind, random: np.random.Generator) -> Samples:
+        """A context [T] with a word in [start, end), as if one of the speakers had said it there.
+
+        It stays as it is where there are no speakers, or no sound.
+        """
+        if not self._speakers or kind not in self._of_kind or not context[start:end].any():
+            return context
+        curve, clips = self._speakers[random.integers(len(self._speakers))]
+        clip = clips[random.integers(len(clips))]
+        gains = np.exp(_cosines(len(context)) @ (curve - self._of_kind[kind]) / 2)
+        gains = gains.clip(1 / _LARGEST_GAIN, _LARGEST_GAIN)
+        heard = np.fft.irfft(np.fft.rfft(context) * gains, len(context))
+        heard *= _level(from_int16(self._word(clip))) / _level(heard[start:end])
+        heard += self._tone(clip, len(context), random)
+        return np.asarray(heard / max(1.0, np.abs(heard).max()), dtype=np.float32)
+
+    def _tone(self, clip: Clip, n_samples: int, random: np.random.Generator) -> Samples:
+        """What is heard before or after the word of a clip, there and back as often as needed [n_samples]."""
+        samples = from_int16(self._samples[clip.offset : clip.offset + clip.n_samples])
+        around = samples[: max(0, clip.word_start - _BEFORE_SAMPLES)], samples[clip.word_end + _AFTER_SAMPLES :]
+        tones = [tone for tone in around if len(tone) >= _SHORTEST_TONE]
+        if not tones:
+            return np.zeros(n_samples, dtype=np.float32)
+        tone = tones[random.integers(len(tones))]
+        filled: Samples = np.resize(np.concatenate([tone, tone[::-1]]), n_samples)
+        return filled
+
+
+def _spectrum(word: Samples) -> NDArray[np.float64]:
+    """Mean power of the spectra in a word [T], divided by its own mean [_N_FFT / 2 + 1]."""
+    frames = np.lib.stride_tricks.sliding_window_view(word, _N_FFT)[:: _N_FFT // 2] * np.hanning(_N_FFT)
+    power = (np.abs(np.fft.rfft(frames)) ** 2).mean(0) + 1e-12
+    spectrum: NDArray[np.float64] = power / power.mean()
+    return spectrum
+
+
+def _level(samples: NDArray[np.float32] | NDArray[np.float64]) -> float:
+    """Root mean square, and never zero."""
+    return float(np.sqrt((samples**2).mean())) + 1e-6

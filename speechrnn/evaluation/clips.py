@@ -1,0 +1,423 @@
+"""Scores of a recognizer on a folder laid out as LABEL/*.wav: as it is, with the words shifted, and in noise.
+
+How scores are computed is in metrics, how they are shown in report and plots.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from speechrnn.audio import Samples, find_audio, read
+from speechrnn.data.pack import Split, splits_of
+from speechrnn.errors import AudioError, DataError
+from speechrnn.evaluation import metrics
+from speechrnn.evaluation.metrics import Counts, Floats
+from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
+from speechrnn.recognizer import Array, Recognizer, centred
+
+BACKGROUND_FOLDER = "_background_noise_"
+ANY_KEYWORD = "any keyword"
+SHIFT_MS = 100
+SNRS_DB = (20.0, 10.0, 5.0, 0.0)
+SPEECH_FRAME_MS = 20
+SPEECH_RANGE_DB = 20.0
+"""The speech level of a clip: mean power of its frames of this length within this range of the loudest one."""
+FAINTEST_NOISE_DB = -60.0
+"""Stretches of noise below this level of full scale, such as the padding of short sounds, are not used."""
+N_RESAMPLES = 1000
+_SEED = 0
+_CLIPS_AT_ONCE = 32
+_SPEAKER = re.compile(r"(?:^|_)([^_]+)_nohash_")  # Speech Commands: [WORD_]SPEAKER_nohash_TAKE
+
+Interval = tuple[float, float]
+
+
+class FolderScore(msgspec.Struct):
+    """How the clips of one folder were labelled."""
+
+    n: int = 0
+    correct: int = 0
+    predicted: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class ClassScore(msgspec.Struct):
+    """Scores of one class of the model, shares in [0, 1]; NaN, in JSON null, where there is nothing to share."""
+
+    n: int
+    precision: float
+    recall: float
+    f1: float
+    recall_interval: Interval
+
+
+class Detection(msgspec.Struct):
+    """How well a score tells keywords from everything else: each curve from the strictest threshold to the loosest.
+
+    The infinite first threshold, at which nothing is found, is null in JSON.
+    """
+
+    n_targets: int
+    n_others: int
+    area_under_roc: float
+    equal_error_rate: float
+    miss_at_1_percent_false_alarms: float
+    threshold: list[float]
+    false_alarm: list[float]
+    miss: list[float]
+
+
+class Calibration(msgspec.Struct):
+    """Expected calibration error, and the bins of confidence that it is the sum over."""
+
+    expected_calibration_error: float
+    n: list[int]
+    confidence: list[float]
+    accuracy: list[float]
+
+
+class Condition(msgspec.Struct):
+    """Scores of clips that were changed: shifted by so much (later if positive), or with noise at so many dB."""
+
+    n: int
+    accuracy: float
+    keyword_accuracy: float
+    shift_ms: int = 0
+    snr_db: float | None = None
+
+
+class Evaluation(msgspec.Struct):
+    """Scores of a model on a folder of clips. `confusion` has the true class in rows, the predicted in columns.
+
+    `intervals` are 95 % bootstrap intervals of the scores of these names; they resample `n_speakers` speakers, and
+    `n_single_files` files that name none. Clips that cannot be read are listed in `failed`, clips of folders without
+    a class in the model in `left_out`. `noise` is empty where no noise was given.
+    """
+
+    accuracy: float
+    n: int
+    labels: list[str]
+    confusion: list[list[int]]
+    per_label: dict[str, FolderScore]
+    failed: list[str]
+    left_out: list[str]
+    keywords: list[str]
+    keyword_accuracy: float
+    macro_f1: float
+    unknown_recall: float
+    intervals: dict[str, Interval]
+    n_speakers: int
+    n_single_files: int
+    per_class: dict[str, ClassScore]
+    detection: dict[str, Detection]
+    calibration: Calibration
+    shift: list[Condition]
+    noise: list[Condition]
+
+    def recall(self, label: str) -> float:
+        """Share of the clips of a class that got it; NaN if there are none."""
+        return self.per_class[label].recall
+
+
+Track = Callable[[Iterable[Path], int], Iterable[Path]]
+
+
+class _Clip(NamedTuple):
+    """A clip of at least one context with its class, the noise meant for it, and what it is resampled with."""
+
+    samples: Samples
+    truth: int
+    folder: str
+    group: str
+    noise: Samples
+
+
+class _Change(NamedTuple):
+    """What is done to a clip before it is classified; by default nothing."""
+
+    shift_ms: int = 0
+    snr_db: float | None = None
+
+    def __call__(self, clip: _Clip, sample_rate_hz: int) -> Samples:
+        if self.snr_db is not None:
+            return add_noise(clip.samples, clip.noise, self.snr_db, sample_rate_hz)
+        return shifted(clip.samples, self.shift_ms * sample_rate_hz // 1000)
+
+
+_SHIFTS = tuple(_Change(shift_ms=shift_ms) for shift_ms in (-SHIFT_MS, 0, SHIFT_MS))
+_NOISES = tuple(_Change(snr_db=snr_db) for snr_db in SNRS_DB)
+
+
+def clips_of(folder: Path, split: Split | None) -> list[Path]:
+    """All clips below a folder laid out as LABEL/*.wav, or those of one split of a Speech Commands tree.
+
+    Raises DataError if it is no folder, or none with such a split, AudioError if it has no audio.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder laid out as LABEL/*.wav; for single clips: speechrnn classify")
+    files = find_audio(folder)
+    if split is None:
+        return files
+    if any(FOLDER_LABELS.get(file.parent.name) == UNKNOWN for file in files):
+        raise DataError(
+            f"{folder}: has a folder of unknown words, as archives of test clips do; score it without a split"
+        )
+    splits = splits_of(folder)
+    chosen = [file for file in files if splits(file) == split]
+    if not chosen:
+        raise DataError(f"{folder}: none of its {len(files)} clips is of the {split} split; expected Speech Commands")
+    return chosen
+
+
+def evaluate(
+    recognizer: Recognizer,
+    folder: Path,
+    track: Track = lambda paths, n: paths,
+    *,
+    noise: Path | None = None,
+    split: Split | None = None,
+) -> Evaluation:
+    """Classify every clip below `folder`; the name of the folder that holds a clip is its true label.
+
+    Folders that are no label of the model count as unknown. The long recordings of `_background_noise_` are cut into
+    contexts end to end, each of them a clip of silence. Clips are scored as they are and shifted by 100 ms, of a
+    short one the context that it stands in; where `noise` is a folder of recordings, clips that hold speech are scored
+    in noise, too, drawn by a fixed seed. `split` picks the clips of one split of a Speech Commands tree.
+    Raises DataError and AudioError as `clips_of` does, and if no clip has a class in the model or no noise can be used.
+    """
+    spec = recognizer.info.spec
+    files = clips_of(folder, split)
+    known = [file for file in files if spec.labels.of_folder(file.parent.name) is not None]
+    left_out = [str(file) for file in files if spec.labels.of_folder(file.parent.name) is None]
+    failed: list[str] = []
+    stretches = None if noise is None else read_noise(noise, spec.sample_rate_hz, spec.context_samples)
+    clips = _read_clips(recognizer, track(known, len(known)), stretches, failed)
+    changes = _SHIFTS if noise is None else _SHIFTS + _NOISES
+    heard = _classify(recognizer, clips, changes)
+    if not heard.truth:
+        expected = ", ".join(spec.labels.names)
+        raise DataError(f"{folder}: no clip could be scored; expected {expected} as names of folders with audio")
+    result = _score(spec.labels, heard)
+    return msgspec.structs.replace(result, failed=failed, left_out=left_out)
+
+
+def _read_clips(
+    recognizer: Recognizer, files: Iterable[Path], noise: Samples | None, failed: list[str]
+) -> Iterator[_Clip]:
+    """The clips of files; errors of those that cannot be read are added to `failed`."""
+    spec = recognizer.info.spec
+    random = np.random.default_rng(_SEED)
+    for file in files:
+        try:
+            samples = read(file, spec.sample_rate_hz)
+        except AudioError as error:
+            failed.append(str(error))
+            continue
+        label = spec.labels.of_folder(file.parent.name)
+        truth = spec.labels.names.index(str(label))
+        for part in _parts(samples, file.parent.name, spec.context_samples):
+            drawn = part[:0] if noise is None else noise[random.integers(len(noise))]
+            yield _Clip(part, truth, file.parent.name, _group(file), drawn)
+
+
+def _parts(samples: Samples, folder: str, n_samples: int) -> list[Samples]:
+    """The clips of one recording [T], none shorter than a context; a remainder of background noise is dropped."""
+    if len(samples) <= n_samples:
+        return [centred(samples, n_samples)]
+    if folder == BACKGROUND_FOLDER:
+        return list(samples[: len(samples) // n_samples * n_samples].reshape(-1, n_samples))
+    return [samples]
+
+
+def _group(file: Path) -> str:
+    """The speaker that a file name gives, or the file itself."""
+    speaker = _SPEAKER.search(file.name)
+    return f"speaker {speaker[1]}" if speaker else str(file)
+
+
+class _Heard(NamedTuple):
+    """All clips with their posteriors after each change; in noise, only of the clips that hold speech."""
+
+    truth: list[int]
+    folders: list[str]
+    groups: list[str]
+    posteriors: dict[_Change, list[Array]]
+
+
+def _classify(recognizer: Recognizer, clips: Iterator[_Clip], changes: Sequence[_Change]) -> _Heard:
+    spec = recognizer.info.spec
+    heard = _Heard([], [], [], {change: [] for change in changes})
+    while batch := list(itertools.islice(clips, _CLIPS_AT_ONCE)):
+        speech = [clip for clip in batch if spec.labels.names[clip.truth] != SILENCE]
+        for change, rows in heard.posteriors.items():
+            changed = [change(clip, spec.sample_rate_hz) for clip in (batch if change.snr_db is None else speech)]
+            if changed:
+                rows.append(recognizer.classify_all(changed))
+        heard.truth.extend(clip.truth for clip in batch)
+        heard.folders.extend(clip.folder for clip in batch)
+        heard.groups.extend(clip.group for clip in batch)
+    return heard
+
+
+def shifted(samples: Samples, n_samples: int) -> Samples:
+    """A clip [T] moved later by `n_samples`, or earlier if negative, with zeros moved in."""
+    moved = np.zeros_like(samples)
+    if n_samples >= 0:
+        moved[n_samples:] = samples[: len(samples) - n_samples]
+    else:
+        moved[:n_samples] = samples[-n_samples:]
+    return moved
+
+
+def speech_power(samples: Samples, sample_rate_hz: int) -> float:
+    """Mean power of the 20 ms frames of a clip [T] that are within 20 dB of its loudest one."""
+    size = SPEECH_FRAME_MS * sample_rate_hz // 1000
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    powers = np.square(frames, dtype=np.float64).mean(axis=1)
+    return float(powers[powers >= powers.max() * 10 ** (-SPEECH_RANGE_DB / 10)].mean())
+
+
+def add_noise(samples: Samples, noise: Samples, snr_db: float, sample_rate_hz: int) -> Samples:
+    """A clip [T] with noise [T'], repeated as needed, at a ratio of `snr_db` between speech power and noise power.
+
+    Where the sum would exceed full scale, all of it is made quieter.
+    """
+    noise_power = float(np.square(noise, dtype=np.float64).mean())
+    gain = np.sqrt(speech_power(samples, sample_rate_hz) / noise_power) * 10 ** (-snr_db / 20)
+    mixed = samples + gain * np.resize(noise, len(samples))
+    return np.asarray(mixed / max(1.0, float(np.abs(mixed).max())), dtype=np.float32)
+
+
+def read_noise(folder: Path, sample_rate_hz: int, n_samples: int) -> Samples:
+    """Stretches [N, n_samples] of all recordings below a folder, end to end, but the faint ones.
+
+    Raises AudioError where one cannot be read, DataError if no stretch is left.
+    """
+    recordings = [read(file, sample_rate_hz) for file in find_audio(folder)]
+    stretches = np.concatenate([r[: len(r) // n_samples * n_samples].reshape(-1, n_samples) for r in recordings])
+    powers = np.square(stretches).mean(axis=1)
+    loud: Samples = stretches[powers >= 10 ** (FAINTEST_NOISE_DB / 10)]
+    if not len(loud):
+        raise DataError(
+            f"{folder}: expected noise recordings of at least {n_samples / sample_rate_hz:g} s, "
+            f"louder than {FAINTEST_NOISE_DB:g} dB of full scale; found none"
+        )
+    return loud
+
+
+def _score(labels: Labels, heard: _Heard) -> Evaluation:
+    truth, n_keywords = np.array(heard.truth), len(labels.keywords)
+    posteriors = {change: np.concatenate(rows) for change, rows in heard.posteriors.items() if rows}
+    plain = posteriors[_Change()]
+    predicted = plain.argmax(axis=1)
+    confusion = metrics.confusion_matrix(truth, predicted, len(labels.names))
+    resampled = metrics.bootstrap(
+        truth, predicted, np.array(heard.groups), len(labels.names), n_resamples=N_RESAMPLES, seed=_SEED
+    )
+    n_groups = len(set(heard.groups))
+    n_speakers = len({group for group in heard.groups if group.startswith("speaker ")})
+    scores = {name: float(measure(confusion)) for name, measure in _measures(labels).items()}
+    speech = np.array([labels.names[label] != SILENCE for label in truth])
+    in_noise = [change for change in posteriors if change.snr_db is not None]
+    return Evaluation(
+        **scores,
+        n=len(truth),
+        labels=list(labels.names),
+        confusion=confusion.tolist(),
+        per_label=_by_folder(heard.folders, truth, predicted, labels.names),
+        failed=[],
+        left_out=[],
+        keywords=list(labels.keywords),
+        intervals={name: _interval(measure(resampled)) for name, measure in _measures(labels).items()},
+        n_speakers=n_speakers,
+        n_single_files=n_groups - n_speakers,
+        per_class=_by_class(labels.names, confusion, resampled),
+        detection=_detection(plain, truth, labels),
+        calibration=_calibration(plain, truth),
+        shift=[_condition(change, posteriors[change], truth, n_keywords) for change in _SHIFTS],
+        noise=[
+            _condition(_Change(), plain[speech], truth[speech], n_keywords),
+            *(_condition(change, posteriors[change], truth[speech], n_keywords) for change in in_noise),
+        ]
+        if in_noise
+        else [],
+    )
+
+
+def _measures(labels: Labels) -> dict[str, Callable[[Counts], Floats]]:
+    """The scores of the whole that have an interval, each of confusion matrices [..., C, C]."""
+    unknown = len(labels.keywords)
+    return {
+        "accuracy": metrics.accuracy,
+        "keyword_accuracy": lambda confusion: metrics.keyword_accuracy(confusion, unknown),
+        "macro_f1": metrics.macro_f1,
+        "unknown_recall": lambda confusion: (
+            metrics.recall(confusion)[..., unknown] if labels.unknown else np.full(confusion.shape[:-2], np.nan)
+        ),
+    }
+
+
+def _interval(values: Floats) -> Interval:
+    low, high = metrics.interval(values)
+    return float(low), float(high)
+
+
+def _by_folder(
+    folders: Sequence[str], truth: Counts, predicted: Counts, names: Sequence[str]
+) -> dict[str, FolderScore]:
+    scores: dict[str, FolderScore] = {}
+    for folder, true, found in zip(folders, truth, predicted, strict=True):
+        score = scores.setdefault(folder, FolderScore())
+        score.n += 1
+        score.correct += bool(true == found)
+        score.predicted[names[found]] = score.predicted.get(names[found], 0) + 1
+    return scores
+
+
+def _by_class(names: Sequence[str], confusion: Counts, resampled: Counts) -> dict[str, ClassScore]:
+    precision, recall, f1 = metrics.precision(confusion), metrics.recall(confusion), metrics.f1(confusion)
+    intervals = [_interval(metrics.recall(resampled)[:, i]) for i in range(len(names))]
+    return {
+        name: ClassScore(int(confusion[i].sum()), float(precision[i]), float(recall[i]), float(f1[i]), intervals[i])
+        for i, name in enumerate(names)
+    }
+
+
+def _detection(posteriors: Array, truth: Counts, labels: Labels) -> dict[str, Detection]:
+    """Keywords against clips of no keyword: all by their highest posterior, then each by its own."""
+    n_keywords = len(labels.keywords)
+    is_other = truth >= n_keywords
+    scores = {ANY_KEYWORD: (posteriors[:, :n_keywords].max(axis=1), ~is_other)}
+    scores |= {word: (posteriors[:, i], truth == i) for i, word in enumerate(labels.keywords)}
+    found = {}
+    for name, (score, is_target) in scores.items():
+        if not is_target.any() or not is_other.any():
+            continue
+        used = is_target | is_other
+        curve = metrics.detection_curve(score[used], is_target[used])
+        found[name] = Detection(
+            int(is_target.sum()),
+            int(is_other.sum()),
+            metrics.area_under_roc(curve),
+            metrics.equal_error_rate(curve),
+            metrics.miss_at(curve, 0.01),
+            *(column.tolist() for column in curve),
+        )
+    return found
+
+
+def _calibration(posteriors: Array, truth: Counts) -> Calibration:
+    bins = metrics.reliability(posteriors, truth)
+    return Calibration(metrics.expected_calibration_error(bins), *(column.tolist() for column in bins))
+
+
+def _condition(change: _Change, posteriors: Array, truth: Counts, n_keywords: int) -> Condition:
+    confusion = metrics.confusion_matrix(truth, posteriors.argmax(axis=1), posteriors.shape[1])
+    accuracy, of_keywords = metrics.accuracy(confusion), metrics.keyword_accuracy(confusion, n_keywords)
+    return Condition(len(truth), float(accuracy), float(of_keywords), change.shift_ms, change.snr_db)

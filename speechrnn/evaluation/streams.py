@@ -1,0 +1,383 @@
+"""Detections held against what was spoken: hits, misses, wrong words, false alarms. Knows numbers and names, no audio.
+
+One detection can be a hit, a wrong word, a false alarm, or not counted; which, a rule says. `RULES` has them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from speechrnn.detector import Detection, Detector
+from speechrnn.evaluation.ground_truth import Truth, Word, spelled
+from speechrnn.evaluation.ground_truth import spoken as spoken_in
+from speechrnn.labels import Labels
+from speechrnn.spec import Options
+
+EARLY_S = 0.1
+LATE_S = 1.0
+TOLERANCE_S = 0.75
+BURST_S = 1.0
+THRESHOLDS = tuple(float(level) for level in np.round(1 / (1 + np.exp(-np.linspace(-3, 7, 61))), 5))
+"""Those of a curve: from 0.05 to 0.999, closer together at both ends, where posteriors are."""
+
+Kind = Literal["hit", "wrong", "false alarm", "not counted"]
+
+
+class Verdict(NamedTuple):
+    """What a detection is, and the word that was spoken there, if any was."""
+
+    kind: Kind
+    word: Word | None = None
+
+
+Judge = Callable[[Sequence[Detection], Sequence[Word], Sequence[str]], list[Verdict]]
+
+
+class Rule(NamedTuple):
+    """How detections are judged against words and a model's keywords, both in order of time, and that in words."""
+
+    judge: Judge
+    statement: str
+
+
+def _decision_s(detection: Detection) -> float:
+    """When a detection was decided or, where that is not known, its end, which is not long before."""
+    return detection.end_s if math.isnan(detection.decided_s) else detection.decided_s
+
+
+def judge_default(found: Sequence[Detection], words: Sequence[Word], keywords: Sequence[str]) -> list[Verdict]:
+    """By the time of the decision, each word found once; see `RULES`."""
+    taken: set[int] = set()
+    verdicts = []
+    for detection in found:
+        at_s = _decision_s(detection)
+        near = [i for i, word in enumerate(words) if word.start_s - EARLY_S <= at_s <= word.end_s + LATE_S]
+        right = [i for i in near if words[i].label == detection.label and i not in taken]
+        wrong = [i for i in near if words[i].label != detection.label and words[i].label in keywords]
+        if right:
+            taken.add(right[0])
+            verdicts.append(Verdict("hit", words[right[0]]))
+        elif wrong:
+            verdicts.append(Verdict("wrong", words[wrong[0]]))
+        else:
+            verdicts.append(Verdict("false alarm", words[near[0]] if near else None))
+    return verdicts
+
+
+def judge_tensorflow(found: Sequence[Detection], words: Sequence[Word], keywords: Sequence[str]) -> list[Verdict]:
+    """By the starts alone, each detection against the first word in tolerance; see `RULES`."""
+    taken: set[int] = set()
+    verdicts = []
+    for detection in found:
+        near = [i for i, word in enumerate(words) if abs(word.start_s - detection.start_s) <= TOLERANCE_S]
+        if not near:
+            verdicts.append(Verdict("false alarm"))
+            continue
+        is_right = words[near[0]].label == detection.label and near[0] not in taken
+        taken.add(near[0])
+        verdicts.append(Verdict("hit" if is_right else "wrong", words[near[0]]))
+    return verdicts
+
+
+def judge_mlperf(found: Sequence[Detection], words: Sequence[Word], keywords: Sequence[str]) -> list[Verdict]:
+    """A word's own detections are one hit, false positives close together are one; see `RULES`."""
+    taken: set[int] = set()
+    counted_s = -math.inf
+    verdicts = []
+    for detection in found:
+        at_s = _decision_s(detection)
+        near = [i for i, word in enumerate(words) if word.start_s <= at_s <= word.end_s + LATE_S]
+        own = [i for i in near if words[i].label == detection.label]
+        new = [i for i in own if i not in taken]
+        if own:
+            taken |= set(new[:1])
+            verdicts.append(Verdict("hit" if new else "not counted", words[(new or own)[0]]))
+        elif at_s - counted_s < BURST_S:
+            verdicts.append(Verdict("not counted", words[near[0]] if near else None))
+        else:
+            counted_s = at_s
+            verdicts.append(Verdict("false alarm", words[near[0]] if near else None))
+    return verdicts
+
+
+RULES = {
+    "default": Rule(
+        judge_default,
+        "a hit is decided from 100 ms before the start of its word to 1 s after its end, each word once; a wrong word "
+        "is decided where another keyword was spoken; every other detection is a false alarm",
+    ),
+    "tensorflow": Rule(
+        judge_tensorflow,
+        "TensorFlow's streaming accuracy: a detection is held against the first word that starts within 750 ms of its "
+        "start; it is a hit if it is that word, heard for the first time, else wrong, as where the word is no keyword; "
+        "without such a word it is a false positive; shares are of the spoken keywords, for unknown words are not "
+        "reported",
+    ),
+    "mlperf": Rule(
+        judge_mlperf,
+        "MLPerf Tiny's streaming rule: a hit is decided from the start of its word to 1 s after its end, and further "
+        "detections of that word there do not count; every other detection is a false positive, those less than 1 s "
+        "after one that counted count with it",
+    ),
+}
+TRANSCRIPT = (
+    "in recordings with a transcript, which has no times, a keyword is found as often as it is detected, at most as "
+    "often as it was spoken there; further detections are false alarms"
+)
+
+
+def judge_transcript(found: Sequence[Detection], spoken: Counter[str]) -> list[Verdict]:
+    """A transcript has no times: a keyword's first detections, as many as it was spoken, are hits, others are not."""
+    heard: Counter[str] = Counter()
+    verdicts = []
+    for detection in found:
+        heard[detection.label] += 1
+        verdicts.append(Verdict("hit" if heard[detection.label] <= spoken[detection.label] else "false alarm"))
+    return verdicts
+
+
+class Scored(NamedTuple):
+    """A recording: its name and length, what was found in it, and what was spoken."""
+
+    audio: str
+    duration_s: float
+    found: Sequence[Detection]
+    truth: Truth
+
+
+class KeywordScore(msgspec.Struct, frozen=True):
+    """One keyword: how often it was spoken and found, and was heard where another or none was."""
+
+    n_spoken: int
+    n_found: int
+    n_wrong: int
+    n_false_alarms: int
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """A detection that is no hit, and what was spoken there: nothing known if empty."""
+
+    audio: str
+    label: str
+    decided_s: float
+    score: float
+    kind: Kind
+    spoken: str
+
+
+class Score(msgspec.Struct, frozen=True):
+    """Detections held against what was spoken. Shares are of the spoken keywords; NaN, in JSON null, without any.
+
+    `matched_share` counts keywords where anything was heard, right or wrong. Delays are from the end of the word to the
+    decision, of the hits where both are known; NaN without any.
+    """
+
+    rule: str
+    statement: str
+    n_recordings: int
+    hours: float
+    n_spoken: int
+    n_found: int
+    n_missed: int
+    n_wrong: int
+    n_false_alarms: int
+    found_share: float
+    missed_share: float
+    matched_share: float
+    wrong_share: float
+    false_alarm_share: float
+    false_alarms_per_hour: float
+    delay_p50_ms: float
+    delay_p95_ms: float
+    per_keyword: dict[str, KeywordScore]
+    alarms: list[Alarm]
+
+
+def judge(recording: Scored, keywords: Sequence[str], rule: str) -> list[Verdict]:
+    """A verdict for each detection of a recording."""
+    if isinstance(recording.truth, Counter):
+        return judge_transcript(recording.found, recording.truth)
+    return RULES[rule].judge(recording.found, recording.truth, keywords)
+
+
+def score(recordings: Iterable[Scored], keywords: Sequence[str], rule: str = "default") -> Score:
+    """Count over recordings; of those with transcripts, the rule is another (`TRANSCRIPT`)."""
+    recordings = [r._replace(truth=spelled(r.truth, keywords)) for r in recordings]
+    judged = [(r, f, v) for r in recordings for f, v in zip(r.found, judge(r, keywords, rule), strict=True)]
+    counts: Counter[tuple[str, Kind]] = Counter((found.label, verdict.kind) for _, found, verdict in judged)
+    spoken = sum((spoken_in(r.truth) for r in recordings), Counter[str]())
+    per_keyword = {
+        word: KeywordScore(spoken[word], counts[word, "hit"], counts[word, "wrong"], counts[word, "false alarm"])
+        for word in keywords
+    }
+    n_spoken = sum(one.n_spoken for one in per_keyword.values())
+    n_found = sum(one.n_found for one in per_keyword.values())
+    n_wrong = sum(one.n_wrong for one in per_keyword.values())
+    n_false_alarms = sum(one.n_false_alarms for one in per_keyword.values())
+    hits = [(found, v.word) for _, found, v in judged if v.kind == "hit"]
+    at_words = {(r.audio, v.word) for r, _, v in judged if v.word and v.kind in ("hit", "wrong")}
+    n_matched = sum(word.label in keywords for _, word in at_words) + sum(word is None for _, word in hits)
+    delays_s = np.array([found.decided_s - word.end_s for found, word in hits if word is not None])
+    delays_s = delays_s[~np.isnan(delays_s)]
+    hours = sum(r.duration_s for r in recordings) / 3600
+    timed = any(not isinstance(r.truth, Counter) for r in recordings)
+    untimed = any(isinstance(r.truth, Counter) for r in recordings)
+    return Score(
+        rule=rule,
+        statement="; ".join([RULES[rule].statement] * timed + [TRANSCRIPT] * untimed),
+        n_recordings=len(recordings),
+        hours=hours,
+        n_spoken=n_spoken,
+        n_found=n_found,
+        n_missed=n_spoken - n_found,
+        n_wrong=n_wrong,
+        n_false_alarms=n_false_alarms,
+        found_share=_ratio(n_found, n_spoken),
+        missed_share=_ratio(n_spoken - n_found, n_spoken),
+        matched_share=_ratio(n_matched, n_spoken),
+        wrong_share=_ratio(n_wrong, n_spoken),
+        false_alarm_share=_ratio(n_false_alarms, n_spoken),
+        false_alarms_per_hour=_ratio(n_false_alarms, hours),
+        delay_p50_ms=percentile_ms(delays_s, 50),
+        delay_p95_ms=percentile_ms(delays_s, 95),
+        per_keyword=per_keyword,
+        alarms=[
+            Alarm(r.audio, f.label, f.decided_s, f.score, v.kind, v.word.label if v.word else "")
+            for r, f, v in judged
+            if v.kind in ("wrong", "false alarm")
+        ],
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def percentile_ms(times_s: NDArray[np.float64], percentile: float) -> float:
+    """A percentile of times, in ms; NaN if there is none."""
+    return float(1000 * np.percentile(times_s, percentile)) if len(times_s) else math.nan
+
+
+class CurvePoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Misses and wrong words as shares of the spoken keywords, and false alarms per hour, at one threshold.
+
+    `thresholds` are those of the keywords that have their own.
+    """
+
+    threshold: float
+    missed_share: float
+    wrong_share: float
+    false_alarms_per_hour: float
+    thresholds: dict[str, float] = {}
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """Misses against false alarms: of the plain detector at common thresholds, and of the spotter at named points.
+
+    The detector decides on posteriors of the audio as it is; the spotter takes what it has heard for silence, so it may
+    lie off the curve. What it gives is exact.
+    """
+
+    rule: str
+    detector: list[CurvePoint]
+    spotter: dict[str, CurvePoint]
+
+
+class Heard(NamedTuple):
+    """A recording as several options heard it: detections by their name, and its posteriors [n, C], a row a step."""
+
+    audio: str
+    duration_s: float
+    truth: Truth
+    found: Mapping[str, Sequence[Detection]]
+    posteriors: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
+
+    def scored(self, name: str) -> Scored:
+        """What one of the options found."""
+        return Scored(self.audio, self.duration_s, self.found[name], self.truth)
+
+
+def draw_up(recordings: Sequence[Heard], labels: Labels, choices: Mapping[str, Options], rule: str) -> Curve:
+    """The curve of the plain detector, otherwise with the first of these options, and the points of the spotter."""
+    swept = sweep(recordings, labels, next(iter(choices.values())), rule)
+    scores = {name: score([heard.scored(name) for heard in recordings], labels.keywords, rule) for name in choices}
+    return Curve(
+        rule,
+        [point_of(Options(threshold=level), one, one) for level, one in zip(THRESHOLDS, swept, strict=True)],
+        {name: point_of(choices[name], one, one) for name, one in scores.items()},
+    )
+
+
+def sweep(
+    recordings: Sequence[Heard], labels: Labels, options: Options, rule: str, thresholds: Sequence[float] = THRESHOLDS
+) -> list[Score]:
+    """The score of the plain detector with each of these thresholds for all keywords, over stored posteriors."""
+    return [
+        decide(recordings, labels, msgspec.structs.replace(options, threshold=threshold, thresholds={}), rule)
+        for threshold in thresholds
+    ]
+
+
+def decide(recordings: Sequence[Heard], labels: Labels, options: Options, rule: str = "default") -> Score:
+    """The score of the plain detector with these options, over stored posteriors."""
+    detector = Detector(labels, options)
+    scored = []
+    for heard in recordings:
+        detector.reset()
+        scored.append(Scored(heard.audio, heard.duration_s, detector.push(heard.posteriors), heard.truth))
+    return score(scored, labels.keywords, rule)
+
+
+def point_of(options: Options, in_words: Score, in_speech: Score) -> CurvePoint:
+    """What options cost in misses and wrong words, and in false alarms, which may be counted where no word is said."""
+    return CurvePoint(
+        options.threshold,
+        in_words.missed_share,
+        in_words.wrong_share,
+        in_speech.false_alarms_per_hour,
+        options.thresholds,
+    )
+
+
+def to_table(result: Score) -> str:
+    """A score for people: the counts, each keyword, and how it was counted."""
+    width = max(map(len, ["keyword", *result.per_keyword]))
+    lines = [
+        f"{result.n_recordings} recordings, {60 * result.hours:.1f} minutes, {result.n_spoken} keywords spoken",
+        f"found {result.n_found} ({percent(result.found_share)}), missed {result.n_missed} "
+        f"({percent(result.missed_share)}), wrong words {result.n_wrong} ({percent(result.wrong_share)})",
+        f"false alarms {result.n_false_alarms}, {number(result.false_alarms_per_hour, '.1f')} per hour "
+        f"({percent(result.false_alarm_share)} of the keywords)",
+        f"matched, right or wrong: {percent(result.matched_share)}",
+        f"delay from the end of the word: p50 {number(result.delay_p50_ms, '.0f')} ms, "
+        f"p95 {number(result.delay_p95_ms, '.0f')} ms",
+        "",
+        f"{'keyword':<{width}}  {'spoken':>6}  {'found':>6}  {'missed':>6}  {'wrong':>6}  {'false':>6}",
+    ]
+    lines += [
+        f"{word:<{width}}  {one.n_spoken:>6}  {one.n_found:>6}  {one.n_spoken - one.n_found:>6}  "
+        f"{one.n_wrong:>6}  {one.n_false_alarms:>6}"
+        for word, one in result.per_keyword.items()
+    ]
+    sources = Counter((alarm.spoken or "no known word", alarm.label) for alarm in result.alarms).most_common(10)
+    if sources:
+        taken = ", ".join(f"{spoken} for {label} ({n})" for (spoken, label), n in sources)
+        lines += ["", f"taken for keywords: {taken}"]
+    return "\n".join([*lines, "", f"Rule {result.rule}: {result.statement}.", ""])
+
+
+def percent(share: float) -> str:
+    """A share for people; a dash where there is none."""
+    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def number(value: float, form: str) -> str:
+    """A number for people, as `format` takes it; a dash where there is none."""
+    return "-" if math.isnan(value) else format(value, form)

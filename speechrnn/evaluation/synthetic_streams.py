@@ -1,0 +1,319 @@
+"""Long recordings made of labelled clips, whose truth is known, and how detections are held against it.
+
+A recipe cuts the recording into slots of equal length. Each holds a keyword, another word, running speech or nothing,
+in drawn order and at a drawn place; background noise lies under all of them. The same material, recipe and seed make
+the same recording. Detections are judged by the default rule of speechrnn.evaluation.streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechrnn.audio import Samples, find_audio, from_int16, read, to_int16
+from speechrnn.config import TRAINING_RATE_HZ, Range
+from speechrnn.data.pack import Clip, Pack, Split, word_extent
+from speechrnn.detector import Detection
+from speechrnn.errors import DataError
+from speechrnn.evaluation.clips import speech_power
+from speechrnn.evaluation.ground_truth import Truth, Word, find_truth, read_truth, spoken
+from speechrnn.evaluation.streams import Heard, judge_default, percentile_ms
+from speechrnn.listening import hear
+from speechrnn.recognizer import Recognizer
+from speechrnn.spec import Options
+
+SPEECH = "_speech_"
+"""What the truth calls a stretch of running speech, whose words are not known."""
+_UNSEEN_NOISE = 0.8  # training has the first part of every noise recording
+_FADE_S = 0.5
+_SPEECH_FADE_S = 0.02
+_SPEECH_HOURS = 0.5
+
+
+class Sound(NamedTuple):
+    """A recording, read as samples [T] when it is drawn, and what is said in it."""
+
+    label: str
+    read: Callable[[], Samples]
+
+
+class Material(NamedTuple):
+    """What streams are made of: clips of each keyword, of other words, running speech, and noise [T]."""
+
+    keywords: dict[str, list[Sound]]
+    others: list[Sound]
+    speech: list[Sound]
+    noise: list[Samples]
+
+
+class Recipe(NamedTuple):
+    """How a stream is made; what the shares leave of the slots is silent.
+
+    Words keep their level, or all are brought to `level_db` of full scale, of the frames that hold speech; what exceeds
+    full scale is clipped, as a recording would be. Noise is background recordings times a gain drawn from `noise_gain`,
+    or so loud that the word of the slot is `snr_db` above it; its pieces are faded into each other.
+    """
+
+    duration_s: float = 600.0
+    slot_s: float = 3.0
+    keyword_share: float = 0.7
+    unknown_share: float = 0.3
+    speech_share: float = 0.0
+    level_db: float | None = None
+    noise_gain: Range | None = None
+    snr_db: Range | None = None
+    noise_piece_s: float = 3.0
+
+
+PRESETS = {
+    "plain": Recipe(duration_s=960.0, slot_s=2.4, noise_gain=(0.1, 0.1)),
+    "clean": Recipe(),
+    "tensorflow": Recipe(noise_gain=(0.0, 0.1), noise_piece_s=1.0),
+    "mlperf": Recipe(duration_s=1200.0, keyword_share=0.125, unknown_share=0.375, snr_db=(10.0, 10.0)),
+    "mixed": Recipe(duration_s=1800.0, keyword_share=0.3, unknown_share=0.2, speech_share=0.25, snr_db=(0.0, 30.0)),
+}
+"""Words over noise every 2.4 s; words alone; TensorFlow's recipe for its streaming accuracy; 50 keywords among other
+words at 10 dB after MLPerf Tiny, which has speech and music there, where keywords of everyday language would occur;
+and a bit of everything."""
+
+
+class Outcome(NamedTuple):
+    """What detections are worth: the share of keywords found, that of detections that are wrong, and the delays.
+
+    Both shares are of the number of keywords. `lags_s` and `delays_s` [n found] are from the word's end to the
+    detection's end and to its decision, on the sample clock.
+    """
+
+    found: float
+    wrong: float
+    lags_s: NDArray[np.float64]
+    delays_s: NDArray[np.float64]
+
+
+def validation_clips(pack: Pack) -> list[Clip]:
+    """All words that are there to choose by."""
+    return [clip for clip in pack.clips if clip.split == "validation" and clip.kind != "noise"]
+
+
+def speech_clips(pack: Pack) -> list[Clip]:
+    """Some half an hour of the running speech, drawn evenly; none if there is none."""
+    clips = [clip for clip in pack.clips if clip.kind == "speech"]
+    n_samples = sum(clip.n_samples for clip in clips)
+    return clips[:: max(1, int(n_samples / (_SPEECH_HOURS * 3600 * TRAINING_RATE_HZ)))]
+
+
+def recordings_of(pack: Pack, split: Split) -> list[Clip]:
+    """The recordings of running speech of a split."""
+    return [clip for clip in pack.clips if clip.kind == "speech" and clip.split == split]
+
+
+def speech_of(pack: Pack, split: Split) -> Iterator[Samples]:
+    """All running speech of a split, recording by recording [T]."""
+    return (_read_packed(pack, clip) for clip in recordings_of(pack, split))
+
+
+def join(pack: Pack, clips: Iterable[Clip]) -> Samples:
+    """Clips end to end [T]."""
+    return np.concatenate([np.zeros(0, dtype=np.float32), *(_read_packed(pack, clip) for clip in clips)])
+
+
+def of_pack(pack: Pack, keywords: Sequence[str], clips: Iterable[Clip] | None = None) -> Material:
+    """Validation words, or these clips, running speech of the training data, and the parts of noise not trained on."""
+    words = [_packed(pack, clip) for clip in (validation_clips(pack) if clips is None else clips)]
+    noise = [_read_packed(pack, clip) for clip in pack.clips if clip.kind == "noise"]
+    return Material(
+        *_by_keyword(words, keywords),
+        [_packed(pack, clip) for clip in pack.clips if clip.kind == "speech"],
+        [samples[int(_UNSEEN_NOISE * len(samples)) :] for samples in noise],
+    )
+
+
+def of_folders(keywords: Sequence[str], clips: Path, noise: Path | None = None, speech: Path | None = None) -> Material:
+    """Words laid out as LABEL/*.wav, and folders of noise and of running speech.
+
+    Where speech has transcripts, recordings in which a keyword is spoken are left out, for it is not known when.
+    Raises AudioError if a folder has no audio, DataError if transcripts have no line for a recording.
+    """
+    words = [
+        Sound(file.parent.name, partial(read, file, TRAINING_RATE_HZ))
+        for file in find_audio(clips)
+        if file.parent.name not in ("_background_noise_", "_silence_")
+    ]
+    spoken = [] if speech is None else [file for file in find_audio(speech) if not _has_keyword(file, keywords)]
+    return Material(
+        *_by_keyword(words, keywords),
+        [Sound(SPEECH, partial(read, file, TRAINING_RATE_HZ)) for file in spoken],
+        [] if noise is None else [read(file, TRAINING_RATE_HZ) for file in find_audio(noise)],
+    )
+
+
+def without_keywords(pack: Pack, base: Path, keywords: Sequence[str]) -> Pack:
+    """A pack without the running speech that is known, from transcripts below `base`, to have a keyword in it."""
+    return pack._replace(
+        clips=[
+            clip for clip in pack.clips if clip.kind != "speech" or not _is_known_to_have(base / clip.path, keywords)
+        ]
+    )
+
+
+def _is_known_to_have(file: Path, keywords: Sequence[str]) -> bool:
+    try:
+        return _has_keyword(file, keywords)
+    except DataError:
+        return False
+
+
+def _has_keyword(file: Path, keywords: Sequence[str]) -> bool:
+    try:
+        place = find_truth(file, None)
+    except DataError:
+        return False
+    said = spoken(read_truth(place, file.stem))
+    return any(word.casefold() in said for word in keywords)
+
+
+def _by_keyword(words: list[Sound], keywords: Sequence[str]) -> tuple[dict[str, list[Sound]], list[Sound]]:
+    known = {keyword: [word for word in words if word.label == keyword] for keyword in keywords}
+    return {word: clips for word, clips in known.items() if clips}, [w for w in words if w.label not in keywords]
+
+
+def _packed(pack: Pack, clip: Clip) -> Sound:
+    return Sound(clip.word, partial(_read_packed, pack, clip))
+
+
+def _read_packed(pack: Pack, clip: Clip) -> Samples:
+    return from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
+
+
+def n_slots_of(recipe: Recipe) -> int:
+    """How many slots a stream has."""
+    return int(recipe.duration_s / recipe.slot_s)
+
+
+def words_of(recipe: Recipe) -> dict[str, int]:
+    """How many of the slots hold a keyword, another word and running speech."""
+    shares = {"keyword": recipe.keyword_share, "other": recipe.unknown_share, "speech": recipe.speech_share}
+    return {what: round(share * n_slots_of(recipe)) for what, share in shares.items()}
+
+
+def make_stream(material: Material, recipe: Recipe, seed: int) -> tuple[Samples, list[Word]]:
+    """A recording [T] at the training rate, and what is spoken in it: words, and stretches of `SPEECH`.
+
+    Raises DataError if the recipe wants what the material does not have.
+    """
+    n_slots, wants = n_slots_of(recipe), words_of(recipe)
+    has = {"keyword": material.keywords, "other": material.others, "speech": material.speech}
+    lacking = [what for what, n in wants.items() if n and not has[what]]
+    if (recipe.noise_gain or recipe.snr_db) and not material.noise:
+        lacking.append("noise")
+    if lacking:
+        raise DataError(f"no {' and no '.join(lacking)} to make a stream of; give keywords, other words, speech, noise")
+    random = np.random.default_rng(seed)
+    kinds = [what for what, n in wants.items() for _ in range(n)]
+    kinds = list(random.permutation(kinds + ["nothing"] * (n_slots - len(kinds))))
+    slot = round(recipe.slot_s * TRAINING_RATE_HZ)
+    stream, words, powers = np.zeros(n_slots * slot, dtype=np.float32), [], []
+    for number, kind in enumerate(kinds):
+        if kind == "nothing":
+            powers.append(np.nan)
+            continue
+        sound = _draw(material, kind, random)
+        samples = _cut_speech(sound.read(), slot, random) if kind == "speech" else sound.read()[:slot]
+        power = max(speech_power(samples, TRAINING_RATE_HZ), 1e-10)
+        if recipe.level_db is not None:
+            samples = samples * np.float32(10 ** (recipe.level_db / 20) / np.sqrt(power))
+            power = 10 ** (recipe.level_db / 10)
+        start, end = (0, len(samples)) if kind == "speech" else word_extent(to_int16(samples))
+        at = number * slot + int(random.uniform(0, slot - len(samples) + 1))
+        stream[at : at + len(samples)] += samples
+        label = SPEECH if kind == "speech" else sound.label
+        words.append(Word(label, (at + start) / TRAINING_RATE_HZ, (at + end) / TRAINING_RATE_HZ))
+        powers.append(power)
+    if recipe.noise_gain or recipe.snr_db:
+        stream += _background(material.noise, recipe, np.array(powers), len(stream), random)
+    return np.clip(stream, -1, 1), words
+
+
+def _draw(material: Material, kind: str, random: np.random.Generator) -> Sound:
+    """A clip of a keyword, each keyword as likely as any other, or any clip of another kind."""
+    if kind == "keyword":
+        names = list(material.keywords)
+        clips = material.keywords[names[random.integers(len(names))]]
+    else:
+        clips = material.others if kind == "other" else material.speech
+    return clips[random.integers(len(clips))]
+
+
+def _cut_speech(samples: Samples, n_samples: int, random: np.random.Generator) -> Samples:
+    """A stretch of running speech [at most n_samples], faded at both ends."""
+    at = int(random.integers(max(1, len(samples) - n_samples + 1)))
+    piece = samples[at : at + n_samples].copy()
+    ramp = np.linspace(0, 1, min(len(piece), round(_SPEECH_FADE_S * TRAINING_RATE_HZ)), dtype=np.float32)
+    piece[: len(ramp)] *= ramp
+    piece[len(piece) - len(ramp) :] *= ramp[::-1]
+    return piece
+
+
+def _background(
+    noises: list[Samples], recipe: Recipe, powers: NDArray[np.float64], n_samples: int, random: np.random.Generator
+) -> Samples:
+    """Noise [T], faded from piece to piece; where a slot has no speech, as loud as beside the median of its power."""
+    fade = round(_FADE_S * TRAINING_RATE_HZ)
+    length = round(recipe.noise_piece_s * TRAINING_RATE_HZ)
+    envelope = np.concatenate([np.linspace(0, 1, fade), np.ones(length - fade), np.linspace(1, 0, fade)])
+    long_enough = [noise for noise in noises if len(noise) >= len(envelope)] or noises
+    background = np.zeros(n_samples + 2 * len(envelope), dtype=np.float32)
+    for at in range(0, n_samples + fade, length):
+        noise = long_enough[random.integers(len(long_enough))]
+        start = int(random.integers(max(1, len(noise) - len(envelope) + 1)))
+        piece = np.resize(noise[start:], len(envelope))
+        background[at : at + len(envelope)] += envelope * piece * _gain(recipe, piece, at, powers, random)
+    return background[fade // 2 :][:n_samples]
+
+
+def _gain(recipe: Recipe, piece: Samples, at: int, powers: NDArray[np.float64], random: np.random.Generator) -> float:
+    if recipe.noise_gain is not None:
+        return float(random.uniform(*recipe.noise_gain))
+    middle_s = at / TRAINING_RATE_HZ + recipe.noise_piece_s / 2
+    power = powers[min(int(middle_s / recipe.slot_s), len(powers) - 1)]
+    if np.isnan(power):
+        power = float(np.nanmedian(powers))
+    snr_db = random.uniform(*recipe.snr_db) if recipe.snr_db else np.inf
+    return float(np.sqrt(power / max(float(np.square(piece).mean()), 1e-10)) * 10 ** (-snr_db / 20))
+
+
+def hear_with_truth(
+    recognizer: Recognizer, blocks: Iterable[Samples], truth: Truth, choices: Mapping[str, Options], audio: str = ""
+) -> Heard:
+    """What each of these options finds in a recording, given in blocks [T], beside what is spoken in it."""
+    found, duration_s, posteriors = hear(blocks, recognizer, choices)
+    return Heard(audio, duration_s, truth, found, posteriors)
+
+
+def match(found: Iterable[Detection], words: list[Word]) -> list[Word | None]:
+    """The word that each detection found, or None where it is wrong."""
+    verdicts = judge_default(list(found), words, ())
+    return [verdict.word if verdict.kind == "hit" else None for verdict in verdicts]
+
+
+def judge(found: list[Detection], words: list[Word], keywords: tuple[str, ...]) -> Outcome:
+    """Hold detections against the words of their stream."""
+    matched = match(found, words)
+    n_keywords = sum(word.label in keywords for word in words)
+    hits = [(detection, word) for detection, word in zip(found, matched, strict=True) if word is not None]
+    return Outcome(
+        len(hits) / n_keywords,
+        matched.count(None) / n_keywords,
+        np.array([detection.end_s - word.end_s for detection, word in hits]),
+        np.array([detection.decided_s - word.end_s for detection, word in hits]),
+    )
+
+
+def percentiles_ms(times_s: NDArray[np.float64], *percentiles: float) -> list[float]:
+    """Percentiles of times, in ms; NaN if there is none."""
+    return [percentile_ms(times_s, percentile) for percentile in percentiles]

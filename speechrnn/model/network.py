@@ -1,0 +1,89 @@
+"""Features, normalisation and classifier as one network, and its checkpoint: plain data, no pickled code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from speechrnn.errors import ModelFileError, first_line
+from speechrnn.model.classifier import RecurrentClassifier
+from speechrnn.model.features import FeatureNorm, build_front_end
+from speechrnn.spec import ModelInfo, Spec
+
+
+class RecognizerNet(nn.Module):
+    """Waveform in, class scores out: the whole of what a model file computes."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.front_end = build_front_end(spec.features, spec.sample_rate_hz)
+        self.norm = FeatureNorm(spec.features.n_features)
+        self.classifier = RecurrentClassifier(
+            spec.classifier, spec.features.n_features, len(spec.labels.names), cepstral=spec.features.is_cepstral
+        )
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Samples [B, T] in [-1, 1] to normalised frames [B, N, F]."""
+        frames: Tensor = self.norm(self.front_end(samples))
+        return frames
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Samples [B, T] in [-1, 1] to logits [B, C]."""
+        logits: Tensor = self.classifier(self.frames(samples))
+        return logits
+
+
+def write_atomically(content: dict[str, Any], path: Path) -> None:
+    """Save with torch so that a reader, or a run after kill -9, finds the old file or the new one, both whole."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def save_checkpoint(path: Path, net: RecognizerNet, info: ModelInfo) -> None:
+    """Write a checkpoint: the weights, and everything else as one JSON text."""
+    write_atomically({"info": msgspec.json.encode(info).decode(), "weights": net.state_dict()}, path)
+
+
+def load_checkpoint(path: Path) -> tuple[RecognizerNet, ModelInfo]:
+    """Read a checkpoint. Raises ModelFileError if it is missing, truncated, holds code, or is something else."""
+    content = load_plain(path)
+    if "optimizer" in content:
+        raise ModelFileError(f"{path}: the state of a training run, not a model; give best.pt, which lies beside it")
+    try:
+        info = msgspec.json.decode(content["info"], type=ModelInfo)
+        net = RecognizerNet(info.spec)
+        net.load_state_dict(content["weights"])
+    except (KeyError, TypeError, AttributeError, RuntimeError, msgspec.DecodeError) as error:
+        raise ModelFileError(f"{path}: not a speechrnn checkpoint ({first_line(error)})") from None
+    return net.eval(), info
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """The dictionary in a file written by torch, tensors and plain data only. Raises ModelFileError otherwise."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of files that are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise ModelFileError(f"{path}: cannot read the checkpoint ({error.strerror})") from None
+    except pickle.UnpicklingError:
+        raise ModelFileError(f"{path}: holds more than plain data, or is no checkpoint; refused") from None
+    except Exception as error:  # unpickling damaged bytes raises nearly anything
+        raise ModelFileError(f"{path}: damaged, or no checkpoint ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise ModelFileError(
+            f"{path}: not a speechrnn checkpoint (expected a dictionary, got {type(content).__name__})"
+        )
+    return content

@@ -1,0 +1,383 @@
+"""Listening without a device: pipes, real time, slow consumers, programs run at detections, and what is kept."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from rich.console import Console
+
+from speechrnn import listening, sources
+from speechrnn.audio import Samples, read, to_int16
+from speechrnn.cli.doctor import check_sound
+from speechrnn.cli.live_view import LiveView, bar, level_db
+from speechrnn.detector import Detection
+from speechrnn.errors import ConfigError, DeviceError
+from speechrnn.listening import BackgroundListener, CommandRunner, Recorder, listen, run
+from speechrnn.recognizer import Recognizer, load
+from speechrnn.sources import ArraySource, FileSource, Microphone, PipeSource, RealTimeSource
+from speechrnn.spec import Options
+from speechrnn.spotter import KeywordSpotter
+from tests.helpers import assert_one_line
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "audio" / "commands.wav"
+COMMAND = [sys.executable, "-c", "from speechrnn.cli.main import main; main()"]
+WORD = Detection("yes", 0.9, 1.3, 0.95, 1.6)
+NOTHING = np.zeros(0, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return load("commands8")
+
+
+def example() -> Samples:
+    return read(EXAMPLE, 16000)
+
+
+def run_command(*arguments: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*COMMAND, *arguments]
+    return subprocess.run(command, input=data, capture_output=True, cwd=ROOT, env=environment, check=False)
+
+
+def pcm(samples: Samples) -> bytes:
+    return to_int16(samples).tobytes()
+
+
+def test_transcribe_and_listen_find_the_same() -> None:
+    transcribed = json.loads(run_command("transcribe", str(EXAMPLE), "--format", "json").stdout)["detections"]
+    listened = run_command("listen", "--source", str(EXAMPLE), "--jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in listened] == transcribed != []
+
+
+def test_a_pipe_gives_what_the_file_gives() -> None:
+    from_file = run_command("listen", "--source", str(EXAMPLE), "--jsonl").stdout
+    assert run_command("listen", "--source", "-", "--jsonl", data=pcm(example())).stdout == from_file
+
+
+@pytest.mark.parametrize(("rate_hz", "channels"), [(8000, 1), (44100, 2), (48000, 1)])
+def test_a_pipe_is_mixed_and_resampled(rate_hz: int, channels: int) -> None:
+    time_s = np.arange(rate_hz) / rate_hz
+    tone = np.repeat(0.5 * np.sin(2 * np.pi * 440 * time_s)[:, None], channels, axis=1).astype(np.float32)
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as target:
+        data = pcm(tone)
+        threading.Thread(target=_write_in_odd_pieces, args=(target, data)).start()
+        heard = np.concatenate(list(PipeSource(pipe, rate_hz, 16000, channels=channels).blocks()))
+    assert len(heard) == pytest.approx(16000, abs=2)
+    assert np.abs(np.fft.rfft(heard)).argmax() == pytest.approx(440, abs=1)
+
+
+def _write_in_odd_pieces(target: io.BufferedWriter, data: bytes) -> None:
+    with target:
+        for start in range(0, len(data), 4099):
+            target.write(data[start : start + 4099])
+            target.flush()
+
+
+def test_only_the_chosen_keywords_fire() -> None:
+    lines = run_command("listen", "--source", str(EXAMPLE), "--jsonl", "--keywords", "left,stop").stdout.splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["left", "stop"]
+    result = run_command("listen", "--source", str(EXAMPLE), "--keywords", "left,maybe")
+    assert result.returncode == 2
+    assert b"maybe: no keyword" in result.stderr
+
+
+def test_duration_ends_it_on_the_sample_clock(recognizer: Recognizer, tmp_path: Path) -> None:
+    spotter = KeywordSpotter(recognizer)
+    recorder = Recorder(tmp_path / "heard.wav", 16000)
+    run(ArraySource(example(), 16000, block_samples=7001), spotter, [recorder], duration_s=2.5)
+    assert soundfile.info(tmp_path / "heard.wav").frames == 40000
+
+
+def test_a_real_time_source_keeps_the_time_of_the_sound() -> None:
+    source = RealTimeSource(ArraySource(np.zeros(8000, dtype=np.float32), 16000))
+    started = time.monotonic()
+    assert sum(map(len, source.blocks())) == 8000
+    assert 0.45 < time.monotonic() - started < 5
+
+
+def test_the_saved_file_gives_the_same_words(recognizer: Recognizer, tmp_path: Path) -> None:
+    saved = tmp_path / "heard.flac"
+    run(FileSource(EXAMPLE, 16000), KeywordSpotter(recognizer), [Recorder(saved, 16000)])
+    again = [found.label for found in listen(FileSource(saved, 16000), model=recognizer)]
+    labels = saved.with_suffix(".labels.txt").read_text().splitlines()
+    assert [line.split("\t")[2] for line in labels] == again != []
+
+
+@pytest.mark.parametrize("name", ["no/such/\0folder.wav", "heard.xyz"])
+def test_a_place_that_cannot_be_recorded_to_is_an_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot write"):
+        Recorder(tmp_path / name, 16000)
+
+
+def test_listen_yields_and_the_background_calls(recognizer: Recognizer) -> None:
+    yielded = list(listen(FileSource(EXAMPLE, 16000), model=recognizer))
+    called: list[Detection] = []
+    BackgroundListener(called.append, FileSource(EXAMPLE, 16000), model=recognizer).wait()
+    assert called == yielded != []
+
+
+def test_an_error_of_the_callback_comes_back(recognizer: Recognizer) -> None:
+    def fail(found: Detection) -> None:
+        raise ZeroDivisionError(found.label)
+
+    with pytest.raises(ZeroDivisionError):
+        BackgroundListener(fail, FileSource(EXAMPLE, 16000), model=recognizer).wait()
+
+
+class Watched(ArraySource):
+    """An array that notes which thread reads it and which closes it."""
+
+    def __init__(self) -> None:
+        super().__init__(example(), 16000, block_samples=1600)
+        self.threads: list[str] = []
+
+    def blocks(self) -> Iterator[Samples]:
+        self.threads.append(threading.current_thread().name)
+        yield from super().blocks()
+
+    def close(self) -> None:
+        self.threads.append(threading.current_thread().name)
+
+
+def test_a_callback_may_stop_the_listening(recognizer: Recognizer) -> None:
+    called: list[Detection] = []
+    ready = threading.Event()
+
+    def once(found: Detection) -> None:
+        called.append(found)
+        ready.wait(10)
+        listener.stop()
+
+    source = Watched()
+    with BackgroundListener(once, source, model=recognizer) as listener:
+        ready.set()
+        listener.wait()
+    assert [found.label for found in called] == ["yes"]
+    assert source.threads == ["speechrnn", "speechrnn"]
+
+
+def test_stopping_waits_for_the_thread_and_reports_no_more(recognizer: Recognizer) -> None:
+    called: list[Detection] = []
+    heard = threading.Event()
+
+    def hear(found: Detection) -> None:
+        called.append(found)
+        heard.set()
+
+    source = Watched()
+    listener = BackgroundListener(hear, RealTimeSource(source), model=recognizer)
+    assert heard.wait(30)
+    listener.stop()
+    assert source.threads == ["speechrnn", "speechrnn"]
+    assert len(called) == 1
+    listener.stop()
+
+
+def test_a_blocked_pipe_is_left_to_its_thread(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_PATIENCE_S", 0.1)
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as target:
+        listener = BackgroundListener(print, PipeSource(pipe, 16000, 16000), model=recognizer)
+        listener.stop()
+        target.write(b"..")
+        target.flush()
+        listener.wait()
+
+
+def test_options_that_do_not_fit_open_no_source(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "Microphone", lambda rate_hz: pytest.fail("the microphone was opened"))
+    with pytest.raises(ConfigError, match="maybe"):
+        BackgroundListener(print, model=recognizer, options=Options(only=("maybe",)))
+
+
+def test_a_program_is_run_without_a_shell(tmp_path: Path) -> None:
+    target = tmp_path / "a file; with $HOME in {braces}"
+    reports: list[str] = []
+    runner = CommandRunner(f"touch '{tmp_path}/{{label}} {{score}}; $HOME'", reports.append)
+    runner.write(NOTHING, [WORD])
+    runner.close()
+    assert (tmp_path / "yes 0.95; $HOME").exists()
+    assert not target.exists()
+    assert reports == []
+
+
+def test_programs_that_hang_or_fail_are_reported_and_never_waited_for() -> None:
+    reports: list[str] = []
+    hanging = CommandRunner("sleep 60", reports.append)
+    started = time.monotonic()
+    hanging.write(NOTHING, [WORD] * 9)
+    assert time.monotonic() - started < 5
+    assert len(reports) == 1
+    assert "skipped one for yes" in reports[0]
+    hanging.close(patience_s=0.1)
+    assert sum("was stopped" in line for line in reports) == 8
+    failing = CommandRunner("false", reports.append)
+    failing.write(NOTHING, [WORD])
+    failing.close()
+    assert "exit code 1" in reports[-1]
+    CommandRunner("/no/such/program", reports.append).write(NOTHING, [WORD])
+    assert "cannot start" in reports[-1]
+
+
+@pytest.mark.parametrize("command", ["", "echo 'half", "echo {word}", "echo {0}"])
+def test_a_command_that_makes_no_sense_is_refused(command: str) -> None:
+    with pytest.raises(ConfigError, match="--run"):
+        CommandRunner(command, print)
+
+
+class FakeSound:
+    """Stands in for sounddevice: refuses one step of opening, plays when started; the test calls its callback."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.callback: Callable[..., None] = lambda *arguments: None
+        self.refuses = ""
+        self.n_open = 0
+        self.plays = np.zeros((0, 1), dtype=np.float32)
+
+    def _step(self, name: str, n_opened: int) -> None:
+        if name == self.refuses:
+            raise self.PortAudioError(f"{name} failed [PaErrorCode -9985]")
+        self.n_open += n_opened
+
+    def query_devices(self, device: object, kind: str) -> dict[str, Any]:
+        self._step("query", 0)
+        return {"name": "fake", "default_samplerate": 16000.0, "max_input_channels": 1}
+
+    def InputStream(self, callback: Callable[..., None], **options: object) -> SimpleNamespace:  # noqa: N802
+        self._step("open", 1)
+        self.callback = callback
+        return SimpleNamespace(start=self._start, abort=lambda: None, close=lambda: self._step("close", -1))
+
+    def _start(self) -> None:
+        self._step("start", 0)
+        if len(self.plays):
+            self.callback(self.plays, len(self.plays), None, None)
+
+    def _terminate(self) -> None:
+        self._step("terminate", 0)
+
+    def _initialize(self) -> None:
+        self._step("initialize", 0)
+
+
+@pytest.fixture
+def sound(monkeypatch: pytest.MonkeyPatch) -> FakeSound:
+    """A fake device, given up soon."""
+    fake = FakeSound()
+    monkeypatch.setattr(sources, "_import_sounddevice", lambda: fake)
+    monkeypatch.setattr(sources, "_LOST_AFTER_S", 0.05)
+    monkeypatch.setattr(sources, "_RETRY_EVERY_S", 0.01)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ("query", "no microphone found (query failed)"),
+        ("open", "microphone fake: cannot be opened (open failed); end the program that uses it"),
+        ("start", "microphone fake: cannot be opened (start failed); end the program that uses it"),
+    ],
+)
+def test_a_device_that_refuses_is_one_line_and_not_kept_open(sound: FakeSound, step: str, expected: str) -> None:
+    sound.refuses = step
+    with pytest.raises(DeviceError) as caught:
+        Microphone(16000)
+    assert_one_line(caught.value, expected)
+    assert sound.n_open == 0
+
+
+@pytest.mark.parametrize("step", ["query", "open", "start", "initialize", "terminate"])
+def test_a_device_that_went_away_is_waited_for_until_it_can_be_opened(sound: FakeSound, step: str) -> None:
+    events: list[str] = []
+    with Microphone(16000, on_event=events.append) as microphone:
+        blocks = microphone.blocks()
+        sound.refuses = step
+        assert [len(next(blocks)) for _ in range(3)] == [0, 0, 0]
+        sound.refuses, sound.plays = "", np.ones((320, 1), dtype=np.float32)
+        assert len(next(blocks)) == 320
+    assert ["gone" in events[0], "is back" in events[1]] == [True, True]
+    assert sound.n_open == 0
+
+
+def test_a_listener_whose_microphone_went_away_can_be_stopped(sound: FakeSound, recognizer: Recognizer) -> None:
+    listener = BackgroundListener(print, model=recognizer)
+    sound.refuses = "open"
+    time.sleep(0.2)
+    started = time.monotonic()
+    listener.stop()
+    assert time.monotonic() - started < 2
+    assert sound.n_open == 0
+
+
+def test_a_slow_consumer_loses_blocks_but_not_the_time(sound: FakeSound) -> None:
+    microphone = Microphone(16000, queue_s=1.0)
+    for number in range(80):  # 1.6 s, of which 1 s has room
+        sound.callback(np.full((320, 1), number / 100, dtype=np.float32), 320, None, None)
+    assert microphone.n_dropped_samples == 30 * 320
+    blocks = microphone.blocks()
+    heard = [next(blocks)]
+    sound.callback(np.ones((320, 1), dtype=np.float32), 320, None, None)
+    heard += [next(blocks) for _ in range(51)]
+    assert [len(block) for block in heard] == [320] * 50 + [30 * 320, 320]
+    assert not heard[-2].any()
+    assert heard[-1].all()
+    microphone.close()
+    microphone.close()
+
+
+def test_the_view_shows_level_bars_and_detections(recognizer: Recognizer) -> None:
+    spotter = KeywordSpotter(recognizer)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=40)
+    view = LiveView(FileSource(EXAMPLE, 16000), spotter, console=console)
+    block = np.ones(16000, dtype=np.float32)
+    spotter.push(block)
+    view.write(block, [WORD])
+    view.note("the microphone is gone")
+    view.close()
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    for expected in ("commands.wav", "CLIPPING", "yes", "0.95", "300 ms", "1 heard", "gone", "0.0 s dropped"):
+        assert expected in shown
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0, "    "), (0.5, "██  "), (1, "████"), (2, "████"), (0.28125, "█▏  ")]
+)
+def test_a_bar_is_as_long_as_its_share(share: float, expected: str) -> None:
+    assert bar(share, 4) == expected
+
+
+@pytest.mark.parametrize(("amplitude", "expected_db"), [(1.0, 0.0), (0.1, -20.0), (0.0, -120.0)])
+def test_the_level_is_in_db_below_full_scale(amplitude: float, expected_db: float) -> None:
+    assert level_db(np.full(100, amplitude, dtype=np.float32)) == pytest.approx(expected_db, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "problem"),
+    [
+        (np.zeros(32000), "sound"),
+        (np.clip(3 * np.sin(np.arange(32000) / 20), -1, 1), "clipping"),
+        (0.05 * np.sin(np.arange(32000) / 20) + 0.2, "DC offset"),
+        (0.1 * np.sin(np.arange(32000) / 20), None),
+    ],
+)
+def test_the_doctor_names_what_is_wrong(samples: Samples, problem: str | None) -> None:
+    bad = [finding.what for finding in check_sound(samples.astype(np.float32)) if not finding.ok]
+    assert (problem in bad) if problem else bad == []

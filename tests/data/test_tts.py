@@ -1,0 +1,168 @@
+"""Words that a synthesiser speaks: which, in which voices, made once, and never one that training must not hear."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import soundfile
+
+from speechrnn.audio import to_int16
+from speechrnn.config import Data
+from speechrnn.data import tts as synthesis
+from speechrnn.data.pack import Int16, prepare
+from speechrnn.data.tts import Spoken, must_stay_unheard, plan, pronunciations, speak, synthesise, words
+from speechrnn.errors import DataError
+from tests import made_data
+
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+KEYWORDS = ("yes", "right")
+
+
+def beep(spoken: Spoken) -> Int16:
+    """Stands for the synthesiser: a tone of another pitch for each word."""
+    return to_int16(0.3 * np.sin(np.arange(4000) * (0.1 + len(spoken.word) / 50)).astype(np.float32))
+
+
+def test_no_listed_word_is_or_begins_with_one_that_nobody_foresaw() -> None:
+    assert len(words()) == len(set(words())) > 1000
+    assert not [word for word in words() if must_stay_unheard(word)]
+    assert {"yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"}.isdisjoint(words())
+
+
+@pytest.mark.parametrize("word", "on onto upon off of often office awful awning honest takeoff backs forwards".split())
+def test_what_is_or_sounds_like_a_word_that_nobody_foresaw_stays_unheard(word: str) -> None:
+    assert must_stay_unheard(word)
+
+
+@pytest.mark.parametrize("word", "one once only own gone person weapon spoon soft coffee bag ford".split())
+def test_other_words_do_not(word: str) -> None:
+    assert must_stay_unheard(word) == (word == "weapon")  # no rule for spelling is perfect; this one errs safely
+
+
+def test_every_word_is_spoken_as_often_as_asked_and_keywords_too() -> None:
+    spoken = plan(Data(n_spoken_per_word=3, n_spoken_per_keyword=20), KEYWORDS)
+    n_of = {word: sum(item.word == word for item in spoken) for word in {item.word for item in spoken}}
+    assert all(n_of[word] == 20 for word in KEYWORDS)
+    assert all(n == 3 for word, n in n_of.items() if word not in KEYWORDS)
+    assert len({item.path for item in spoken}) == len(spoken)
+    assert len({item.voice for item in spoken}) > 300
+
+
+def test_words_held_out_and_words_that_sound_like_keywords_are_not_spoken() -> None:
+    spoken = {item.word for item in plan(Data(n_spoken_per_word=1, held_out=("apple",)), ("no", "four", "two"))}
+    assert spoken.isdisjoint({"apple", "know", "for", "to", "too", "two"})
+    assert "acid" in spoken
+
+
+def test_more_clips_of_a_word_keep_those_that_there_were() -> None:
+    few, many = (set(plan(Data(n_spoken_per_word=n), ())) for n in (2, 3))
+    assert few < many
+
+
+def test_nothing_is_spoken_by_default() -> None:
+    assert plan(Data(), KEYWORDS) == []
+
+
+def test_clips_are_made_once_and_an_interruption_is_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Spoken] = []
+
+    def speak_until(n: int) -> None:
+        def fake(spoken: Spoken) -> Int16:
+            if len(made) == n:
+                raise KeyboardInterrupt
+            made.append(spoken)
+            return beep(spoken)
+
+        monkeypatch.setattr(synthesis, "speak", fake)
+
+    monkeypatch.setattr(shutil, "which", lambda program: program)
+    wanted = plan(Data(n_spoken_per_keyword=5), KEYWORDS)
+    speak_until(3)
+    with pytest.raises(KeyboardInterrupt):
+        synthesise(tmp_path, wanted)
+    speak_until(100)
+    synthesise(tmp_path, wanted)
+    synthesise(tmp_path, wanted)
+    assert sorted(made) == wanted
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    assert files == {spoken.path for spoken in wanted}
+    samples, rate_hz = soundfile.read(tmp_path / wanted[0].path, dtype="int16")
+    assert rate_hz == 16000
+    assert np.array_equal(samples, beep(wanted[0]))
+
+
+def test_a_missing_synthesiser_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    with pytest.raises(DataError, match="espeak-ng: not found; install it"):
+        synthesise(tmp_path, plan(Data(n_spoken_per_keyword=1), KEYWORDS))
+    synthesise(tmp_path, [])
+
+
+def test_spoken_words_are_packed_as_training_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis, "speak", beep)
+    monkeypatch.setattr(shutil, "which", lambda program: program)
+    monkeypatch.setattr(synthesis, "words", lambda: ["apple", "lock"])
+    data = made_data.data(made_data.write(tmp_path, n_speakers=4), n_spoken_per_word=2, n_spoken_per_keyword=3)
+    (tmp_path / "spoken" / "pear").mkdir(parents=True)
+    soundfile.write(tmp_path / "spoken" / "pear" / "of_another_configuration.wav", np.ones(100) / 2, 16000)
+    clips = [clip for clip in prepare(data, keywords=KEYWORDS).clips if clip.kind == "spoken"]
+    assert sorted(clip.word for clip in clips) == ["apple"] * 2 + ["lock"] * 2 + ["right"] * 3 + ["yes"] * 3
+    assert {clip.split for clip in clips} == {"training"}
+
+
+def test_of_what_is_nearly_a_keyword_there_are_as_many_clips_as_asked(tmp_path: Path) -> None:
+    (tmp_path / "spoken").mkdir()
+    sounds = {"yes": "jEs", "up": "Vp", "on": "0n", "off": "0f", "back": "bak", "forward": "fAwAd", "bus": "bVs"}
+    text = msgspec.json.encode({word: list(said) for word, said in sounds.items()})
+    (tmp_path / "spoken" / "pronunciations.json").write_bytes(text)
+    data = Data(dir=str(tmp_path), n_confusables_per_keyword=30, held_out=("bus",))
+    wanted = plan(data, ("yes", "up"))
+    assert {clip.kind for clip in wanted} == {"confusable"}
+    assert len(wanted) == len({clip.path for clip in wanted}) == 60
+    assert all(re.fullmatch(r"_nearly_/\w+/[\w-]+\.wav", clip.path) for clip in wanted)
+    assert len({clip.word for clip in wanted}) == 60
+    more = plan(msgspec.structs.replace(data, n_confusables_per_keyword=40), ("yes", "up"))
+    assert set(wanted) < set(more)
+    other = plan(msgspec.structs.replace(data, held_out=()), ("yes", "up"))
+    assert len(set(wanted) & set(other)) >= 58
+
+
+def test_the_sounds_of_a_word_need_the_synthesiser_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: program)
+    monkeypatch.setattr(synthesis, "_sounds", lambda word: tuple(word))
+    assert pronunciations(tmp_path, ("yes", "no"))["no"] == ("n", "o")
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    assert pronunciations(tmp_path, ("no", "yes"))["yes"] == ("y", "e", "s")
+    with pytest.raises(DataError, match="espeak-ng: not found; install it"):
+        pronunciations(tmp_path, ("no", "maybe"))
+    (tmp_path / "pronunciations.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"pronunciations.json: expected the sounds of words.*delete it"):
+        pronunciations(tmp_path, ("no",))
+
+
+@needs_espeak
+def test_espeak_tells_the_sounds_of_a_word_and_says_what_is_nearly_it(tmp_path: Path) -> None:
+    assert pronunciations(tmp_path, ("up", "left"))["left"] == ("l", "E", "f", "t")
+    data = Data(dir=str(tmp_path), n_confusables_per_keyword=4)
+    takes = [speak(spoken) for spoken in plan(data, ("up", "left"))]
+    assert len({samples.tobytes() for samples in takes}) == 8
+    assert all(16000 * 0.1 < len(samples) < 16000 for samples in takes)
+
+
+@needs_espeak
+def test_espeak_says_each_word_in_each_voice_without_silence_around_it() -> None:
+    takes = [speak(spoken) for spoken in plan(Data(n_spoken_per_keyword=10), KEYWORDS)]
+    for samples in takes:
+        assert samples.dtype == np.int16
+        assert 16000 * 0.1 < len(samples) < 16000 * 1.5
+        assert 0.45 < np.abs(samples).max() / 32768 < 0.55
+        assert np.abs(samples[:160]).max() > 20
+        assert np.abs(samples[-160:]).max() > 20
+    assert len({samples.tobytes() for samples in takes}) == len(takes)

@@ -1,0 +1,121 @@
+"""The list of words in running speech: what PocketSphinx hears becomes rows, and an interruption is gone on from."""
+
+from __future__ import annotations
+
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import pytest
+
+from pipelines import align_words as cut_words
+from speechrnn.data.pack import Excerpt, prepare, read_excerpts
+from speechrnn.errors import DataError
+from tests import made_data
+
+CONFIG = str(Path(__file__).parents[2] / "configs" / "smoke.toml")
+
+
+class Segment(NamedTuple):
+    word: str
+    start_frame: int
+    end_frame: int
+
+
+class FakeDecoder:
+    """Hears the same in every recording, and fails on the one asked for."""
+
+    heard = 0
+    fails_at = -1
+
+    def __init__(self, **options: object) -> None:
+        pass
+
+    def start_utt(self) -> None:
+        FakeDecoder.heard += 1
+        if FakeDecoder.heard == FakeDecoder.fails_at:
+            raise KeyboardInterrupt
+
+    def process_raw(self, raw: bytes, full_utt: bool) -> None:
+        assert full_utt
+
+    def end_utt(self) -> None:
+        pass
+
+    def seg(self) -> list[Segment]:
+        return [Segment("<s>", 0, 9), Segment("the(2)", 10, 29), Segment("[NOISE]", 30, 40), Segment("apple", 41, 79)]
+
+
+@pytest.fixture
+def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=FakeDecoder))
+    monkeypatch.setattr(sys, "argv", ["cut_words", CONFIG, "--data", str(tmp_path)])
+    monkeypatch.setattr(FakeDecoder, "heard", 0)
+    monkeypatch.setattr(FakeDecoder, "fails_at", -1)
+    return made_data.write(tmp_path, n_speakers=16)
+
+
+def test_words_are_listed_with_their_times_and_trained_on(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut_words.main()
+    words = read_excerpts(talk / "excerpts.csv")
+    names = [f"speech/training/{i}.wav" for i in range(4)]
+    assert words[:2] == [Excerpt(names[0], 0.1, 0.3, "the"), Excerpt(names[0], 0.41, 0.8, "apple")]
+    assert [word.audio for word in words[::2]] == names
+    assert "8 words, 2 different, in 4 recordings" in capsys.readouterr().out
+    clips = prepare(made_data.data(talk, excerpts="excerpts.csv")).clips
+    assert sorted(clip.word for clip in clips if clip.kind == "excerpt") == ["apple"] * 4 + ["the"] * 4
+
+
+@pytest.mark.parametrize("lost", [0, 5, 20, 60, 100, 1000])
+def test_an_interrupted_list_is_gone_on_with(talk: Path, monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
+    cut_words.main()
+    complete = read_excerpts(talk / "excerpts.csv")
+    (talk / "excerpts.csv").unlink()
+    monkeypatch.setattr(FakeDecoder, "fails_at", FakeDecoder.heard + 3)
+    with pytest.raises(KeyboardInterrupt):
+        cut_words.main()
+    assert not (talk / "excerpts.csv").exists()
+    part = talk / "excerpts.csv.part"
+    part.write_bytes(part.read_bytes()[: -lost or None])
+    before = FakeDecoder.heard
+    cut_words.main()
+    assert read_excerpts(talk / "excerpts.csv") == complete
+    again = FakeDecoder.heard - before
+    assert again == (3 if lost < 50 else 4)  # two that were not heard, and the last in the list, maybe incomplete
+    assert [path.name for path in talk.glob("excerpts*")] == ["excerpts.csv"]
+
+
+def test_of_two_processes_that_list_the_same_words_one_listens(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeDecoder, "end_utt", lambda self: time.sleep(0.01))
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(cut_words.main) for _ in range(2)]:
+            done.result()
+    recordings = {word.audio for word in read_excerpts(talk / "excerpts.csv")}
+    assert FakeDecoder.heard == len(recordings) > 1
+
+
+def test_a_complete_list_follows_the_recordings_there_are(talk: Path) -> None:
+    cut_words.main()
+    (talk / "speech" / "training" / "3.wav").rename(talk / "speech" / "training" / "4.wav")
+    before = FakeDecoder.heard
+    cut_words.main()
+    assert FakeDecoder.heard == before + 1
+    assert {Path(word.audio).stem for word in read_excerpts(talk / "excerpts.csv")} == {"0", "1", "2", "4"}
+
+
+def test_a_recording_that_cannot_be_read_is_left_out_and_said(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (talk / "speech" / "training" / "1.wav").write_bytes(b"RIFF")
+    cut_words.main()
+    assert "left out: " in (said := capsys.readouterr().out)
+    assert "1.wav" in said
+    assert len(read_excerpts(talk / "excerpts.csv")) == 6
+
+
+def test_without_pocketsphinx_it_says_so(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    with pytest.raises(DataError, match=r"pocketsphinx: not found.*install it"):
+        cut_words.main()
+    assert not (talk / "excerpts.csv").exists()

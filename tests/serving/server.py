@@ -1,0 +1,139 @@
+"""A server on a free port of this machine, in a thread of the tests, and what its clients say to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from speechrnn.audio import Samples, to_int16
+from speechrnn.recognizer import Recognizer, find_model
+from speechrnn.serving import app as server
+from speechrnn.serving.conversation import Service
+from speechrnn.spec import Options
+
+Answer = dict[str, Any]
+
+
+class Serving:
+    """A running server; `with` ends it, or `stop`."""
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        options: Options | None = None,
+        *,
+        port: int = 0,
+        names: Sequence[str] = (),
+        certfile: Path | None = None,
+        keyfile: Path | None = None,
+        **bounds: Any,
+    ) -> None:
+        self.listening = server.bind("127.0.0.1", port)
+        self.host = f"127.0.0.1:{self.listening.getsockname()[1]}"
+        self.service = Service(recognizer, find_model("commands8"), options or recognizer.info.options, **bounds)
+        self.server = server.make_server(self.service, names=names, certfile=certfile, keyfile=keyfile)
+        self._thread = threading.Thread(target=self.server.run, args=([self.listening],))
+        self._thread.start()
+        wait_until(lambda: self.server.started)
+
+    def stop(self) -> None:
+        """Ctrl-C."""
+        self.server.should_exit = True
+        self._thread.join(30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.host.split(":")[1])
+
+    def connect(self, **settings: Any) -> ClientConnection:
+        """A WebSocket to it."""
+        settings = {"proxy": None, "compression": None, "open_timeout": 30, **settings}  # as patient as `wait_until`
+        websocket: ClientConnection = connect(f"ws://{self.host}/v1/listen", **settings)
+        return websocket
+
+    def request(
+        self, path: str, *, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of the answer to a request."""
+        connection = http.client.HTTPConnection(self.host, timeout=60)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
+
+    def health(self) -> Answer:
+        """What it says of its health."""
+        answer: Answer = json.loads(self.request("/health")[2])
+        return answer
+
+
+def wait_until(true: Any, timeout_s: float = 30) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def pcm(samples: Samples) -> bytes:
+    """Samples [T] as 16-bit PCM."""
+    return to_int16(samples).tobytes()
+
+
+def start(rate_hz: int = 16000, **choice: Any) -> str:
+    """The first message."""
+    return json.dumps({"type": "start", "rate_hz": rate_hz, **choice})
+
+
+def converse(websocket: ClientConnection, samples: Samples, block_samples: int = 1600, **first: Any) -> list[Answer]:
+    """Send a whole stream [T] and return all answers but the first; the audio goes out while answers come in."""
+    websocket.send(start(**first))
+    assert json.loads(websocket.recv(timeout=30))["type"] == "ready"
+
+    def send() -> None:
+        for block in np.split(samples, range(block_samples, len(samples), block_samples)):
+            websocket.send(pcm(block))
+        websocket.send('{"type": "finish"}')
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    answers = [json.loads(message) for message in websocket]
+    sender.join()
+    return answers
+
+
+def found_in(answers: Sequence[Answer]) -> list[Answer]:
+    """All detections in answers."""
+    return [found for answer in answers for found in answer["detections"]]
+
+
+def closed(websocket: ClientConnection) -> tuple[int, str]:
+    """The code with which the server closes, and what it said before."""
+    message = ""
+    while True:
+        try:
+            answer = json.loads(websocket.recv(timeout=30))
+        except ConnectionClosed as error:
+            assert error.rcvd is not None, "closed without a code"
+            return error.rcvd.code, message
+        if answer["type"] == "error":
+            message = answer["message"]
