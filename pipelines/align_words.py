@@ -3,7 +3,7 @@
     pip install pocketsphinx
     python -m pipelines.align_words configs/commands8.toml --data data
 
-PocketSphinx guesses what is said and when. The list is the file that `data.excerpts` names (excerpts.csv below the data
+PocketSphinx guesses what is said and when. The list is the file that `data.aligned_words` names (aligned_words.csv below the data
 folder if it names none), and is there when all recordings were listened to; interrupted, this goes on where it was.
 `prepare` leaves out what must not be trained on: keywords, words held out, what sounds like either.
 """
@@ -18,15 +18,15 @@ from typing import Any
 from pipelines.pseudo_transcripts import decode, open_decoder, to_csv, write_list
 from speechrnn.cli.main import run_program, track
 from speechrnn.config import load_experiment
-from speechrnn.data.pack import Excerpt, alone_in, find_sources, read_excerpts
+from speechrnn.data.pack import AlignedWord, alone_in, find_sources, read_aligned_words
 from speechrnn.errors import AudioError, DataError
 
-EXCERPTS = "excerpts.csv"
+EXCERPTS = "aligned_words.csv"
 _FRAMES_PER_S = 100
 _TELL_EVERY = 50
 
 
-def find_words(decoder: Any, file: Path, name: str) -> list[Excerpt]:
+def find_words(decoder: Any, file: Path, name: str) -> list[AlignedWord]:
     """The words that PocketSphinx hears in a recording, which the list calls `name`; none if it cannot be read."""
     try:
         decode(decoder, file)
@@ -36,25 +36,25 @@ def find_words(decoder: Any, file: Path, name: str) -> list[Excerpt]:
     return words_of(name, [(one.word, one.start_frame, one.end_frame) for one in decoder.seg() or []])
 
 
-def words_of(name: str, segments: list[tuple[str, int, int]]) -> list[Excerpt]:
+def words_of(name: str, segments: list[tuple[str, int, int]]) -> list[AlignedWord]:
     """Of what PocketSphinx hears, the words: no pauses, no noises, and no numbers of pronunciations, as in "the(2)"."""
     return [
-        Excerpt(name, start / _FRAMES_PER_S, (end + 1) / _FRAMES_PER_S, word.partition("(")[0])
+        AlignedWord(name, start / _FRAMES_PER_S, (end + 1) / _FRAMES_PER_S, word.partition("(")[0])
         for word, start, end in segments
         if re.match("[a-z]", word)
     ]
 
 
-def read_done(path: Path, part: Path, recordings: list[str]) -> list[Excerpt]:
+def read_done(path: Path, part: Path, recordings: list[str]) -> list[AlignedWord]:
     """What is known of these recordings, by a list or by one that is being made.
 
     Of the latter the last recording is left out, which may be incomplete; a line that was cut short is taken off it.
     """
-    words = read_excerpts(path) if path.exists() else []
+    words = read_aligned_words(path) if path.exists() else []
     if part.exists():
         with part.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
-        begun, known = read_excerpts(part), {word.audio for word in words}
+        begun, known = read_aligned_words(part), {word.audio for word in words}
         words += [word for word in begun if word.audio not in {begun[-1].audio, *known}]
     wanted = set(recordings)
     return [word for word in words if word.audio in wanted]
@@ -64,7 +64,7 @@ def make_list(path: Path, decoder: Any, base: Path, recordings: list[str]) -> No
     """Listen to those recordings that are not in the list yet, and put the list into its place when it is complete."""
     part = path.with_name(path.name + ".part")
     done = read_done(path, part, recordings)
-    write_list(part, Excerpt, done)
+    write_list(part, AlignedWord, done)
     known = {word.audio for word in done}
     missing = [name for name in recordings if name not in known]
     with part.open("a", encoding="utf-8") as file:
@@ -83,14 +83,14 @@ def main() -> None:
     parser.add_argument("--data", help="where its data lies, in place of data.dir")
     arguments = parser.parse_args()
     data = load_experiment(arguments.config, data_dir=arguments.data).data
-    path = Path(data.dir) / (data.excerpts or EXCERPTS)
+    path = Path(data.dir) / (data.aligned_words or EXCERPTS)
     recordings = [clip.path for clip in find_sources(data) if clip.kind == "speech"]
     if not recordings:
         raise DataError(f"{arguments.config}: names no running speech; set data.speech")
     decoder = open_decoder("pocketsphinx: not found, and nothing else tells where words begin")
     with alone_in(path.parent):
         make_list(path, decoder, Path(data.dir), recordings)
-    words = read_excerpts(path)
+    words = read_aligned_words(path)
     n_different = len({word.label for word in words})
     print(f"{path}: {len(words)} words, {n_different} different, in {len(recordings)} recordings")
 

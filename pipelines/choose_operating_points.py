@@ -4,7 +4,7 @@
 
 Misses and wrong words are counted on streams of validation words over noise (preset `tensorflow`, three seeds), false
 alarms on the running speech of the training data, of which the model has heard parts: expect more on other speech.
-Where `data.speech_validation_share` keeps speakers from training, the rates that are stored are of their speech alone.
+Where `data.speech_validation_fraction` keeps speakers from training, the rates that are stored are of their speech alone.
 Recordings in which, by their transcripts, a keyword is spoken are left out; without transcripts, such as
 pipelines.mine_hard_negatives guesses, a keyword that is spoken counts as a false alarm. Where the model was trained on
 what that pipeline mined in the same speech, the rates are those of speech it was corrected on.
@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.cli.main import run_program
 from speechrnn.data.pack import Pack, Split
-from speechrnn.evaluation.streams import Heard, KeywordScore, Score, decide, score, sweep
-from speechrnn.evaluation.synthetic_streams import PRESETS, hear_with_truth, make_stream, of_pack, speech_of
+from speechrnn.evaluation.streams import KeywordScore, Score, StreamResult, score, score_detector, sweep_thresholds
+from speechrnn.evaluation.synthetic_streams import PRESETS, make_stream, of_pack, speech_of, spot_with_truth
 from speechrnn.labels import Labels
-from speechrnn.recognizer import Recognizer, remembering
+from speechrnn.recognizer import Recognizer, cached
 from speechrnn.spec import OperatingPoint, Options
 
 TARGETS = {"strict": 0.1, "balanced": 0.5, "sensitive": 5.0}
@@ -57,8 +57,8 @@ Counts = NDArray[np.int64]
 class Recordings(NamedTuple):
     """Streams with known words, and the running speech of each split, in which every detection counts as false."""
 
-    streams: list[Heard]
-    speech: list[Heard]
+    streams: list[StreamResult]
+    speech: list[StreamResult]
 
     @property
     def speech_hours(self) -> float:
@@ -76,9 +76,9 @@ class Chosen(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """Misses, wrong words and false alarms; each 10 ms by which decisions come too late weigh as much as one."""
+        """Misses, wrong words and false alarms; each 10 ms by which decisions come too late class_weights as much as one."""
         streams, late_ms = self.in_streams, max(0.0, self.in_streams.delay_p95_ms - _LATEST_MS)
-        errors = streams.n_missed + streams.n_wrong + streams.n_false_alarms + self.in_speech.n_false_alarms
+        errors = streams.n_misses + streams.n_wrong + streams.n_false_alarms + self.in_speech.n_false_alarms
         return errors + late_ms / 10
 
 
@@ -86,20 +86,20 @@ def listen(recognizer: Recognizer, pack: Pack, choices: Mapping[str, Options]) -
     """What each of these options finds in all the material, and the posteriors."""
     material = of_pack(pack, recognizer.info.spec.labels.keywords)
     streams = [make_stream(material, PRESETS["tensorflow"], seed) for seed in _SEEDS]
-    in_streams = [hear_with_truth(recognizer, [samples], words, choices) for samples, words in streams]
+    in_streams = [spot_with_truth(recognizer, [samples], words, choices) for samples, words in streams]
     splits: tuple[Split, ...] = ("training", "validation")
-    in_speech = [hear_with_truth(recognizer, speech_of(pack, split), [], choices, audio=split) for split in splits]
+    in_speech = [spot_with_truth(recognizer, speech_of(pack, split), [], choices, audio=split) for split in splits]
     return Recordings(in_streams, in_speech if in_speech[1].duration_s else in_speech[:1])
 
 
-def sounding(heard: Heard, n_keywords: int) -> Heard:
+def active_frames(heard: StreamResult, n_keywords: int) -> StreamResult:
     """The steps of a recording about those in which some keyword is not improbable, end to end: others fire nothing."""
     loud = (heard.posteriors[:, :n_keywords].max(axis=1) > _QUIET).astype(float)
     near = np.convolve(loud, np.ones(2 * _N_BESIDE + 1), "same") > 0.5
     return heard._replace(posteriors=heard.posteriors[near])
 
 
-def allot(errors: Counts, alarms: Counts, budget: float) -> list[int]:
+def allocate_thresholds(errors: Counts, alarms: Counts, budget: float) -> list[int]:
     """For each keyword the threshold, as its place, at which errors are fewest with at most `budget` alarms in all.
 
     Takes counts [n keywords, n thresholds], thresholds rising. One price of an alarm in errors holds for all keywords;
@@ -115,7 +115,7 @@ def allot(errors: Counts, alarms: Counts, budget: float) -> list[int]:
     return places
 
 
-def raised(missed: Counts, places: Sequence[int], allowed: NDArray[np.float64]) -> list[int]:
+def tighten(missed: Counts, places: Sequence[int], allowed: NDArray[np.float64]) -> list[int]:
     """For each keyword the highest threshold, as its place, that misses at most so many more."""
     return [
         int(np.flatnonzero(row <= row[place] + more).max())
@@ -126,18 +126,18 @@ def raised(missed: Counts, places: Sequence[int], allowed: NDArray[np.float64]) 
 def candidates(recordings: Recordings, labels: Labels, options: Options) -> dict[str, dict[str, float]]:
     """Thresholds of each keyword for each target, with the smoothing that the options have."""
     levels = [float(level) for level in np.round(1 / (1 + np.exp(-_LOGITS)), 3)]
-    in_streams = sweep(recordings.streams, labels, options, "default", levels)
-    in_speech = sweep(recordings.speech, labels, options, "default", levels)
-    errors = _table(in_streams, lambda one: one.n_spoken - one.n_found + one.n_wrong + one.n_false_alarms)
-    missed = _table(in_streams, lambda one: one.n_spoken - one.n_found)
+    in_streams = sweep_thresholds(recordings.streams, labels, options, "default", levels)
+    in_speech = sweep_thresholds(recordings.speech, labels, options, "default", levels)
+    errors = _table(in_streams, lambda one: one.n_spoken - one.n_hits + one.n_wrong + one.n_false_alarms)
+    missed = _table(in_streams, lambda one: one.n_spoken - one.n_hits)
     alarms = _table(in_speech, lambda one: one.n_false_alarms)
     n_spoken = np.array([one.n_spoken for one in in_streams[0].per_keyword.values()])
     found, n_hidden = {}, 0
     for name, rate in sorted(TARGETS.items(), key=lambda item: -item[1]):
         budget = rate * recordings.speech_hours
-        places = allot(errors, alarms, budget)
+        places = allocate_thresholds(errors, alarms, budget)
         if budget < 1:
-            places = raised(missed, places, _STRICTER * n_hidden * n_spoken)
+            places = tighten(missed, places, _STRICTER * n_hidden * n_spoken)
             n_hidden += 1
         found[name] = dict(zip(labels.keywords, [levels[place] for place in places], strict=True))
     return found
@@ -150,11 +150,13 @@ def _table(scores: Sequence[Score], count: Callable[[KeywordScore], int]) -> Cou
 
 def choose(recordings: Recordings, labels: Labels, options: Options) -> dict[str, Chosen]:
     """The best options that were found for each target, judged by the plain detector."""
-    speech = [sounding(heard, len(labels.keywords)) for heard in recordings.speech]
+    speech = [active_frames(heard, len(labels.keywords)) for heard in recordings.speech]
     recordings = recordings._replace(speech=speech)
 
     def tried(options: Options) -> Chosen:
-        return Chosen(options, decide(recordings.streams, labels, options), decide(speech, labels, options))
+        return Chosen(
+            options, score_detector(recordings.streams, labels, options), score_detector(speech, labels, options)
+        )
 
     per_target: dict[str, list[Chosen]] = {name: [] for name in TARGETS}
     for smoothing_ms in _SMOOTHINGS_MS:
@@ -179,7 +181,7 @@ def measure(recognizer: Recognizer, pack: Pack, choices: Mapping[str, Options]) 
     recordings, keywords = listen(recognizer, pack, choices), recognizer.info.spec.labels.keywords
     unheard = [heard for heard in recordings.speech if heard.audio == "validation"]
 
-    def scored(name: str, part: list[Heard]) -> Score:
+    def scored(name: str, part: list[StreamResult]) -> Score:
         return score([heard.scored(name) for heard in part], keywords)
 
     return {
@@ -203,7 +205,7 @@ def to_point(measured: Chosen) -> OperatingPoint:
         release=options.release,
         refractory_ms=options.refractory_ms,
         false_alarms_per_hour=round(speech.false_alarms_per_hour, 2) if speech.hours else None,
-        misses=round(measured.in_streams.missed_share, 4),
+        misses=round(measured.in_streams.miss_rate, 4),
         measured_hours=round(speech.hours, 2),
     )
 
@@ -228,7 +230,7 @@ def to_markdown(measured: Mapping[str, Chosen]) -> str:
         streams = one.in_streams
         lines.append(
             f"| {name} | {TARGETS[name]:g} | {_rate(one.in_speech)} | {_rate(one.in_unheard)} "
-            f"| {100 * streams.missed_share:.1f} % | {100 * streams.wrong_share:.1f} % "
+            f"| {100 * streams.miss_rate:.1f} % | {100 * streams.wrong_rate:.1f} % "
             f"| {streams.false_alarms_per_hour:.1f} | {streams.delay_p50_ms:.0f} | {streams.delay_p95_ms:.0f} |"
         )
     return "\n".join(lines)
@@ -244,8 +246,8 @@ def main() -> None:
     """Choose, measure, and print both the table and the TOML."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     recognizer, pack = open_inputs(parse_inputs(parser))
-    remembered, labels = remembering(recognizer), recognizer.info.spec.labels
-    options = msgspec.structs.replace(recognizer.info.options, only=(), thresholds={})
+    remembered, labels = cached(recognizer), recognizer.info.spec.labels
+    options = msgspec.structs.replace(recognizer.info.options, keywords=(), thresholds={})
     recordings = listen(remembered, pack, {"as set": options})
     hours = recordings.speech_hours
     print(f"{len(recordings.streams)} streams, {hours:.2f} hours of running speech", flush=True)

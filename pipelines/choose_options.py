@@ -35,7 +35,7 @@ from speechrnn.evaluation.synthetic_streams import (
     percentiles_ms,
     speech_clips,
 )
-from speechrnn.recognizer import Recognizer, remembering
+from speechrnn.recognizer import Recognizer, cached
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 
@@ -82,7 +82,7 @@ def compare(recognizer: Recognizer, stream: Samples, words: list[Word], speech: 
     """One row for each choice. Without running speech [T], false alarms are NaN."""
     keywords, rate_hz = recognizer.info.spec.labels.keywords, recognizer.info.spec.sample_rate_hz
     hours = len(speech) / rate_hz / 3600
-    remembered = remembering(recognizer)
+    remembered = cached(recognizer)
     rows = []
     for step_ms, smoothings_ms in _SMOOTHINGS_MS.items():
         given = msgspec.structs.replace(recognizer.info.options, thresholds={}, step_ms=step_ms, smoothing_ms=step_ms)

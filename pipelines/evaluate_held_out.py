@@ -26,9 +26,19 @@ from speechrnn.data.pack import Pack
 from speechrnn.errors import ConfigError
 from speechrnn.evaluation import clips as evaluation
 from speechrnn.evaluation.clips import Evaluation
-from speechrnn.evaluation.ground_truth import Truth, find_truth, read_truth
-from speechrnn.evaluation.streams import THRESHOLDS, Curve, Heard, Score, number, percent, point_of, score, sweep
-from speechrnn.evaluation.synthetic_streams import PRESETS, Material, hear_with_truth, make_stream, of_folders, of_pack
+from speechrnn.evaluation.ground_truth import GroundTruth, find_ground_truth, read_ground_truth
+from speechrnn.evaluation.streams import (
+    THRESHOLDS,
+    Score,
+    StreamCurve,
+    StreamResult,
+    curve_point,
+    number,
+    percent,
+    score,
+    sweep_thresholds,
+)
+from speechrnn.evaluation.synthetic_streams import PRESETS, Material, make_stream, of_folders, of_pack, spot_with_truth
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import ModelInfo, Options
@@ -101,49 +111,49 @@ def score_streams(recognizer: Recognizer, material: Material) -> dict[str, dict[
     return results
 
 
-def _hear_streams(recognizer: Recognizer, material: Material, preset: str) -> list[Heard]:
+def _hear_streams(recognizer: Recognizer, material: Material, preset: str) -> list[StreamResult]:
     heard = []
     for seed in SEEDS:
         stream, words = make_stream(material, PRESETS[preset], seed)
-        heard.append(hear_with_truth(recognizer, [stream], words, choices_of(recognizer.info), f"{preset} {seed}"))
+        heard.append(spot_with_truth(recognizer, [stream], words, choices_of(recognizer.info), f"{preset} {seed}"))
     return heard
 
 
-def read_speech(folder: Path) -> dict[Path, Truth]:
+def read_speech(folder: Path) -> dict[Path, GroundTruth]:
     """The recordings below a folder with what is spoken in them. Raises DataError if that is not known of one."""
-    return {file: read_truth(find_truth(file, None), file.stem) for file in find_audio(folder)}
+    return {file: read_ground_truth(find_ground_truth(file, None), file.stem) for file in find_audio(folder)}
 
 
-def score_speech(recognizer: Recognizer, recordings: Mapping[Path, Truth]) -> dict[str, Score]:
+def score_speech(recognizer: Recognizer, recordings: Mapping[Path, GroundTruth]) -> dict[str, Score]:
     """What each operating point gives in recordings with transcripts, each heard on its own."""
     return _score_each(_hear_speech(recognizer, recordings), recognizer.info, "default")
 
 
-def _hear_speech(recognizer: Recognizer, recordings: Mapping[Path, Truth]) -> list[Heard]:
+def _hear_speech(recognizer: Recognizer, recordings: Mapping[Path, GroundTruth]) -> list[StreamResult]:
     choices, rate_hz = choices_of(recognizer.info), recognizer.info.spec.sample_rate_hz
     return [
-        hear_with_truth(recognizer, [read(file, rate_hz)], truth, choices, str(file))
+        spot_with_truth(recognizer, [read(file, rate_hz)], truth, choices, str(file))
         for file, truth in recordings.items()
     ]
 
 
-def _score_each(heard: Sequence[Heard], info: ModelInfo, rule: str) -> dict[str, Score]:
+def _score_each(heard: Sequence[StreamResult], info: ModelInfo, rule: str) -> dict[str, Score]:
     keywords = info.spec.labels.keywords
     return {name: score([one.scored(name) for one in heard], keywords, rule) for name in choices_of(info)}
 
 
-def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path, Truth], target: Path) -> None:
+def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path, GroundTruth], target: Path) -> None:
     """Draw misses in the clean streams against false alarms in running speech, over all thresholds; JSON beside it."""
     info, choices = recognizer.info, choices_of(recognizer.info)
     labels, options = info.spec.labels, next(iter(choices.values()))
     in_streams, in_speech = _hear_streams(recognizer, material, "clean"), _hear_speech(recognizer, speech)
 
-    swept = [sweep(part, labels, options, "default") for part in (in_streams, in_speech)]
+    swept = [sweep_thresholds(part, labels, options, "default") for part in (in_streams, in_speech)]
     given = [_score_each(part, info, "default") for part in (in_streams, in_speech)]
-    curve = Curve(
+    curve = StreamCurve(
         "default",
-        [point_of(Options(threshold=level), *both) for level, *both in zip(THRESHOLDS, *swept, strict=True)],
-        {name: point_of(one, given[0][name], given[1][name]) for name, one in choices.items()},
+        [curve_point(Options(threshold=level), *both) for level, *both in zip(THRESHOLDS, *swept, strict=True)],
+        {name: curve_point(one, given[0][name], given[1][name]) for name, one in choices.items()},
     )
     write_curve(curve, target)
 
@@ -153,11 +163,11 @@ def stream_table(results: Mapping[str, Mapping[str, Score]]) -> list[str]:
     lines = ["| stream | operating point | found | missed | wrong | false alarms | p95 delay |", "|" + "---|" * 7]
     for preset, scores in results.items():
         for name, one in scores.items():
-            alarms = f"{one.n_false_alarms} ({percent(one.false_alarm_share)})"
+            alarms = f"{one.n_false_alarms} ({percent(one.false_alarm_rate)})"
             delay = f"{number(one.delay_p95_ms, '.0f')} ms"
-            found = f"{one.n_found} of {one.n_spoken} ({percent(one.found_share)})"
-            missed = f"{one.n_missed} ({percent(one.missed_share)})"
-            wrong = f"{one.n_wrong} ({percent(one.wrong_share)})"
+            found = f"{one.n_hits} of {one.n_spoken} ({percent(one.hit_rate)})"
+            missed = f"{one.n_misses} ({percent(one.miss_rate)})"
+            wrong = f"{one.n_wrong} ({percent(one.wrong_rate)})"
             lines.append(f"| {preset} | {name} | {found} | {missed} | {wrong} | {alarms} | {delay} |")
     return lines
 
@@ -166,7 +176,7 @@ def speech_table(scores: Mapping[str, Score]) -> list[str]:
     """Markdown: a row for each operating point."""
     lines = ["| operating point | false alarms | per hour | keywords that were spoken in it |", "|" + "---|" * 4]
     for name, one in scores.items():
-        found = f"{one.n_found} of {one.n_spoken} found"
+        found = f"{one.n_hits} of {one.n_spoken} found"
         lines.append(
             f"| {name} | {one.n_false_alarms} in {one.hours:.2f} h | {one.false_alarms_per_hour:.1f} | {found} |"
         )
@@ -190,7 +200,7 @@ def open_streams(clips: Path, pack: Pack, keywords: Sequence[str]) -> Material:
     return material
 
 
-def live_lines(recognizer: Recognizer, material: Material, speech: Mapping[Path, Truth]) -> list[str]:
+def live_lines(recognizer: Recognizer, material: Material, speech: Mapping[Path, GroundTruth]) -> list[str]:
     """Markdown: what the model does when it is left switched on."""
     streams, shown = score_streams(recognizer, material), _shown(recognizer.info)
     lines = [

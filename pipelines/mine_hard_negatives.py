@@ -3,7 +3,7 @@
     pip install pocketsphinx
     python -m pipelines.mine_hard_negatives configs/commands8.toml runs/commands8/best.pt --data data
 
-Adds its false alarms to the file that `data.mined` names (mined.csv below the data folder if it names none); those that
+Adds its false alarms to the file that `data.hard_negatives` names (hard_negatives.csv below the data folder if it names none); those that
 are there already, of earlier rounds, stay. Training takes them as unknown where `unknown_mix` gives `mined` a weight.
 
 A detection is false only where the keyword was not spoken. Where a recording has no transcript, PocketSphinx guesses
@@ -21,30 +21,30 @@ from pipelines.inputs import open_inputs, parse_inputs
 from pipelines.pseudo_transcripts import decode, open_decoder, write_list
 from speechrnn.cli.main import run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
-from speechrnn.data.pack import Mined, Pack, read_mined
+from speechrnn.data.pack import FalseAlarm, Pack, read_hard_negatives
 from speechrnn.data.tts import SOUND_LIKE
 from speechrnn.errors import DataError
-from speechrnn.evaluation.ground_truth import find_truth, read_truth, spoken
+from speechrnn.evaluation.ground_truth import count_words, find_ground_truth, read_ground_truth
 from speechrnn.evaluation.synthetic_streams import recordings_of, speech_of
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 
-MINED = "mined.csv"
+MINED = "hard_negatives.csv"
 TRANSCRIPTS = "transcripts.txt"
 _THRESHOLD = 0.5
 _SMOOTHING_MS = 300
 _NEAR_S = 0.5
 
 
-def mine(recognizer: Recognizer, pack: Pack) -> list[Mined]:
+def mine(recognizer: Recognizer, pack: Pack) -> list[FalseAlarm]:
     """What the spotter hears in the running speech of a pack that is trained on, when it fires easily."""
     options = Options(threshold=_THRESHOLD, smoothing_ms=_SMOOTHING_MS, lag_ms=recognizer.info.options.lag_ms)
     found = []
     for clip, samples in zip(recordings_of(pack, "training"), speech_of(pack, "training"), strict=True):
         spotter = KeywordSpotter(recognizer, options)
         heard = spotter.push(samples) + spotter.finish()
-        found += [Mined(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
+        found += [FalseAlarm(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
     return found
 
 
@@ -55,7 +55,7 @@ def transcribe(decoder: Any, file: Path) -> str:
     return hypothesis.hypstr if hypothesis else ""
 
 
-def guess_transcripts(files: list[Path]) -> None:
+def write_pseudo_transcripts(files: list[Path]) -> None:
     """Add a line to `transcripts.txt` for each recording of which nothing is known.
 
     Raises DataError without PocketSphinx, and where a name has a space, which lines of transcripts cannot hold.
@@ -83,7 +83,7 @@ def add_line(path: Path, line: str) -> None:
 def _has_transcript(file: Path) -> bool:
     """Whether anything says what is spoken in a recording, be it unreadable."""
     try:
-        place = find_truth(file, None)
+        place = find_ground_truth(file, None)
     except DataError:
         return False
     if place.name != TRANSCRIPTS:
@@ -91,17 +91,17 @@ def _has_transcript(file: Path) -> bool:
     return any(line.split()[:1] == [file.stem] for line in place.read_text(encoding="utf-8").splitlines())
 
 
-def is_false(alarm: Mined, base: Path) -> bool:
+def is_false(alarm: FalseAlarm, base: Path) -> bool:
     """Whether neither the keyword nor a word that sounds the same is spoken anywhere in the recording.
 
     Raises DataError if nothing says what is.
     """
     file = base / alarm.audio
-    said = spoken(read_truth(find_truth(file, None), file.stem))
+    said = count_words(read_ground_truth(find_ground_truth(file, None), file.stem))
     return not any(word in said for word in {alarm.label.casefold()} | SOUND_LIKE.get(alarm.label, set()))
 
 
-def merged(old: list[Mined], new: list[Mined]) -> list[Mined]:
+def merged(old: list[FalseAlarm], new: list[FalseAlarm]) -> list[FalseAlarm]:
     """The old ones, and the new that lie more than half a second from each of them."""
     places: dict[str, list[float]] = {}
     for alarm in old:
@@ -116,13 +116,13 @@ def main() -> None:
     recognizer, pack = open_inputs(arguments)
     data = load_experiment(arguments.config, data_dir=arguments.data).data
     base = Path(data.dir)
-    path = base / (data.mined or MINED)
+    path = base / (data.hard_negatives or MINED)
     hours = sum(clip.n_samples for clip in recordings_of(pack, "training")) / TRAINING_RATE_HZ / 3600
-    old, heard = read_mined(path) if path.exists() else [], mine(recognizer, pack)
-    guess_transcripts(sorted({base / alarm.audio for alarm in heard}))
+    old, heard = read_hard_negatives(path) if path.exists() else [], mine(recognizer, pack)
+    write_pseudo_transcripts(sorted({base / alarm.audio for alarm in heard}))
     new = [alarm for alarm in heard if is_false(alarm, base)]
     alarms = merged(old, new)
-    write_list(path, Mined, alarms)
+    write_list(path, FalseAlarm, alarms)
     by_label = ", ".join(f"{n} {label}" for label, n in Counter(alarm.label for alarm in new).most_common())
     print(
         f"{hours:.2f} hours of running speech: {len(heard)} detections at {_THRESHOLD}, {len(new)} false ({by_label})"

@@ -11,7 +11,7 @@ from typing import Any
 from speechrnn.audio import read, to_int16
 from speechrnn.cli import outputs
 from speechrnn.config import TRAINING_RATE_HZ
-from speechrnn.data.pack import Excerpt, Mined
+from speechrnn.data.pack import AlignedWord, FalseAlarm
 from speechrnn.errors import DataError
 
 
@@ -39,6 +39,8 @@ def to_csv(rows: Sequence[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def write_list(path: Path, kind: type[Excerpt] | type[Mined], places: Sequence[Excerpt | Mined]) -> None:
+def write_list(
+    path: Path, kind: type[AlignedWord] | type[FalseAlarm], places: Sequence[AlignedWord | FalseAlarm]
+) -> None:
     """Write a list of places with its header anew, aside first. Raises DeviceError."""
     outputs.write_text(path, to_csv([kind._fields, *places]))

@@ -88,9 +88,9 @@ def _problem(file: soundfile.SoundFile) -> str:
     if file.frames >= _ENDLESS:
         return "its header does not say how long it is, as of a recording through a pipe; convert it to WAV"
     sizes = _SIZES.search(file.extra_info)
-    promised, there = map(int, sizes.groups()) if sizes else (0, 0)
-    if promised < _UNKNOWN_SIZE and promised - there > 1:  # one byte may be the padding of an odd chunk
-        return f"truncated: {promised - there} of {promised} bytes are missing; copy or record it again"
+    declared, there = map(int, sizes.groups()) if sizes else (0, 0)
+    if declared < _UNKNOWN_SIZE and declared - there > 1:  # one byte may be the padding of an odd chunk
+        return f"truncated: {declared - there} of {declared} bytes are missing; copy or record it again"
     if _BROKEN_OFF.search(file.extra_info):
         return "truncated: its last page is missing; copy or record it again"
     return ""

@@ -19,11 +19,11 @@ TRAINING_RATE_HZ = 16000
 UnknownSource = Literal[
     "command",
     "word",
-    "excerpt",
-    "spoken",
+    "aligned",
+    "tts",
     "confusable",
     "speech",
-    "mined",
+    "hard_negative",
     "splice",
     "reversed",
     "part",
@@ -37,17 +37,17 @@ class Data(Struct, frozen=True):
 
     An epoch holds as many keyword contexts as there are keyword clips, of each keyword the same number, and unknown and
     silence in these shares of the whole. `unknown_mix` weighs what unknown is made of: other words of Speech Commands
-    (`command`), of other folders (`word`), single ones in running speech (`excerpt`), which the file `excerpts` lists,
-    and of a synthesiser (`spoken`), which also says what is nearly a keyword (`confusable`); running `speech`; those
-    stretches of it in which an earlier model heard a keyword, listed in the file `mined`; and what is made of all
+    (`command`), of other folders (`word`), single ones in running speech (`aligned`), which the file `aligned_words` lists,
+    and of a synthesiser (`tts`), which also says what is nearly a keyword (`confusable`); running `speech`; those
+    stretches of it in which an earlier model heard a keyword, listed in the file `hard_negatives`; and what is made of all
     words: the start of one with the end of another (`splice`), `reversed` ones, keywords of which the larger `part` is
     missing, the `gap` between the end of one and the start of another, and running speech that begins or ends
     (`onset`). Words in `held_out` are never trained on, so that validation has unknown words that are new; nor are some
-    `speech_validation_share` of the speakers of running speech, so that false alarms can be counted there. A speaker is
-    the name of the file up to its first "-" or "_". Running speech leaves out where `excerpts` lists a keyword, a word
+    `speech_validation_fraction` of the speakers of running speech, so that false alarms can be counted there. A speaker is
+    the name of the file up to its first "-" or "_". Running speech leaves out where `aligned_words` lists a keyword, a word
     in `held_out`, or "on", "off", "back" or "forward", which stand for all words that nobody foresaw.
-    espeak-ng makes `n_spoken_per_word` clips of each of a list of English words, `n_spoken_per_keyword` of each
-    keyword, and says `n_confusables_per_keyword` words that are nearly it. A `channel_share` of the words that are
+    espeak-ng makes `n_tts_per_word` clips of each of a list of English words, `n_tts_per_keyword` of each
+    keyword, and says `n_confusables_per_keyword` words that are nearly it. A `channel_transfer_rate` of the words that are
     synthesised or cut from running speech get the microphone and the room of a speaker of Speech Commands.
     """
 
@@ -56,38 +56,42 @@ class Data(Struct, frozen=True):
     words: tuple[str, ...] = ()
     words_validation: tuple[str, ...] = ()
     speech: tuple[str, ...] = ()
-    speech_validation_share: float = 0.0
+    speech_validation_fraction: float = 0.0
     noise: tuple[str, ...] = ()
     rooms: tuple[str, ...] = ()
-    spoken: str = "spoken"
-    n_spoken_per_word: int = 0
-    n_spoken_per_keyword: int = 0
+    tts: str = "tts"
+    n_tts_per_word: int = 0
+    n_tts_per_keyword: int = 0
     n_confusables_per_keyword: int = 0
-    excerpts: str = ""
-    mined: str = ""
-    channel_share: float = 0.0
+    aligned_words: str = ""
+    hard_negatives: str = ""
+    channel_transfer_rate: float = 0.0
     packed: str = "packed"
     held_out: tuple[str, ...] = ()
-    unknown_share: float = 0.1
+    unknown_fraction: float = 0.1
     unknown_mix: dict[UnknownSource, float] = msgspec.field(
         default_factory=lambda: {"command": 1.0, "word": 1.0, "speech": 1.0}
     )
-    silence_share: float = 0.1
+    silence_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("n_spoken_per_word", "n_spoken_per_keyword", "n_confusables_per_keyword"):
+        for name in ("n_tts_per_word", "n_tts_per_keyword", "n_confusables_per_keyword"):
             check(getattr(self, name) >= 0, f"expected {name} of at least 0, got {getattr(self, name)}")
-        share = self.speech_validation_share
-        check(0 <= share < 1, f"expected 0 <= speech_validation_share < 1, got {share}")
-        check(0 <= self.channel_share <= 1, f"expected 0 <= channel_share <= 1, got {self.channel_share}")
+        share = self.speech_validation_fraction
+        check(0 <= share < 1, f"expected 0 <= speech_validation_fraction < 1, got {share}")
+        check(
+            0 <= self.channel_transfer_rate <= 1,
+            f"expected 0 <= channel_transfer_rate <= 1, got {self.channel_transfer_rate}",
+        )
         weights = self.unknown_mix.values()
         check(
             all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0,
             f"expected weights of at least 0 in unknown_mix, and one above, got {self.unknown_mix}",
         )
         check(
-            min(self.unknown_share, self.silence_share) >= 0 and self.unknown_share + self.silence_share < 1,
-            f"expected shares of at least 0 that sum to less than 1, got {self.unknown_share} and {self.silence_share}",
+            min(self.unknown_fraction, self.silence_fraction) >= 0
+            and self.unknown_fraction + self.silence_fraction < 1,
+            f"expected shares of at least 0 that sum to less than 1, got {self.unknown_fraction} and {self.silence_fraction}",
         )
 
 
@@ -95,21 +99,21 @@ class Augment(Struct, frozen=True):
     """How training audio is varied; every part is off at 0.
 
     `shift_ms` and `resample` are largest deviations, `*_share` are shares of the batch, ranges are drawn uniformly.
-    `place_share` of the words stand anywhere in the context; `cut_share` lie mostly outside it and count as unknown.
+    `placement_rate` of the words stand anywhere in the context; `truncation_rate` lie mostly outside it and count as unknown.
     `filter_db` is the largest amplitude of the cosines that the filter of a context is made of.
-    `mixup_share` of the contexts are mixed with another of the batch, and so are their labels.
+    `mixup_rate` of the contexts are mixed with another of the batch, and so are their labels.
     """
 
     shift_ms: float = 0.0
     resample: float = 0.0
-    place_share: float = 0.0
-    cut_share: float = 0.0
+    placement_rate: float = 0.0
+    truncation_rate: float = 0.0
     gain_db: Range = (0.0, 0.0)
     silence_gain_db: Range = (0.0, 0.0)
-    noise_share: float = 0.0
+    noise_rate: float = 0.0
     noise_snr_db: Range = (0.0, 30.0)
-    room_share: float = 0.0
-    mixup_share: float = 0.0
+    room_rate: float = 0.0
+    mixup_rate: float = 0.0
     filter_db: float = 0.0
     n_time_masks: int = 0
     time_mask_frames: int = 25
@@ -117,7 +121,7 @@ class Augment(Struct, frozen=True):
     feature_mask_size: int = 7
 
     def __post_init__(self) -> None:
-        for name in ("place_share", "cut_share", "noise_share", "room_share", "mixup_share"):
+        for name in ("placement_rate", "truncation_rate", "noise_rate", "room_rate", "mixup_rate"):
             check(0 <= getattr(self, name) <= 1, f"expected 0 <= {name} <= 1, got {getattr(self, name)}")
         for name in (
             "shift_ms",
@@ -128,7 +132,7 @@ class Augment(Struct, frozen=True):
             "feature_mask_size",
         ):
             check(0 <= getattr(self, name) < math.inf, f"expected {name} of at least 0, got {getattr(self, name)}")
-        check(self.place_share + self.cut_share <= 1, "expected place_share + cut_share of at most 1")
+        check(self.placement_rate + self.truncation_rate <= 1, "expected placement_rate + truncation_rate of at most 1")
         check(0 <= self.resample < 0.5, f"expected 0 <= resample < 0.5, got {self.resample}")
         for name in ("gain_db", "silence_gain_db", "noise_snr_db"):
             low, high = getattr(self, name)
@@ -139,7 +143,7 @@ class Train(Struct, frozen=True):
     """The optimisation: AdamW, linear warm-up, cosine decay to zero, an exponential moving average of the weights.
 
     `teachers` are checkpoints of earlier runs, as paths from the working directory; the mean of their posteriors makes
-    up `teacher_share` of each label.
+    up `teacher_weight` of each label.
     """
 
     epochs: int = 30
@@ -151,7 +155,7 @@ class Train(Struct, frozen=True):
     label_smoothing: float = 0.1
     ema_decay: float = 0.999
     teachers: tuple[str, ...] = ()
-    teacher_share: float = 0.7
+    teacher_weight: float = 0.7
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = 1
 
@@ -166,7 +170,7 @@ class Train(Struct, frozen=True):
         )
         check(self.clip_norm > 0, f"expected clip_norm above 0, got {self.clip_norm}")
         check(0 <= self.label_smoothing < 1, f"expected 0 <= label_smoothing < 1, got {self.label_smoothing}")
-        check(0 <= self.teacher_share <= 1, f"expected 0 <= teacher_share <= 1, got {self.teacher_share}")
+        check(0 <= self.teacher_weight <= 1, f"expected 0 <= teacher_weight <= 1, got {self.teacher_weight}")
         check(0 <= self.ema_decay < 1, f"expected 0 <= ema_decay < 1, got {self.ema_decay}")
 
 
@@ -182,7 +186,7 @@ class Experiment(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         labels, context_ms = self.model.labels, self.model.context_ms
-        named = {"options.only": self.options.only, "options.thresholds": tuple(self.options.thresholds)}
+        named = {"options.only": self.options.keywords, "options.thresholds": tuple(self.options.thresholds)}
         for name, point in self.operating_points.items():
             try:
                 point.applied_to(self.options)
@@ -197,9 +201,9 @@ class Experiment(Struct, frozen=True):
             f"expected options.step_ms of at most model.context_ms, {context_ms}, got {self.options.step_ms}",
         )
         check(
-            labels.unknown or not self.augment.cut_share,
-            f"expected augment.cut_share = 0 without an unknown class to put words cut off into, "
-            f"got {self.augment.cut_share}",
+            labels.unknown or not self.augment.truncation_rate,
+            f"expected augment.truncation_rate = 0 without an unknown class to put words cut off into, "
+            f"got {self.augment.truncation_rate}",
         )
         check(
             self.model.sample_rate_hz == TRAINING_RATE_HZ,

@@ -28,7 +28,7 @@ class Detection(msgspec.Struct, frozen=True):
 
 def check_words(options: Options, labels: Labels) -> None:
     """Raise ConfigError if options name a word that is no keyword."""
-    unknown = sorted({*options.thresholds, *options.only} - set(labels.keywords))
+    unknown = sorted({*options.thresholds, *options.keywords} - set(labels.keywords))
     if unknown:
         raise ConfigError(f"{', '.join(unknown)}: no keyword of this model; expected {', '.join(labels.keywords)}")
 
@@ -44,7 +44,7 @@ class Detector:
         check_words(options, labels)
         self._keywords = labels.keywords
         self._options = options
-        heard = options.only or labels.keywords
+        heard = options.keywords or labels.keywords
         levels = [
             options.thresholds.get(word, options.threshold) if word in heard else np.inf for word in labels.keywords
         ]

@@ -19,12 +19,12 @@ from speechrnn.audio import Samples
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.formats import to_object
-from speechrnn.recognizer import Recognizer, load, remembering
+from speechrnn.recognizer import Recognizer, cached, load
 from speechrnn.sources import AudioSource, Microphone
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 
-_MOST_RUNNING = 8
+_MAX_RUNNING = 8
 _PATIENCE_S = 5.0
 
 
@@ -35,7 +35,7 @@ def spot(blocks: Iterable[Samples], spotter: KeywordSpotter) -> Iterator[tuple[S
     yield np.zeros(0, dtype=np.float32), spotter.finish()
 
 
-class Hearing(NamedTuple):
+class SpotResult(NamedTuple):
     """What several options find in one recording: detections by their name, its length, and its posteriors [n, C].
 
     The posteriors are of the audio as it is, one row for each step, to the end of the silence that follows it.
@@ -46,9 +46,9 @@ class Hearing(NamedTuple):
     posteriors: NDArray[np.float32]
 
 
-def hear(blocks: Iterable[Samples], recognizer: Recognizer, choices: Mapping[str, Options]) -> Hearing:
+def hear(blocks: Iterable[Samples], recognizer: Recognizer, choices: Mapping[str, Options]) -> SpotResult:
     """Hear blocks [T] once with each of several options of the same step, as `spot` would with each of them."""
-    remembered = remembering(recognizer)
+    remembered = cached(recognizer)
     spotters = {name: KeywordSpotter(remembered, options) for name, options in choices.items()}
     plain = KeywordSpotter(remembered, next(iter(choices.values())))
     found: dict[str, list[Detection]] = {name: [] for name in choices}
@@ -61,7 +61,7 @@ def hear(blocks: Iterable[Samples], recognizer: Recognizer, choices: Mapping[str
     rows.append(plain.posteriors(np.zeros(recognizer.info.spec.context_samples, dtype=np.float32)))
     for name, spotter in spotters.items():
         found[name] += spotter.finish()
-    return Hearing(found, duration_s, np.concatenate(rows))
+    return SpotResult(found, duration_s, np.concatenate(rows))
 
 
 def listen(
@@ -243,8 +243,8 @@ class CommandRunner:
             self._start(detection)
 
     def _start(self, found: Detection) -> None:
-        if len(self._running) >= _MOST_RUNNING:
-            self._report(f"--run: {_MOST_RUNNING} programs are still running; skipped one for {found.label}")
+        if len(self._running) >= _MAX_RUNNING:
+            self._report(f"--run: {_MAX_RUNNING} programs are still running; skipped one for {found.label}")
             return
         try:
             process = subprocess.Popen(

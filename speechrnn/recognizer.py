@@ -101,7 +101,7 @@ def centred(samples: Samples, n_samples: int) -> Samples:
     return np.pad(samples, (before, n_samples - len(samples) - before))
 
 
-def remembering(recognizer: Recognizer) -> Recognizer:
+def cached(recognizer: Recognizer) -> Recognizer:
     """The same recognizer with a memory: a context heard before, bit for bit, costs no second run.
 
     Spotters with different options look at mostly the same contexts, until a detection makes part of one silent.

@@ -227,7 +227,7 @@ class Microphone(_Closing):
         resampler, is_gone = Resampler(self._rate_hz, self.sample_rate_hz), False
         while not self._closed:
             try:
-                n_missed, data = self._queue.get(timeout=_LOST_AFTER_S)
+                n_misses, data = self._queue.get(timeout=_LOST_AFTER_S)
             except queue.Empty:
                 if self._closed:
                     return
@@ -240,7 +240,7 @@ class Microphone(_Closing):
             if is_gone:  # said when there is sound again, for a device may open and stay mute a while
                 self._on_event(f"{self.name}: the microphone is back")
                 is_gone = False
-            for part in (np.zeros(n_missed, dtype=np.float32), to_mono(data)):
+            for part in (np.zeros(n_misses, dtype=np.float32), to_mono(data)):
                 block = resampler.push(part)
                 if len(block):
                     yield block

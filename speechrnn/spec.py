@@ -194,7 +194,7 @@ class Options(Struct, frozen=True):
     or all if it is empty.
     """
 
-    only: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = msgspec.field(default=(), name="only")
     step_ms: int = 100
     smoothing_ms: int = 300
     threshold: float = 0.7

@@ -139,17 +139,17 @@ def main() -> None:
         )
     recognizer = load(arguments.model)
     before_mb, start_s, start_cpu_s = rss_mb(), time.perf_counter(), time.process_time()
-    n_found = n_keywords = 0
+    n_hits = n_keywords = 0
     for number, hour in enumerate(endure(recognizer, arguments.hours, 3600), 1):
         if number == 1:
             first = hour
-        n_found, n_keywords = n_found + len(hour.found), n_keywords + len(hour.keywords)
+        n_hits, n_keywords = n_hits + len(hour.found), n_keywords + len(hour.keywords)
         heard = f"{len(hour.found)} detections of {len(hour.keywords)} keywords"
         print(f"hour {number} of {arguments.hours}: {heard}, {hour.rss_mb:.1f} MB", file=sys.stderr, flush=True)
     elapsed_s, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
     print(
         f"{number} h in {elapsed_s / 60:.1f} min, {cpu_s / number / 36:.2f} % of a core when live; memory "
-        f"{before_mb:.1f} MB at the start, {first.rss_mb:.1f} after an hour, {hour.rss_mb:.1f} at the end; {n_found} "
+        f"{before_mb:.1f} MB at the start, {first.rss_mb:.1f} after an hour, {hour.rss_mb:.1f} at the end; {n_hits} "
         f"detections of {n_keywords} keywords; last hour as the first: {'yes' if hour.found == first.found else 'no'}"
     )
     if failed := problems(first, hour):

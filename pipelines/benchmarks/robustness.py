@@ -20,7 +20,7 @@ import matplotlib
 from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.cli import outputs
 from speechrnn.cli.main import run_program
-from speechrnn.evaluation.streams import Score, Scored, score
+from speechrnn.evaluation.streams import Score, ScoredRecording, score
 from speechrnn.evaluation.synthetic_streams import Material, Recipe, make_stream, of_pack
 from speechrnn.listening import hear
 from speechrnn.recognizer import Recognizer
@@ -47,7 +47,7 @@ def measure(recognizer: Recognizer, material: Material, recipe: Recipe, seeds: S
     for seed in seeds:
         stream, words = make_stream(material, recipe, seed)
         heard = hear([stream], recognizer, {_CHOICE: recognizer.info.options})
-        scored.append(Scored(str(seed), heard.duration_s, heard.found[_CHOICE], words))
+        scored.append(ScoredRecording(str(seed), heard.duration_s, heard.found[_CHOICE], words))
     return score(scored, recognizer.info.spec.labels.keywords)
 
 
@@ -66,7 +66,7 @@ def to_markdown(conditions: Sequence[Condition]) -> str:
     return "\n".join(
         lines
         + [
-            f"| {what} | {db:g} | {100 * result.missed_share:.1f} % | {100 * result.wrong_share:.1f} % "
+            f"| {what} | {db:g} | {100 * result.miss_rate:.1f} % | {100 * result.wrong_rate:.1f} % "
             f"| {result.false_alarms_per_hour:.0f} | {result.delay_p95_ms:.0f} |"
             for what, db, result in conditions
         ]
@@ -83,8 +83,8 @@ def draw(conditions: Sequence[Condition], target: Path) -> None:
     )
     for axis, (title, some) in zip(axes[0], panels.items(), strict=True):
         for label, values in {
-            "missed": [100 * c.result.missed_share for c in some],
-            "wrong": [100 * c.result.wrong_share for c in some],
+            "missed": [100 * c.result.miss_rate for c in some],
+            "wrong": [100 * c.result.wrong_rate for c in some],
         }.items():
             axis.plot([c.db for c in some], values, "o-", label=label)
         axis.set(xlabel=title)

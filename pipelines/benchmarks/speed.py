@@ -23,7 +23,7 @@ from lightning_fabric import Fabric
 
 from speechrnn.cli.main import run_program
 from speechrnn.config import Experiment, load_experiment
-from speechrnn.data.pack import Clip, Kind, Pack, Split
+from speechrnn.data.pack import Clip, ClipKind, Pack, Split
 from speechrnn.model.network import RecognizerNet, save_checkpoint
 from speechrnn.recognizer import load
 from speechrnn.spec import ModelInfo
@@ -59,7 +59,7 @@ def made_pack(experiment: Experiment) -> Pack:
     """A pack of noise in memory: 40 clips of a second of each keyword and other words, a minute of noise, 3 rooms."""
     random = np.random.default_rng(0)
     words = [*experiment.model.labels.keywords, "other"]
-    recordings: list[tuple[Kind, Split, str, int]] = []
+    recordings: list[tuple[ClipKind, Split, str, int]] = []
     for word in words:
         recordings += [("command", "training" if take < 36 else "validation", word, 16000) for take in range(40)]
     recordings.append(("noise", "training", "noise", 960000))

@@ -26,7 +26,7 @@ _NOISE_RMS = 3e-4
 _PAUSE_S = 1.1
 
 
-class Recording(NamedTuple):
+class Example(NamedTuple):
     """What one example holds and how it is stored."""
 
     name: str
@@ -37,9 +37,9 @@ class Recording(NamedTuple):
 
 
 RECORDINGS = (
-    Recording("commands.wav", "en-us+klatt", "yes no up down left right stop go", 16000, 1),
-    Recording("drive.flac", "en-us+m7", "go left computer right go thank stop", 44100, 2),
-    Recording("menu.ogg", "en-us+klatt4", "down down yes sunshine up no", 48000, 1),
+    Example("commands.wav", "en-us+klatt", "yes no up down left right stop go", 16000, 1),
+    Example("drive.flac", "en-us+m7", "go left computer right go thank stop", 44100, 2),
+    Example("menu.ogg", "en-us+klatt4", "down down yes sunshine up no", 48000, 1),
 )
 
 
@@ -52,7 +52,7 @@ def speak(word: str, voice: str) -> tuple[Samples, int]:
     return samples[loud[0] : loud[-1] + 1], rate_hz
 
 
-def make(recording: Recording, folder: Path) -> None:
+def make(recording: Example, folder: Path) -> None:
     """Write one recording and its label track."""
     parts, labels, at_s = [], [], 0.0
     for word in recording.words.split():

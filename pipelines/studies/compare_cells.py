@@ -64,14 +64,14 @@ _VARIANTS = [
 ]
 
 
-class Outcome(NamedTuple):
+class CellResult(NamedTuple):
     """What a run gave: accuracy is balanced, as `fit` gives it, gradients are by frame [N], losses by step."""
 
     accuracy: float
     n_parameters: int
     n_macs: int
     context_ms: float
-    clipped_share: float
+    clipped_rate: float
     untrained: Floats
     trained: Floats
     losses: list[tuple[int, float]]
@@ -123,7 +123,7 @@ def milliseconds_per_context(net: RecognizerNet, checkpoint: Path, contexts: Sam
     return float(1000 * np.median(times))
 
 
-def run(base: Experiment, pack: Pack, variant: Variant, epochs: int, folder: Path) -> Outcome:
+def run(base: Experiment, pack: Pack, variant: Variant, epochs: int, folder: Path) -> CellResult:
     """Train, or go on, or take what is there, and measure."""
     experiment, run_dir = experiment_of(base, variant, epochs), folder / variant.name
     untrained = Trainer(experiment, pack, Fabric(accelerator="cpu", devices=1)).averaged_net()
@@ -135,19 +135,19 @@ def run(base: Experiment, pack: Pack, variant: Variant, epochs: int, folder: Pat
     layers = summarise(net.classifier, n_frames)
     records = [msgspec.json.decode(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
-    return Outcome(
+    return CellResult(
         accuracy,
         sum(layer.n_parameters for layer in layers),
         sum(layer.n_macs for layer in layers),
         milliseconds_per_context(untrained, run_dir / "best.pt", from_int16(words.samples[:64])),
-        steps[-1]["clipped_share"],
+        steps[-1]["clipped_rate"],
         input_gradients(untrained, words),
         input_gradients(net, words),
         [(record["step"], record["loss"]) for record in steps],
     )
 
 
-def table(outcomes: dict[Variant, Outcome]) -> str:
+def table(outcomes: dict[Variant, CellResult]) -> str:
     """Accuracy and cost of each run as Markdown."""
     lines = [
         "| cell | directions | clipping | balanced | parameters | million MACs | ms a context | steps clipped "
@@ -158,7 +158,7 @@ def table(outcomes: dict[Variant, Outcome]) -> str:
         lines.append(
             f"| {_TITLES[variant.cell]} | {2 if variant.bidirectional else 1} | {'yes' if variant.clipped else 'no'} "
             f"| {100 * found.accuracy:.1f} % | {found.n_parameters:,} | {found.n_macs / 1e6:.2f} "
-            f"| {found.context_ms:.2f} | {100 * found.clipped_share:.0f} % "
+            f"| {found.context_ms:.2f} | {100 * found.clipped_rate:.0f} % "
             f"| {_relative(found.untrained).min():.1e} | {_relative(found.trained).min():.1e} |"
         )
     return "\n".join(lines)
@@ -168,7 +168,7 @@ def _relative(gradients: Floats) -> Floats:
     return np.asarray(gradients / gradients.max())
 
 
-def draw_gradients(outcomes: dict[Variant, Outcome], hop_s: float) -> Figure:
+def draw_gradients(outcomes: dict[Variant, CellResult], hop_s: float) -> Figure:
     """One column for each cell, one row for each number of directions."""
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, len(_CELLS), sharex=True, sharey=True)
@@ -194,7 +194,7 @@ def draw_gradients(outcomes: dict[Variant, Outcome], hop_s: float) -> Figure:
     return figure
 
 
-def draw_losses(outcomes: dict[Variant, Outcome]) -> Figure:
+def draw_losses(outcomes: dict[Variant, CellResult]) -> Figure:
     """Training loss of each cell with one direction, with and without clipping."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     axes = figure.subplots(1, len(_CELLS), sharey=True)

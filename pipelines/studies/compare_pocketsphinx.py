@@ -49,7 +49,7 @@ _MEASURED_S = 960.0
 _SEED = 5
 
 
-class Recording(NamedTuple):
+class TestRecording(NamedTuple):
     """Words with their truth, and running speech in which every detection counts as false; int16 [T] both."""
 
     stream: Int16
@@ -57,7 +57,7 @@ class Recording(NamedTuple):
     speech: Int16
 
 
-class Heard(NamedTuple):
+class Result(NamedTuple):
     """What one of both found in a recording, and the CPU time for each second of it."""
 
     in_stream: list[Detection]
@@ -101,15 +101,15 @@ def hear_pocketsphinx(decoder: Any, samples: Int16) -> Iterator[Detection]:
     decoder.end_utt()
 
 
-def listen(hear: Callable[[Int16], Iterable[Detection]], recording: Recording) -> Heard:
+def listen(hear: Callable[[Int16], Iterable[Detection]], recording: TestRecording) -> Result:
     """Let one of both hear a recording."""
     start_s = time.process_time()
     found = list(hear(recording.stream)), list(hear(recording.speech))
     duration_s = (len(recording.stream) + len(recording.speech)) / TRAINING_RATE_HZ
-    return Heard(*found, (time.process_time() - start_s) / duration_s)
+    return Result(*found, (time.process_time() - start_s) / duration_s)
 
 
-def f1_scores(heard: Heard, words: list[Word], keywords: tuple[str, ...]) -> dict[str, float]:
+def f1_scores(heard: Result, words: list[Word], keywords: tuple[str, ...]) -> dict[str, float]:
     """F1 of each keyword: false alarms in speech and wrong words lower its precision."""
     hits = [word.label for word in match(heard.in_stream, words) if word is not None]
     claimed = [found.label for found in heard.in_stream + heard.in_speech]
@@ -117,7 +117,7 @@ def f1_scores(heard: Heard, words: list[Word], keywords: tuple[str, ...]) -> dic
     return {word: 2 * hits.count(word) / max(1, claimed.count(word) + spoken.count(word)) for word in keywords}
 
 
-def choose_thresholds(recording: Recording, keywords: tuple[str, ...]) -> dict[str, float]:
+def choose_thresholds(recording: TestRecording, keywords: tuple[str, ...]) -> dict[str, float]:
     """The threshold of the highest F1 for each keyword."""
     scores = {}
     for threshold in _THRESHOLDS:
@@ -127,20 +127,20 @@ def choose_thresholds(recording: Recording, keywords: tuple[str, ...]) -> dict[s
     return {word: max(_THRESHOLDS, key=lambda threshold: scores[threshold][word]) for word in keywords}
 
 
-def make_recordings(pack: Pack, keywords: tuple[str, ...]) -> tuple[Recording, Recording]:
+def make_recordings(pack: Pack, keywords: tuple[str, ...]) -> tuple[TestRecording, TestRecording]:
     """One to choose thresholds on, and one to measure on: of different clips."""
     clips, speech = validation_clips(pack), speech_clips(pack)
     others = [clip for number, clip in enumerate(speech) if number % 4]
 
-    def record(clips: list[Clip], duration_s: float, speech: list[Clip]) -> Recording:
+    def record(clips: list[Clip], duration_s: float, speech: list[Clip]) -> TestRecording:
         recipe = PRESETS["plain"]._replace(duration_s=duration_s)
         stream, words = make_stream(of_pack(pack, keywords, clips), recipe, _SEED)
-        return Recording(to_int16(stream), words, to_int16(join(pack, speech)))
+        return TestRecording(to_int16(stream), words, to_int16(join(pack, speech)))
 
     return record(clips[::2], _SWEPT_S, speech[::4]), record(clips[1::2], _MEASURED_S, others)
 
 
-def to_markdown(name: str, heard: Heard, recording: Recording, keywords: tuple[str, ...]) -> str:
+def to_markdown(name: str, heard: Result, recording: TestRecording, keywords: tuple[str, ...]) -> str:
     """A row for docs/benchmarks.md."""
     got = judge(heard.in_stream, recording.words, keywords)
     hours = len(recording.speech) / TRAINING_RATE_HZ / 3600

@@ -19,7 +19,7 @@ _RECORDED_S = 2.0
 _N_RUNS = 20
 _SILENT_DB, _QUIET_DB, _LOUD_DB = -80.0, -50.0, -10.0
 _CLIPPED = 0.999
-_MOST_CLIPPED, _MOST_OFFSET = 1e-4, 0.02
+_MAX_CLIPPED, _MAX_OFFSET = 1e-4, 0.02
 
 
 class Finding(NamedTuple):
@@ -77,8 +77,8 @@ def check_sound(samples: Samples) -> Iterator[Finding]:
         yield Finding(rms_db < _LOUD_DB, "level", f"{rms_db:.0f} dB", "too loud: lower the input level")
     clipped = float(np.mean(np.abs(samples) >= _CLIPPED))
     seen = f"{100 * clipped:.2f} % of samples, peak {peak:.2f}"
-    yield Finding(clipped <= _MOST_CLIPPED, "clipping", seen, "lower the input level: clipped words are missed")
-    yield Finding(abs(offset) <= _MOST_OFFSET, "DC offset", f"{offset:+.3f}", "a fault of the device or its cable")
+    yield Finding(clipped <= _MAX_CLIPPED, "clipping", seen, "lower the input level: clipped words are missed")
+    yield Finding(abs(offset) <= _MAX_OFFSET, "DC offset", f"{offset:+.3f}", "a fault of the device or its cable")
 
 
 def _record(microphone: Microphone) -> Samples:

@@ -26,7 +26,7 @@ from speechrnn.errors import ConfigError, DataError, DeviceError, SpeechRnnError
 if TYPE_CHECKING:
     from speechrnn.config import Experiment
     from speechrnn.data.pack import Pack, Split
-    from speechrnn.evaluation.streams import Curve, Heard
+    from speechrnn.evaluation.streams import StreamCurve, StreamResult
     from speechrnn.formats import Transcript
     from speechrnn.recognizer import Recognizer
     from speechrnn.sources import AudioSource
@@ -130,7 +130,7 @@ def _options(
         only = tuple(filter(None, map(str.strip, keywords.split(","))))
         if not only:
             raise ConfigError(f"--keywords {keywords}: expected words such as {','.join(recognizer.labels[:2])}")
-        options = msgspec.structs.replace(options, only=only)
+        options = msgspec.structs.replace(options, keywords=only)
     if step_ms is not None:
         smoothing_ms = max(step_ms, options.smoothing_ms)
         options = msgspec.structs.replace(options, step_ms=step_ms, smoothing_ms=smoothing_ms)
@@ -434,7 +434,12 @@ def doctor(model: str, device: str | None) -> None:
 @_operating_point
 @click.option("--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable.")
 @click.option(
-    "--clients", "n_most", default=64, show_default=True, type=click.IntRange(1), help="How many may be heard at once."
+    "--clients",
+    "max_clients",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many may be heard at once.",
 )
 def serve(
     model: str,
@@ -445,7 +450,7 @@ def serve(
     keyfile: Path | None,
     operating_point: str | None,
     threshold: tuple[str, ...],
-    n_most: int,
+    max_clients: int,
 ) -> None:
     """Open a page on this machine that listens: to a microphone, or to a sound file. Ctrl-C ends it."""
     try:
@@ -458,7 +463,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server.check_certificate(certfile, keyfile)
     recognizer = load(model, operating_point=operating_point)
-    heard = service.Service(recognizer, find_model(model), _options(recognizer, threshold), n_most=n_most)
+    heard = service.Service(recognizer, find_model(model), _options(recognizer, threshold), max_clients=max_clients)
     listening = server.bind(host, port)
     with suppress(KeyboardInterrupt):
         for address in server.addresses(listening, "https" if certfile else "http"):
@@ -602,7 +607,7 @@ def score(
         if json_path is not None:
             outputs.write_text(json_path, _to_json(scores[_CHOSEN]))
         if curve_path is not None:
-            write_curve(scoring.draw_up(heard, recognizer.info.spec.labels, choices, rule), curve_path)
+            write_curve(scoring.build_curve(heard, recognizer.info.spec.labels, choices, rule), curve_path)
     _end(failed, len(heard) + failed)
 
 
@@ -616,7 +621,7 @@ def check_curve(path: Path) -> None:
     outputs.check_place(_beside(path))
 
 
-def write_curve(curve: Curve, path: Path) -> None:
+def write_curve(curve: StreamCurve, path: Path) -> None:
     """Draw a curve, and write the same as JSON beside the picture. Raises DeviceError."""
     from speechrnn.evaluation.plots import draw_curve
 
@@ -638,13 +643,13 @@ def _find_inputs(audio: Sequence[Path], place: Path | None, keywords: Sequence[s
 
     Raises DataError if the truth of one is missing or the file itself, or detections are of no keyword.
     """
-    from speechrnn.evaluation.ground_truth import find_truth
+    from speechrnn.evaluation.ground_truth import find_ground_truth
 
     written, failed = _read_written([path for path in audio if path.suffix in _DETECTIONS], keywords)
     files, n_missing = _find([path for path in audio if path.suffix not in _DETECTIONS])
     recordings = [file for file in files if _can_be_opened(file)]
     paths = [Path(transcript.audio) for transcript in written] + recordings
-    inputs = _Inputs(written, recordings, [find_truth(path, place) for path in paths])
+    inputs = _Inputs(written, recordings, [find_ground_truth(path, place) for path in paths])
     for truth in inputs.truths:
         if any(_is_same(truth, path) for path in audio):
             raise DataError(f"{truth}: cannot be its own truth; give --truth")
@@ -682,22 +687,23 @@ def _can_be_opened(file: Path) -> bool:
     return True
 
 
-def _hear_all(recognizer: Recognizer, choices: dict[str, Options], inputs: _Inputs) -> tuple[list[Heard], int]:
+def _hear_all(recognizer: Recognizer, choices: dict[str, Options], inputs: _Inputs) -> tuple[list[StreamResult], int]:
     """What each choice of options finds, beside what was spoken, and how many recordings turned out to be damaged.
 
     Raises DataError before any is heard if the truth of one cannot be read.
     """
-    from speechrnn.evaluation.ground_truth import read_truth
-    from speechrnn.evaluation.streams import Heard
+    from speechrnn.evaluation.ground_truth import read_ground_truth
+    from speechrnn.evaluation.streams import StreamResult
     from speechrnn.listening import hear
     from speechrnn.sources import FileSource
 
     written, recordings, places = inputs
     paths = [Path(transcript.audio) for transcript in written] + recordings
-    truths = [read_truth(place, path.stem) for place, path in zip(places, paths, strict=True)]
+    truths = [read_ground_truth(place, path.stem) for place, path in zip(places, paths, strict=True)]
     failed = 0
     done = [
-        Heard(t.audio, t.duration_s, truth, {_CHOSEN: t.detections}) for t, truth in zip(written, truths, strict=False)
+        StreamResult(t.audio, t.duration_s, truth, {_CHOSEN: t.detections})
+        for t, truth in zip(written, truths, strict=False)
     ]
     for file, truth in zip(recordings, truths[len(written) :], strict=True):
         try:
@@ -708,7 +714,7 @@ def _hear_all(recognizer: Recognizer, choices: dict[str, Options], inputs: _Inpu
             _note(f"speechrnn: {error}")
             failed += 1
             continue
-        done.append(Heard(_shown(file), duration_s, truth, found, posteriors))
+        done.append(StreamResult(_shown(file), duration_s, truth, found, posteriors))
     return done, failed
 
 

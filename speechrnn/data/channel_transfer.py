@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import Samples, from_int16
 from speechrnn.config import TRAINING_RATE_HZ
-from speechrnn.data.pack import Clip, Int16, Kind, speaker_of
+from speechrnn.data.pack import Clip, ClipKind, Int16, speaker_of
 
-LENT_TO: tuple[Kind, ...] = ("excerpt", "spoken", "confusable")
+OUT_OF_DOMAIN_KINDS: tuple[ClipKind, ...] = ("aligned", "tts", "confusable")
 
 _N_FFT = 512
 _N_COSINES = 10
@@ -42,19 +42,19 @@ _DENSITY = 1 / (700 + np.fft.rfftfreq(_N_FFT, 1 / TRAINING_RATE_HZ))  # mel per 
 _FIT = np.linalg.pinv(_cosines(_N_FFT) * np.sqrt(_DENSITY)[:, None]) * np.sqrt(_DENSITY)
 
 
-class Channels:
+class ChannelTransfer:
     """Those of the speakers in a split of a pack, and how words of other kinds sound on average."""
 
     def __init__(self, samples: Int16, clips: Iterable[Clip]) -> None:
         self._samples = samples
         of_speaker: dict[str, list[Clip]] = defaultdict(list)
-        of_kind: dict[Kind, list[Clip]] = defaultdict(list)
+        of_kind: dict[ClipKind, list[Clip]] = defaultdict(list)
         for clip in clips:
             if clip.word_end - clip.word_start < _SHORTEST_WORD:
                 continue
             if clip.kind == "command":
                 of_speaker[speaker_of(clip.path)].append(clip)
-            elif clip.kind in LENT_TO:
+            elif clip.kind in OUT_OF_DOMAIN_KINDS:
                 of_kind[clip.kind].append(clip)
         self._speakers = [
             (self._curve(clips), clips) for _, clips in sorted(of_speaker.items()) if len(clips) >= _N_CLIPS
@@ -70,7 +70,7 @@ class Channels:
     def _word(self, clip: Clip) -> Int16:
         return self._samples[clip.offset + clip.word_start : clip.offset + clip.word_end]
 
-    def lend(self, context: Samples, start: int, end: int, kind: Kind, random: np.random.Generator) -> Samples:
+    def lend(self, context: Samples, start: int, end: int, kind: ClipKind, random: np.random.Generator) -> Samples:
         """A context [T] with a word in [start, end), as if one of the speakers had said it there.
 
         It stays as it is where there are no speakers, or no sound.

@@ -37,14 +37,14 @@ def confusables(word: Sounds, keywords: Iterable[Sounds], never: Iterable[Sounds
     Left out is what is like any of the keywords sound for sound, and what someone might say for a word in `never`.
     Raises DataError for a sound that is in no table here.
     """
-    strange = [sound for sound in word if sound not in (*_CONSONANTS, *_VOWELS, *_WEAK)]
-    if strange:
+    unexpected = [sound for sound in word if sound not in (*_CONSONANTS, *_VOWELS, *_WEAK)]
+    if unexpected:
         raise DataError(
-            f"expected sounds of English, got {strange[0]!r} in {' '.join(word)}; "
+            f"expected sounds of English, got {unexpected[0]!r} in {' '.join(word)}; "
             "correct pronunciations.json in the folder of spoken words"
         )
     known = [sounds for sounds in keywords if len(sounds) == len(word)]
-    forbidden = {_careless(sounds) for sounds in never}
+    forbidden = {_normalised(sounds) for sounds in never}
     changed = {
         near
         for n in range(1, _N_CHANGED + 1)
@@ -55,7 +55,7 @@ def confusables(word: Sounds, keywords: Iterable[Sounds], never: Iterable[Sounds
         near
         for near in changed
         if near[0] not in _RARE_FIRST and near[-1] not in _RARE_LAST
-        if _careless(near) not in forbidden and not any(_is_like(near, keyword) for keyword in known)
+        if _normalised(near) not in forbidden and not any(_is_like(near, keyword) for keyword in known)
     )
 
 
@@ -68,11 +68,11 @@ def _is_like(one: Sounds, other: Sounds) -> bool:
     return all(a == b or any({a, b} <= alike for alike in _ALIKE) for a, b in zip(one, other, strict=True))
 
 
-def _careless(word: Sounds) -> Sounds:
+def _normalised(word: Sounds) -> Sounds:
     return tuple(_SAME.get(sound, sound) for sound in word)
 
 
 def notation(word: Sounds) -> str:
-    """How espeak-ng is told to say these sounds: the first vowel has the stress."""
+    """Construction espeak-ng is told to say these sounds: the first vowel has the stress."""
     first = next((i for i, sound in enumerate(word) if sound not in _CONSONANTS), 0)
     return "[[" + "".join(f"'{sound}" if i == first else sound for i, sound in enumerate(word)) + "]]"

@@ -14,29 +14,29 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import from_int16, to_int16
 from speechrnn.config import Data, UnknownSource
-from speechrnn.data.channel_transfer import LENT_TO, Channels
+from speechrnn.data.channel_transfer import OUT_OF_DOMAIN_KINDS, ChannelTransfer
 from speechrnn.data.pack import Clip, Int16, Pack, Split
 from speechrnn.errors import DataError
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN
 from speechrnn.spec import Spec
 
 Int64 = NDArray[np.int64]
-How = Literal["whole", "splice", "reversed", "part", "gap", "onset"]
+Construction = Literal["whole", "splice", "reversed", "part", "gap", "onset"]
 
 _NOISE_TRAINING_PART = 0.8  # of each noise recording, the rest is for validation
 _FADE_SAMPLES = 160  # where two words are joined, or one ends early
 _N_TRIES = 20  # to find a word that ends otherwise
-_ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "excerpt", "spoken")
-_NOT_SPLICED: tuple[UnknownSource, ...] = ("confusable", "speech", "mined")
-_MADE: tuple[How, ...] = ("splice", "reversed", "part", "gap", "onset")
+_ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "aligned", "tts")
+_NOT_SPLICED: tuple[UnknownSource, ...] = ("confusable", "speech", "hard_negative")
+_MADE: tuple[Construction, ...] = ("splice", "reversed", "part", "gap", "onset")
 
 
-class Planned(NamedTuple):
+class PlannedContext(NamedTuple):
     """A context to come: its class, the clip it is cut from (None for silence), how, and the clip it is joined with."""
 
     label: int
     clip: Clip | None
-    how: How = "whole"
+    how: Construction = "whole"
     other: Clip | None = None
 
 
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     word_end: Int64
 
 
-class Cut(NamedTuple):
+class WordSegment(NamedTuple):
     """A stretch of samples int16 [T] and where in it the word lies."""
 
     samples: Int16
@@ -77,7 +77,7 @@ class Examples:
             label = spec.labels.of_folder(clip.word)
             if clip.kind in ("noise", "room") or clip.split != split:
                 continue
-            if label in self._keywords and clip.kind in ("command", "spoken"):
+            if label in self._keywords and clip.kind in ("command", "tts"):
                 self._keywords[label].append(clip)
             elif label == UNKNOWN and (clip.word not in data.held_out or split != "training"):
                 self._unknown[cast("UnknownSource", clip.kind)].append(clip)
@@ -92,8 +92,8 @@ class Examples:
         self._noise_ranges = [ranges for ranges in map(self._long_enough, kinds) if ranges]
         self.rooms = [clip for clip in pack.clips if clip.kind == "room"]
         self._channels = None
-        if data.channel_share and split == "training":
-            self._channels = Channels(pack.samples, (clip for clip in pack.clips if clip.split == split))
+        if data.channel_transfer_rate and split == "training":
+            self._channels = ChannelTransfer(pack.samples, (clip for clip in pack.clips if clip.split == split))
         self._check(pack, split)
 
     def _check(self, pack: Pack, split: Split) -> None:
@@ -118,7 +118,7 @@ class Examples:
 
     def shares(self) -> NDArray[np.float64]:
         """The share of each class in an epoch [C]."""
-        others = {UNKNOWN: self._data.unknown_share, SILENCE: self._data.silence_share}
+        others = {UNKNOWN: self._data.unknown_fraction, SILENCE: self._data.silence_fraction}
         others = {name: share for name, share in others.items() if name in self.names}
         keyword = (1 - sum(others.values())) / len(self._keywords)
         return np.array([others.get(name, keyword) for name in self.names])
@@ -150,22 +150,24 @@ class Examples:
         low, high = self._noise_part
         return clip.offset + int(low * clip.n_samples), clip.offset + int(high * clip.n_samples)
 
-    def epoch(self, random: np.random.Generator) -> list[Planned]:
+    def epoch(self, random: np.random.Generator) -> list[PlannedContext]:
         """The contexts of one epoch, shuffled. Each keyword comes equally often, each of its clips likewise."""
         n_keywords = sum(map(len, self._keywords.values()))
         plan = []
         for label, clips in enumerate(self._keywords.values()):
-            plan += [Planned(label, clips[i]) for i in _cycle(random, len(clips), n_keywords // len(self._keywords))]
+            plan += [
+                PlannedContext(label, clips[i]) for i in _cycle(random, len(clips), n_keywords // len(self._keywords))
+            ]
         shares = dict(zip(self.names, self.shares(), strict=True))
         n_all = len(plan) / sum(shares[name] for name in self._keywords)
         if UNKNOWN in shares:
             plan += self._plan_unknown(round(n_all * shares[UNKNOWN]), random)
         if SILENCE in shares:
-            plan += [Planned(self.names.index(SILENCE), None)] * round(n_all * shares[SILENCE])
+            plan += [PlannedContext(self.names.index(SILENCE), None)] * round(n_all * shares[SILENCE])
         order = random.permutation(len(plan))
         return [plan[i] for i in order]
 
-    def _plan_unknown(self, n: int, random: np.random.Generator) -> list[Planned]:
+    def _plan_unknown(self, n: int, random: np.random.Generator) -> list[PlannedContext]:
         """`n` unknown contexts, from the sources there are in the proportions of `unknown_mix`."""
         label = self.names.index(UNKNOWN)
         mix = {source: weight for source, weight in self._data.unknown_mix.items() if weight and self._has(source)}
@@ -178,7 +180,7 @@ class Examples:
                 plan += [self._draw_made(label, source, random) for _ in range(n_of_source)]
             else:
                 clips = self._speech if source == "speech" else self._unknown[source]
-                plan += [Planned(label, clips[i]) for i in _cycle(random, len(clips), n_of_source)]
+                plan += [PlannedContext(label, clips[i]) for i in _cycle(random, len(clips), n_of_source)]
         return plan
 
     def _has(self, source: UnknownSource) -> bool:
@@ -187,21 +189,21 @@ class Examples:
             return bool(self._speech)
         return source in _MADE or bool(self._unknown[source])
 
-    def _draw_made(self, label: int, how: How, random: np.random.Generator) -> Planned:
+    def _draw_made(self, label: int, how: Construction, random: np.random.Generator) -> PlannedContext:
         if how == "part":
-            return Planned(label, self._draw_keyword(random), how)
+            return PlannedContext(label, self._draw_keyword(random), how)
         if how == "onset":
-            return Planned(label, self._speech[random.integers(len(self._speech))], how)
+            return PlannedContext(label, self._speech[random.integers(len(self._speech))], how)
         one = self._draw_word(random)
         if how == "reversed":
-            return Planned(label, one, how)
+            return PlannedContext(label, one, how)
         if how == "gap":
-            return Planned(label, one, how, self._draw_word(random))
+            return PlannedContext(label, one, how, self._draw_word(random))
         for _ in range(_N_TRIES):
             other = self._draw_word(random)
             if ending(other.word) != ending(one.word):  # "go" and "no" end alike: the one, spliced, would be the other
-                return Planned(label, one, how, other)
-        return Planned(label, one, "reversed")
+                return PlannedContext(label, one, how, other)
+        return PlannedContext(label, one, "reversed")
 
     def _draw_keyword(self, random: np.random.Generator) -> Clip:
         clips = list(self._keywords.values())[random.integers(len(self._keywords))]
@@ -215,19 +217,22 @@ class Examples:
         clips = sources[random.integers(len(sources))]
         return clips[random.integers(len(clips))]
 
-    def every(self, random: np.random.Generator) -> list[Planned]:
+    def every(self, random: np.random.Generator) -> list[PlannedContext]:
         """Every keyword and every isolated unknown word once, and silence in its share of the whole."""
-        plan = [Planned(label, c) for label, clips in enumerate(self._keywords.values()) for c in clips]
+        plan = [PlannedContext(label, c) for label, clips in enumerate(self._keywords.values()) for c in clips]
         if UNKNOWN in self.names:
-            plan += [Planned(self.names.index(UNKNOWN), c) for c in self._isolated_unknown() or self._unknown["speech"]]
+            plan += [
+                PlannedContext(self.names.index(UNKNOWN), c)
+                for c in self._isolated_unknown() or self._unknown["speech"]
+            ]
         if SILENCE in self.names:
-            share = max(self._data.silence_share, 1 / (10 * len(plan)))
-            plan += [Planned(self.names.index(SILENCE), None)] * round(len(plan) * share / (1 - share))
+            share = max(self._data.silence_fraction, 1 / (10 * len(plan)))
+            plan += [PlannedContext(self.names.index(SILENCE), None)] * round(len(plan) * share / (1 - share))
         order = random.permutation(len(plan))
         return [plan[i] for i in order]
 
-    def batch(self, plan: list[Planned], seed: int, first: int = 0) -> Batch:
-        """Cut the contexts of a part of an epoch; what is drawn for a context depends on its place, from `first` on."""
+    def batch(self, plan: list[PlannedContext], seed: int, first: int = 0) -> Batch:
+        """WordSegment the contexts of a part of an epoch; what is drawn for a context depends on its place, from `first` on."""
         samples = np.zeros((len(plan), self._context), dtype=np.int16)
         words = np.zeros((len(plan), 2), dtype=np.int64)
         for row, planned in enumerate(plan):
@@ -237,32 +242,34 @@ class Examples:
 
     def _of(self, clip: Clip) -> Int16:
         samples = self._samples[clip.offset : clip.offset + clip.n_samples]
-        return _faded(samples) if clip.kind == "excerpt" else samples
+        return _faded(samples) if clip.kind == "aligned" else samples
 
-    def _cut(self, planned: Planned, random: np.random.Generator) -> Cut:
+    def _cut(self, planned: PlannedContext, random: np.random.Generator) -> WordSegment:
         clip, other = planned.clip, planned.other
         if clip is None:
-            return Cut(self._cut_noise(random), 0, 0)
-        cut = Cut(self._of(clip), clip.word_start, clip.word_end)
+            return WordSegment(self._cut_noise(random), 0, 0)
+        cut = WordSegment(self._of(clip), clip.word_start, clip.word_end)
         if planned.how == "part":
             return take_part(cut, random)
         if planned.how == "reversed":
-            return Cut(cut.samples[::-1], len(cut.samples) - cut.end, len(cut.samples) - cut.start)
+            return WordSegment(cut.samples[::-1], len(cut.samples) - cut.end, len(cut.samples) - cut.start)
         if other is not None:
-            next_word = Cut(self._of(other), other.word_start, other.word_end)
+            next_word = WordSegment(self._of(other), other.word_start, other.word_end)
             if planned.how == "gap":
                 return leave_gap(cut, next_word, self._context, random)
             return splice(cut, next_word, random)
         if len(cut.samples) > self._context:
             at = _draw_sounding(cut.samples, self._context, random)
             samples = cut.samples[at : at + self._context]
-            cut = Cut(samples, max(0, cut.start - at), min(self._context, cut.end - at))
+            cut = WordSegment(samples, max(0, cut.start - at), min(self._context, cut.end - at))
         if planned.how == "onset":
-            return take_part(Cut(cut.samples, 0, len(cut.samples)), random)
-        if self._channels and clip.kind in LENT_TO and random.random() < self._data.channel_share:
+            return take_part(WordSegment(cut.samples, 0, len(cut.samples)), random)
+        if self._channels and clip.kind in OUT_OF_DOMAIN_KINDS and random.random() < self._data.channel_transfer_rate:
             context = np.zeros(self._context, dtype=np.int16)
             start, end = _place(context, cut)
-            return Cut(to_int16(self._channels.lend(from_int16(context), start, end, clip.kind, random)), start, end)
+            return WordSegment(
+                to_int16(self._channels.lend(from_int16(context), start, end, clip.kind, random)), start, end
+            )
         return cut
 
     def _cut_noise(self, random: np.random.Generator) -> Int16:
@@ -273,7 +280,7 @@ class Examples:
         return self._samples[at : at + self._context]
 
 
-def _place(context: Int16, cut: Cut) -> tuple[int, int]:
+def _place(context: Int16, cut: WordSegment) -> tuple[int, int]:
     """Put a stretch of samples into the middle of a context [T], or of a longer one the part about its word.
 
     Returns the extent of the word there.
@@ -293,7 +300,7 @@ def ending(word: str) -> str:
     return {"c": "s", "z": "s", "d": "t"}.get(heard[-1:], heard[-1:])
 
 
-def splice(one: Cut, other: Cut, random: np.random.Generator) -> Cut:
+def splice(one: WordSegment, other: WordSegment, random: np.random.Generator) -> WordSegment:
     """The first part of one word and the last part of another at the same level, joined by a short cross-fade."""
     ends = one.start + int(random.uniform(0.35, 0.65) * (one.end - one.start))
     begins = other.start + int(random.uniform(0.35, 0.65) * (other.end - other.start))
@@ -304,16 +311,16 @@ def splice(one: Cut, other: Cut, random: np.random.Generator) -> Cut:
     joined = np.concatenate([head, tail[n_fade:]])
     joined[len(head) - n_fade : len(head)] *= 1 - fade
     joined[len(head) - n_fade : len(head)] += fade * tail[:n_fade]
-    return Cut(to_int16(joined), one.start, len(head) - n_fade + other.end - begins)
+    return WordSegment(to_int16(joined), one.start, len(head) - n_fade + other.end - begins)
 
 
-def _level(cut: Cut) -> float:
+def _level(cut: WordSegment) -> float:
     """Root mean square of a word, and never zero."""
     word = cut.samples[cut.start : cut.end].astype(np.float32)
     return float(np.sqrt((word**2).mean())) + 1.0 if len(word) else 1.0
 
 
-def take_part(cut: Cut, random: np.random.Generator) -> Cut:
+def take_part(cut: WordSegment, random: np.random.Generator) -> WordSegment:
     """The first or the last 30 to 55 % of a word or speech, faded where it is cut, and silence in place of the rest."""
     n_kept = int(random.uniform(0.3, 0.55) * (cut.end - cut.start))
     samples = from_int16(cut.samples)
@@ -325,10 +332,10 @@ def take_part(cut: Cut, random: np.random.Generator) -> Cut:
         start, end = cut.end - n_kept, cut.end
         envelope[start:] = 1
     smooth = np.convolve(envelope, np.full(_FADE_SAMPLES, 1 / _FADE_SAMPLES, dtype=np.float32), "same")
-    return Cut(to_int16(samples * np.minimum(envelope, smooth)), start, end)
+    return WordSegment(to_int16(samples * np.minimum(envelope, smooth)), start, end)
 
 
-def leave_gap(one: Cut, other: Cut, n_samples: int, random: np.random.Generator) -> Cut:
+def leave_gap(one: WordSegment, other: WordSegment, n_samples: int, random: np.random.Generator) -> WordSegment:
     """A context [n_samples] with the end of one word at its start and the start of another at its end.
 
     Of each there are 20 to 50 %. Both keep their levels, and what follows the one and precedes the other; where this
@@ -341,7 +348,7 @@ def leave_gap(one: Cut, other: Cut, n_samples: int, random: np.random.Generator)
     samples = np.zeros(n_samples, dtype=np.float32)
     samples[: len(tail)] = tail * _fade_in(len(tail))[::-1]
     samples[n_samples - len(head) :] = head * _fade_in(len(head))
-    return Cut(to_int16(samples), 0, n_samples)
+    return WordSegment(to_int16(samples), 0, n_samples)
 
 
 def _faded(samples: Int16) -> Int16:
@@ -376,12 +383,12 @@ class Validation(NamedTuple):
     """The validation contexts, the same every time, and which of them are of words that are never trained on [B]."""
 
     batch: Batch
-    is_new: NDArray[np.bool_]
+    is_held_out: NDArray[np.bool_]
 
 
 def validation_set(examples: Examples, held_out: tuple[str, ...]) -> Validation:
     """Every keyword and unknown clip of a split once, and its silence."""
     random = np.random.default_rng(0)
     plan = examples.every(random)
-    is_new = [planned.clip is not None and planned.clip.word in held_out for planned in plan]
-    return Validation(examples.batch(plan, seed=0), np.array(is_new))
+    is_held_out = [planned.clip is not None and planned.clip.word in held_out for planned in plan]
+    return Validation(examples.batch(plan, seed=0), np.array(is_held_out))

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import AUDIO_SUFFIXES, from_int16, open_audio, read_block, to_int16
 from speechrnn.config import TRAINING_RATE_HZ, Data
-from speechrnn.data.tts import SOUND_LIKE, must_stay_unheard, plan, synthesise
+from speechrnn.data.tts import SOUND_LIKE, is_excluded, plan, synthesise
 from speechrnn.errors import AudioError, DataError, first_line
 from speechrnn.labels import FOLDER_LABELS, SILENCE
 
 Split = Literal["training", "validation", "testing"]
-Kind = Literal["command", "word", "excerpt", "spoken", "confusable", "speech", "mined", "noise", "room"]
+ClipKind = Literal["command", "word", "aligned", "tts", "confusable", "speech", "hard_negative", "noise", "room"]
 Int16 = NDArray[np.int16]
 Place = TypeVar("Place")
 
@@ -43,14 +43,14 @@ _ARCHIVES = "http://download.tensorflow.org/data"
 _TEST_LABELS = ("_silence_", "_unknown_")  # which the archives of test clips have beside the ten keywords
 _HOP_SAMPLES = 160  # of the energy by which words are found
 _FLUSH_EVERY = 500
-_MINED_SAMPLES = TRAINING_RATE_HZ * 14 // 10
-_MINED_AFTER_S = 0.3
+_HARD_NEGATIVE_SAMPLES = TRAINING_RATE_HZ * 14 // 10
+_HARD_NEGATIVE_AFTER_S = 0.3
 _SHORTEST_S, _LONGEST_S = 0.15, 0.9  # of an excerpt
 _MARGIN_SAMPLES = TRAINING_RATE_HZ * 3 // 100
 _N_PER_WORD = 20
 _NEAR_SAMPLES = TRAINING_RATE_HZ // 10  # about a word that nothing is to be trained on, for its times are guessed
 _SHORTEST_STRETCH = TRAINING_RATE_HZ
-_FORMAT = b'{"speechrnn_pack": 2}'
+_FORMAT = b'{"speechrnn_pack": 3}'
 """First line of an index. A pack of another format is made anew; count up when what it says of a clip changes."""
 
 
@@ -60,7 +60,7 @@ class Clip(msgspec.Struct, frozen=True):
     path: str
     size: int
     mtime_ns: int
-    kind: Kind
+    kind: ClipKind
     split: Split
     word: str
     offset: int = 0
@@ -189,7 +189,7 @@ def _split_of_speech(file_name: str, validation_share: float) -> Split:
     return "validation" if place < validation_share else "training"
 
 
-def _source(base: Path, file: Path, kind: Kind, split: Split, word: str) -> Clip:
+def _source(base: Path, file: Path, kind: ClipKind, split: Split, word: str) -> Clip:
     """A file to be packed. One that cannot be looked at, such as a broken link, has a size of -1; packing says why."""
     try:
         stat = file.stat()
@@ -215,7 +215,7 @@ def find_sources(data: Data) -> list[Clip]:
             clips.append(_source(base, file, "noise", splits(file), word))
         elif file.parent != commands:
             clips.append(_source(base, file, "command", splits(file), word))
-    folders: list[tuple[tuple[str, ...], Kind, Split]] = [
+    folders: list[tuple[tuple[str, ...], ClipKind, Split]] = [
         (data.words, "word", "training"),
         (data.words_validation, "word", "validation"),
         (data.speech, "speech", "training"),
@@ -227,7 +227,7 @@ def find_sources(data: Data) -> list[Clip]:
             if not (base / name).is_dir():
                 raise DataError(f"{base / name}: no such folder; correct it in [data] of the configuration")
             for file in _audio_files(base / name):
-                of_file = _split_of_speech(file.name, data.speech_validation_share) if kind == "speech" else split
+                of_file = _split_of_speech(file.name, data.speech_validation_fraction) if kind == "speech" else split
                 clips.append(_source(base, file, kind, of_file, file.parent.name))
     return clips
 
@@ -258,12 +258,12 @@ def prepare(
     folder, recordings, spoken = base / data.packed, find_sources(data), plan(data, keywords)
 
     def sources() -> list[Clip]:
-        made = [_source(base, base / data.spoken / item.path, item.kind, "training", item.word) for item in spoken]
+        made = [_source(base, base / data.tts / item.path, item.kind, "training", item.word) for item in spoken]
         return recordings + made
 
     for field, name, pipeline in (
-        ("mined", data.mined, "mine_hard_negatives"),
-        ("excerpts", data.excerpts, "align_words"),
+        ("hard_negatives", data.hard_negatives, "mine_hard_negatives"),
+        ("aligned_words", data.aligned_words, "align_words"),
     ):
         if name and not (base / name).is_file():
             raise DataError(
@@ -273,8 +273,8 @@ def prepare(
     if pack is None:
         with alone_in(folder):
             if spoken:
-                with alone_in(base / data.spoken):
-                    synthesise(base / data.spoken, spoken, progress)
+                with alone_in(base / data.tts):
+                    synthesise(base / data.tts, spoken, progress)
             pack = _open_pack(folder, sources()) or _make_pack(folder, base, sources(), progress)
     return _with_lists(pack, base, data, {*keywords, *data.held_out})
 
@@ -313,24 +313,24 @@ def _make_pack(
 
 def _with_lists(pack: Pack, base: Path, data: Data, known: set[str]) -> Pack:
     """A pack with what the lists name as clips, and without the words in `known` where they say that these are."""
-    mined = _mined(base / data.mined, pack.clips) if data.mined else []
-    if not data.excerpts:
+    mined = _hard_negative_clips(base / data.hard_negatives, pack.clips) if data.hard_negatives else []
+    if not data.aligned_words:
         return pack._replace(clips=pack.clips + mined)
     speech = [clip for clip in pack.clips if clip.kind == "speech"]
     others = [clip for clip in pack.clips if clip.kind != "speech"]
-    words = _words_of(base / data.excerpts, pack)
+    words = _words_of(base / data.aligned_words, pack)
     known = known.union(*(SOUND_LIKE.get(word, ()) for word in known))
     places = {clip.path: _places_of(clip, words[clip.path], known) for clip in speech}
     stretches = [part for clip in speech for part in _between(clip, places[clip.path])]
     mined = [clip for clip in mined if not _has_any(clip, places.get(clip.path, []))]
-    return pack._replace(clips=others + stretches + mined + _excerpts(speech, words, known))
+    return pack._replace(clips=others + stretches + mined + _aligned_clips(speech, words, known))
 
 
 _MINE_AGAIN = "mine_hard_negatives", "mine again"
 _CUT_AGAIN = "align_words", "delete it, cut again"
 
 
-class Mined(NamedTuple):
+class FalseAlarm(NamedTuple):
     """A false alarm: the recording as the pack names it, where the keyword was heard to end, which one, its score."""
 
     audio: str
@@ -339,14 +339,14 @@ class Mined(NamedTuple):
     score: float
 
 
-def read_mined(path: Path) -> list[Mined]:
+def read_hard_negatives(path: Path) -> list[FalseAlarm]:
     """A list of false alarms. Raises DataError for anything else."""
     mined = _read_list(
-        path, lambda row: Mined(row["audio"], float(row["end_s"]), row["label"], float(row["score"])), _MINE_AGAIN
+        path, lambda row: FalseAlarm(row["audio"], float(row["end_s"]), row["label"], float(row["score"])), _MINE_AGAIN
     )
-    wild = [one.end_s for one in mined if not 0 <= one.end_s < math.inf]
-    if wild:
-        raise DataError(f"{path}: expected end_s of at least 0, got {wild[0]:g}; {_MINE_AGAIN[1]}")
+    invalid = [one.end_s for one in mined if not 0 <= one.end_s < math.inf]
+    if invalid:
+        raise DataError(f"{path}: expected end_s of at least 0, got {invalid[0]:g}; {_MINE_AGAIN[1]}")
     return mined
 
 
@@ -362,26 +362,26 @@ def _read_list(path: Path, of_row: Callable[[dict[str, str]], Place], made_by: t
         raise DataError(f"{path}: expected what pipelines.{made_by[0]} writes ({error}); {made_by[1]}") from None
 
 
-def _mined(path: Path, clips: list[Clip]) -> list[Clip]:
+def _hard_negative_clips(path: Path, clips: list[Clip]) -> list[Clip]:
     """The stretches of packed recordings that a list of false alarms names, each as a clip.
 
     They are somewhat longer than a detection, so that contexts can be cut from them at several places.
     """
     recordings = {clip.path: clip for clip in clips}
     found = []
-    for mined in read_mined(path):
+    for mined in read_hard_negatives(path):
         if mined.audio not in recordings:
             raise DataError(f"{path}: {mined.audio} is no recording of the configuration; delete the file, mine again")
         clip = recordings[mined.audio]
-        last = min(round((mined.end_s + _MINED_AFTER_S) * TRAINING_RATE_HZ), clip.n_samples)
-        first = max(0, last - _MINED_SAMPLES)
-        n_samples = min(_MINED_SAMPLES, clip.n_samples - first)
+        last = min(round((mined.end_s + _HARD_NEGATIVE_AFTER_S) * TRAINING_RATE_HZ), clip.n_samples)
+        first = max(0, last - _HARD_NEGATIVE_SAMPLES)
+        n_samples = min(_HARD_NEGATIVE_SAMPLES, clip.n_samples - first)
         extent = {"offset": clip.offset + first, "n_samples": n_samples, "word_start": 0, "word_end": n_samples}
-        found.append(msgspec.structs.replace(clip, kind="mined", **extent))
+        found.append(msgspec.structs.replace(clip, kind="hard_negative", **extent))
     return found
 
 
-class Excerpt(NamedTuple):
+class AlignedWord(NamedTuple):
     """A word in running speech: the recording as the pack names it, where the word begins and ends, which it is."""
 
     audio: str
@@ -390,24 +390,26 @@ class Excerpt(NamedTuple):
     label: str
 
 
-def read_excerpts(path: Path) -> list[Excerpt]:
+def read_aligned_words(path: Path) -> list[AlignedWord]:
     """A list of words in running speech. Raises DataError for anything else."""
     words = _read_list(
-        path, lambda row: Excerpt(row["audio"], float(row["start_s"]), float(row["end_s"]), row["label"]), _CUT_AGAIN
+        path,
+        lambda row: AlignedWord(row["audio"], float(row["start_s"]), float(row["end_s"]), row["label"]),
+        _CUT_AGAIN,
     )
-    wild = [word for word in words if not 0 <= word.start_s < word.end_s < math.inf]
-    if wild:
+    invalid = [word for word in words if not 0 <= word.start_s < word.end_s < math.inf]
+    if invalid:
         raise DataError(
-            f"{path}: expected 0 <= start_s < end_s, got {wild[0].start_s:g}, {wild[0].end_s:g}; {_CUT_AGAIN[1]}"
+            f"{path}: expected 0 <= start_s < end_s, got {invalid[0].start_s:g}, {invalid[0].end_s:g}; {_CUT_AGAIN[1]}"
         )
     return words
 
 
-def _words_of(path: Path, pack: Pack) -> dict[str, list[Excerpt]]:
+def _words_of(path: Path, pack: Pack) -> dict[str, list[AlignedWord]]:
     """The words that a list has of each packed recording of running speech."""
-    words: dict[str, list[Excerpt]] = {clip.path: [] for clip in pack.clips if clip.kind == "speech"}
+    words: dict[str, list[AlignedWord]] = {clip.path: [] for clip in pack.clips if clip.kind == "speech"}
     unusable = {clip.path for clip in pack.problems}
-    for word in read_excerpts(path):
+    for word in read_aligned_words(path):
         if word.audio in words:
             words[word.audio].append(word)
         elif word.audio not in unusable:
@@ -415,12 +417,12 @@ def _words_of(path: Path, pack: Pack) -> dict[str, list[Excerpt]]:
     return words
 
 
-def _places_of(clip: Clip, words: list[Excerpt], known: set[str]) -> list[tuple[int, int]]:
+def _places_of(clip: Clip, words: list[AlignedWord], known: set[str]) -> list[tuple[int, int]]:
     """Where in the pack a recording has words in `known`, or what must stay unheard, with what is near, in order.
 
     "of" alone may stay: within a sentence it is nothing like "off", and without it little speech would be left.
     """
-    unwanted = [word for word in words if word.label in known or (word.label != "of" and must_stay_unheard(word.label))]
+    unwanted = [word for word in words if word.label in known or (word.label != "of" and is_excluded(word.label))]
     places = [(round(word.start_s * TRAINING_RATE_HZ), round(word.end_s * TRAINING_RATE_HZ)) for word in unwanted]
     return sorted((clip.offset + start - _NEAR_SAMPLES, clip.offset + end + _NEAR_SAMPLES) for start, end in places)
 
@@ -444,7 +446,7 @@ def _has_any(clip: Clip, places: list[tuple[int, int]]) -> bool:
     return any(start < clip.offset + clip.n_samples and clip.offset < end for start, end in places)
 
 
-def _excerpts(clips: list[Clip], words: dict[str, list[Excerpt]], known: set[str]) -> list[Clip]:
+def _aligned_clips(clips: list[Clip], words: dict[str, list[AlignedWord]], known: set[str]) -> list[Clip]:
     """Words of packed recordings of running speech, each as a clip, and of each word no more than `_N_PER_WORD`.
 
     Left out are words in `known`, what must stay unheard, and what is too short or too long for a word alone.
@@ -453,18 +455,18 @@ def _excerpts(clips: list[Clip], words: dict[str, list[Excerpt]], known: set[str
     for clip in clips:
         for word in words[clip.path]:
             fits = _SHORTEST_S <= word.end_s - word.start_s <= _LONGEST_S
-            if fits and word.label not in known and not must_stay_unheard(word.label):
-                found.setdefault(word.label, []).append(_excerpt(clip, word))
+            if fits and word.label not in known and not is_excluded(word.label):
+                found.setdefault(word.label, []).append(_aligned_clip(clip, word))
     return [clip for same in found.values() for clip in _spread(same, _N_PER_WORD)]
 
 
-def _excerpt(clip: Clip, word: Excerpt) -> Clip:
+def _aligned_clip(clip: Clip, word: AlignedWord) -> Clip:
     """A word of a recording with a margin at both ends."""
     start, end = (min(round(at_s * TRAINING_RATE_HZ), clip.n_samples) for at_s in (word.start_s, word.end_s))
     first, last = max(0, start - _MARGIN_SAMPLES), min(end + _MARGIN_SAMPLES, clip.n_samples)
     extent = {"offset": clip.offset + first, "n_samples": last - first}
     extent |= {"word_start": start - first, "word_end": end - first}
-    return msgspec.structs.replace(clip, kind="excerpt", word=word.label, **extent)
+    return msgspec.structs.replace(clip, kind="aligned", word=word.label, **extent)
 
 
 def _spread(clips: list[Clip], n: int) -> list[Clip]:

@@ -25,7 +25,7 @@ from speechrnn.config import Data
 from speechrnn.data.confusables import Sounds, confusables, notation
 from speechrnn.errors import DataError
 
-SPOKEN_RATE_HZ = 16000
+TTS_RATE_HZ = 16000
 _PROGRAM = "espeak-ng"
 _ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
 _REFERENCE_ACCENT = "en-gb"
@@ -51,12 +51,12 @@ SOUND_LIKE = {
 }
 """Words that nobody can tell from a keyword by ear."""
 
-FORESEEN_BY_NOBODY = ("on", "off", "back", "forward")
+OPEN_SET_WORDS = ("on", "off", "back", "forward")
 """Words that stand for all that a recogniser was never trained on; it hears nothing that is said like them, either."""
-_LIKE_THEM = re.compile(
+_LIKE_OPEN_SET = re.compile(
     r"of|often|awf.*|awn.*|honest.*|honou?r.*|.*pon|.*reon|(on|off|back|forward).*|.*(off|back|forward)s?"
 )
-_UNLIKE_THEM = {"one", "ones", "oneself", "once", "only"}
+_NOT_LIKE_OPEN_SET = {"one", "ones", "oneself", "once", "only"}
 
 
 def words() -> list[str]:
@@ -68,19 +68,19 @@ def words() -> list[str]:
     return Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
 
 
-def must_stay_unheard(word: str) -> bool:
+def is_excluded(word: str) -> bool:
     """Whether a word is, begins or ends with, or sounds nearly like one that nobody foresaw."""
-    return word not in _UNLIKE_THEM and _LIKE_THEM.fullmatch(word) is not None
+    return word not in _NOT_LIKE_OPEN_SET and _LIKE_OPEN_SET.fullmatch(word) is not None
 
 
-class Spoken(NamedTuple):
+class TtsClip(NamedTuple):
     """One clip to make: the word, or its sounds in espeak-ng's notation, and how espeak-ng says it."""
 
     word: str
     voice: str
     pitch: int
     words_per_minute: int
-    kind: Literal["spoken", "confusable"] = "spoken"
+    kind: Literal["tts", "confusable"] = "tts"
 
     @property
     def path(self) -> str:
@@ -89,7 +89,7 @@ class Spoken(NamedTuple):
         return f"{folder}/{self.voice.replace('+', '_')}_{self.pitch}_{self.words_per_minute}.wav"
 
 
-def plan(data: Data, keywords: tuple[str, ...]) -> list[Spoken]:
+def plan(data: Data, keywords: tuple[str, ...]) -> list[TtsClip]:
     """The clips that a configuration asks for: other words, the keywords themselves, and what is nearly a keyword.
 
     Without synthesised keywords a network would learn that a synthesiser never says one. Raises DataError if espeak-ng
@@ -97,21 +97,21 @@ def plan(data: Data, keywords: tuple[str, ...]) -> list[Spoken]:
     """
     alike = {word for keyword in keywords for word in SOUND_LIKE.get(keyword, ())}
     others = [word for word in words() if word not in {*keywords, *data.held_out, *alike}]
-    wanted = [(word, data.n_spoken_per_word) for word in others]
-    wanted += [(word, data.n_spoken_per_keyword) for word in keywords]
+    wanted = [(word, data.n_tts_per_word) for word in others]
+    wanted += [(word, data.n_tts_per_keyword) for word in keywords]
     clips = {_draw(word, _random(word, number)) for word, n in wanted for number in range(n)}
     return sorted(clips | _plan_confusables(data, keywords))
 
 
-def _plan_confusables(data: Data, keywords: tuple[str, ...]) -> set[Spoken]:
+def _plan_confusables(data: Data, keywords: tuple[str, ...]) -> set[TtsClip]:
     """For each keyword a number of clips, each of another word that is nearly the keyword, as long as there are any.
 
     Which ones they are hardly changes when a word more or less must not be said.
     """
     if not data.n_confusables_per_keyword:
         return set()
-    never = (*FORESEEN_BY_NOBODY, *data.held_out)
-    sounds = pronunciations(Path(data.dir) / data.spoken, (*keywords, *never))
+    never = (*OPEN_SET_WORDS, *data.held_out)
+    sounds = pronunciations(Path(data.dir) / data.tts, (*keywords, *never))
     planned = set()
     for keyword in keywords:
         near = confusables(sounds[keyword], [sounds[word] for word in keywords], [sounds[word] for word in never])
@@ -156,15 +156,15 @@ def _seed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _draw(word: str, random: np.random.Generator) -> Spoken:
+def _draw(word: str, random: np.random.Generator) -> TtsClip:
     voice = f"{_ACCENTS[random.integers(len(_ACCENTS))]}+{_VARIANTS[random.integers(len(_VARIANTS))]}"
-    return Spoken(word, voice, int(random.integers(25, 75)), int(random.integers(110, 200)))
+    return TtsClip(word, voice, int(random.integers(25, 75)), int(random.integers(110, 200)))
 
 
 def synthesise(
     folder: Path,
-    wanted: list[Spoken],
-    progress: Callable[[Iterable[Spoken], int], Iterable[Spoken]] | None = None,
+    wanted: list[TtsClip],
+    progress: Callable[[Iterable[TtsClip], int], Iterable[TtsClip]] | None = None,
 ) -> None:
     """Make those of the wanted clips that are not in the folder yet. Raises DataError if espeak-ng is missing."""
     missing = [spoken for spoken in wanted if not (folder / spoken.path).exists()]
@@ -174,7 +174,7 @@ def synthesise(
         path = folder / spoken.path
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        soundfile.write(part, speak(spoken), SPOKEN_RATE_HZ, format="WAV")
+        soundfile.write(part, speak(spoken), TTS_RATE_HZ, format="WAV")
         part.replace(path)
 
 
@@ -182,16 +182,16 @@ def _check_program() -> None:
     if shutil.which(_PROGRAM) is None:
         raise DataError(
             f"{_PROGRAM}: not found; install it (Debian: apt install espeak-ng), "
-            "or set data.n_spoken_per_word, data.n_spoken_per_keyword and data.n_confusables_per_keyword to 0"
+            "or set data.n_tts_per_word, data.n_tts_per_keyword and data.n_confusables_per_keyword to 0"
         )
 
 
-def speak(spoken: Spoken) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
+def speak(spoken: TtsClip) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
     """The word as espeak-ng says it, int16 [T] at 16 kHz, without the silence around it."""
     options = ["-v", spoken.voice, "-p", str(spoken.pitch), "-s", str(spoken.words_per_minute), "--stdout"]
     wav = subprocess.run([_PROGRAM, *options, spoken.word], capture_output=True, check=True).stdout
     samples, rate_hz = soundfile.read(io.BytesIO(wav), dtype="float32")
-    samples = soxr.resample(samples, rate_hz, SPOKEN_RATE_HZ)
+    samples = soxr.resample(samples, rate_hz, TTS_RATE_HZ)
     loud = np.flatnonzero(np.abs(samples) > _QUIET)
     samples = samples[loud[0] : loud[-1] + 1] if len(loud) else samples
     return to_int16(samples * (_PEAK / max(float(np.abs(samples).max()), 1e-9)))

@@ -57,7 +57,7 @@ class ClassScore(msgspec.Struct):
     recall_interval: Interval
 
 
-class Detection(msgspec.Struct):
+class DetectionCurve(msgspec.Struct):
     """How well a score tells keywords from everything else: each curve from the strictest threshold to the loosest.
 
     The infinite first threshold, at which nothing is found, is null in JSON.
@@ -73,7 +73,7 @@ class Detection(msgspec.Struct):
     miss: list[float]
 
 
-class Calibration(msgspec.Struct):
+class ReliabilityDiagram(msgspec.Struct):
     """Expected calibration error, and the bins of confidence that it is the sum over."""
 
     expected_calibration_error: float
@@ -115,8 +115,8 @@ class Evaluation(msgspec.Struct):
     n_speakers: int
     n_single_files: int
     per_class: dict[str, ClassScore]
-    detection: dict[str, Detection]
-    calibration: Calibration
+    detection: dict[str, DetectionCurve]
+    calibration: ReliabilityDiagram
     shift: list[Condition]
     noise: list[Condition]
 
@@ -241,7 +241,7 @@ def _group(file: Path) -> str:
     return f"speaker {speaker[1]}" if speaker else str(file)
 
 
-class _Heard(NamedTuple):
+class _Predictions(NamedTuple):
     """All clips with their posteriors after each change; in noise, only of the clips that hold speech."""
 
     truth: list[int]
@@ -250,9 +250,9 @@ class _Heard(NamedTuple):
     posteriors: dict[_Change, list[Array]]
 
 
-def _classify(recognizer: Recognizer, clips: Iterator[_Clip], changes: Sequence[_Change]) -> _Heard:
+def _classify(recognizer: Recognizer, clips: Iterator[_Clip], changes: Sequence[_Change]) -> _Predictions:
     spec = recognizer.info.spec
-    heard = _Heard([], [], [], {change: [] for change in changes})
+    heard = _Predictions([], [], [], {change: [] for change in changes})
     while batch := list(itertools.islice(clips, _CLIPS_AT_ONCE)):
         speech = [clip for clip in batch if spec.labels.names[clip.truth] != SILENCE]
         for change, rows in heard.posteriors.items():
@@ -311,7 +311,7 @@ def read_noise(folder: Path, sample_rate_hz: int, n_samples: int) -> Samples:
     return loud
 
 
-def _score(labels: Labels, heard: _Heard) -> Evaluation:
+def _score(labels: Labels, heard: _Predictions) -> Evaluation:
     truth, n_keywords = np.array(heard.truth), len(labels.keywords)
     posteriors = {change: np.concatenate(rows) for change, rows in heard.posteriors.items() if rows}
     plain = posteriors[_Change()]
@@ -389,7 +389,7 @@ def _by_class(names: Sequence[str], confusion: Counts, resampled: Counts) -> dic
     }
 
 
-def _detection(posteriors: Array, truth: Counts, labels: Labels) -> dict[str, Detection]:
+def _detection(posteriors: Array, truth: Counts, labels: Labels) -> dict[str, DetectionCurve]:
     """Keywords against clips of no keyword: all by their highest posterior, then each by its own."""
     n_keywords = len(labels.keywords)
     is_other = truth >= n_keywords
@@ -401,7 +401,7 @@ def _detection(posteriors: Array, truth: Counts, labels: Labels) -> dict[str, De
             continue
         used = is_target | is_other
         curve = metrics.detection_curve(score[used], is_target[used])
-        found[name] = Detection(
+        found[name] = DetectionCurve(
             int(is_target.sum()),
             int(is_other.sum()),
             metrics.area_under_roc(curve),
@@ -412,9 +412,9 @@ def _detection(posteriors: Array, truth: Counts, labels: Labels) -> dict[str, De
     return found
 
 
-def _calibration(posteriors: Array, truth: Counts) -> Calibration:
+def _calibration(posteriors: Array, truth: Counts) -> ReliabilityDiagram:
     bins = metrics.reliability(posteriors, truth)
-    return Calibration(metrics.expected_calibration_error(bins), *(column.tolist() for column in bins))
+    return ReliabilityDiagram(metrics.expected_calibration_error(bins), *(column.tolist() for column in bins))
 
 
 def _condition(change: _Change, posteriors: Array, truth: Counts, n_keywords: int) -> Condition:

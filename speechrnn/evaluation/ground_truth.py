@@ -31,7 +31,7 @@ class Word(NamedTuple):
     end_s: float
 
 
-Truth = list[Word] | Counter[str]
+GroundTruth = list[Word] | Counter[str]
 """Words with their times, in order; or how often each word occurs in a transcript, which has none."""
 _Rows = list[tuple[str | None, Word]]
 
@@ -49,18 +49,18 @@ class _Labelled(msgspec.Struct):
     end_s: float
 
 
-class _Heard(_Labelled):
+class _WrittenDetection(_Labelled):
     score: float = 1.0
     decided_s: float | None = None
 
 
-class _HeardEntry(msgspec.Struct):
+class _WrittenTranscript(msgspec.Struct):
     audio: str
     duration_s: float
-    detections: list[_Heard]
+    detections: list[_WrittenDetection]
 
 
-def read_truth(path: Path, recording: str) -> Truth:
+def read_ground_truth(path: Path, recording: str) -> GroundTruth:
     """The words of one recording in small letters; it is known by the name of its file without the suffix.
 
     A line of transcripts is the recording and its words; Audacity labels name no recording and hold for any. Raises
@@ -90,12 +90,12 @@ def read_truth(path: Path, recording: str) -> Truth:
     return sorted(words, key=lambda word: word.start_s)
 
 
-def spoken(truth: Truth) -> Counter[str]:
+def count_words(truth: GroundTruth) -> Counter[str]:
     """How often each word is spoken."""
     return truth if isinstance(truth, Counter) else Counter(word.label for word in truth)
 
 
-def spelled(truth: Truth, keywords: Sequence[str]) -> Truth:
+def with_model_spelling(truth: GroundTruth, keywords: Sequence[str]) -> GroundTruth:
     """The same, with keywords as the model spells them: it may have capitals, which no truth that was read has."""
     names = {word.casefold(): word for word in keywords}
     if isinstance(truth, Counter):
@@ -103,7 +103,7 @@ def spelled(truth: Truth, keywords: Sequence[str]) -> Truth:
     return [word._replace(label=names.get(word.label, word.label)) for word in truth]
 
 
-def find_truth(recording: Path, place: Path | None) -> Path:
+def find_ground_truth(recording: Path, place: Path | None) -> Path:
     """The truth file of a recording: `place` itself, or the file of its name in that folder, or beside it.
 
     A `transcripts.txt` there serves where there is none of its name. Raises DataError if there is none.
@@ -127,9 +127,11 @@ def read_detections(path: Path) -> list[Transcript]:
     try:
         content = path.read_bytes()
         if path.suffix == ".jsonl":
-            entries = [msgspec.json.decode(line, type=_HeardEntry) for line in content.splitlines() if line.strip()]
+            entries = [
+                msgspec.json.decode(line, type=_WrittenTranscript) for line in content.splitlines() if line.strip()
+            ]
         else:
-            decoded = msgspec.json.decode(content, type=_HeardEntry | list[_HeardEntry])
+            decoded = msgspec.json.decode(content, type=_WrittenTranscript | list[_WrittenTranscript])
             entries = decoded if isinstance(decoded, list) else [decoded]
     except OSError as error:
         raise DataError(f"{path}: cannot read the detections ({error.strerror})") from None
@@ -138,7 +140,7 @@ def read_detections(path: Path) -> list[Transcript]:
     return [Transcript(e.audio, e.duration_s, tuple(map(_detection, e.detections))) for e in entries]
 
 
-def _detection(heard: _Heard) -> Detection:
+def _detection(heard: _WrittenDetection) -> Detection:
     decided_s = math.nan if heard.decided_s is None else heard.decided_s
     return Detection(heard.label, heard.start_s, heard.end_s, heard.score, decided_s)
 

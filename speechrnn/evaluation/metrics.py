@@ -23,7 +23,7 @@ def confusion_matrix(truth: Counts, predicted: Counts, n_classes: int) -> Counts
     return np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def _share(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+def _fraction(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
     shape = np.broadcast_shapes(np.shape(part), np.shape(whole))
     shares: Floats = np.divide(part, whole, out=np.full(shape, np.nan), where=np.asarray(whole) > 0)
     return shares
@@ -31,33 +31,33 @@ def _share(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
 
 def accuracy(confusion: Counts) -> Floats:
     """Share of all clips that got their class, of confusion matrices [..., C, C]: [...]."""
-    return _share(_correct(confusion).sum(-1), confusion.sum((-2, -1)))
+    return _fraction(_correct(confusion).sum(-1), confusion.sum((-2, -1)))
 
 
 def keyword_accuracy(confusion: Counts, n_keywords: int) -> Floats:
     """Share of the clips of all keywords that got their class: [...]."""
-    return _share(_correct(confusion)[..., :n_keywords].sum(-1), confusion[..., :n_keywords, :].sum((-2, -1)))
+    return _fraction(_correct(confusion)[..., :n_keywords].sum(-1), confusion[..., :n_keywords, :].sum((-2, -1)))
 
 
 def recall(confusion: Counts) -> Floats:
     """Share of the clips of each class that got it: [..., C]."""
-    return _share(_correct(confusion), confusion.sum(-1))
+    return _fraction(_correct(confusion), confusion.sum(-1))
 
 
 def precision(confusion: Counts) -> Floats:
     """Share of the clips that got a class which belong to it: [..., C]."""
-    return _share(_correct(confusion), confusion.sum(-2))
+    return _fraction(_correct(confusion), confusion.sum(-2))
 
 
 def f1(confusion: Counts) -> Floats:
     """Harmonic mean of precision and recall of each class: [..., C]."""
-    return _share(2 * _correct(confusion), confusion.sum(-1) + confusion.sum(-2))
+    return _fraction(2 * _correct(confusion), confusion.sum(-1) + confusion.sum(-2))
 
 
 def macro_f1(confusion: Counts) -> Floats:
     """Mean F1 of the classes that have clips: [...]."""
     present = confusion.sum(-1) > 0
-    return _share(np.where(present, f1(confusion), 0).sum(-1), present.sum(-1))
+    return _fraction(np.where(present, f1(confusion), 0).sum(-1), present.sum(-1))
 
 
 def _correct(confusion: Counts) -> Counts:
@@ -93,7 +93,7 @@ def interval(values: Floats) -> Floats:
     return found
 
 
-class Curve(NamedTuple):
+class DetCurve(NamedTuple):
     """What a threshold costs, each [K], from the strictest threshold to the loosest.
 
     `threshold` is the least score that counts as found, `false_alarm` the share of the others that reach it, `miss`
@@ -105,7 +105,7 @@ class Curve(NamedTuple):
     miss: Floats
 
 
-def detection_curve(scores: NDArray[Any], is_target: NDArray[np.bool_]) -> Curve:
+def detection_curve(scores: NDArray[Any], is_target: NDArray[np.bool_]) -> DetCurve:
     """The curve of scores [N], of which some are of targets. The first threshold is infinite: nothing is found.
 
     Raises DataError unless there are both targets and others.
@@ -123,16 +123,16 @@ def detection_curve(scores: NDArray[Any], is_target: NDArray[np.bool_]) -> Curve
     for counts in (hits, alarms):
         inside[1:-1] |= (counts[:-2] == counts[1:-1]) & (counts[1:-1] == counts[2:])
     keep = ~inside
-    return Curve(threshold[keep], alarms[keep] / n_others, 1 - hits[keep] / n_targets)
+    return DetCurve(threshold[keep], alarms[keep] / n_others, 1 - hits[keep] / n_targets)
 
 
-def area_under_roc(curve: Curve) -> float:
+def area_under_roc(curve: DetCurve) -> float:
     """Chance that a target scores higher than another clip, equal scores counting half."""
     hit = 1 - curve.miss
     return float((np.diff(curve.false_alarm) * (hit[1:] + hit[:-1]) / 2).sum())
 
 
-def equal_error_rate(curve: Curve) -> float:
+def equal_error_rate(curve: DetCurve) -> float:
     """Where false alarms and misses are equal shares, on straight lines between the points of the curve."""
     excess = curve.false_alarm - curve.miss
     after = int(np.argmax(excess >= 0))  # never the first: there nothing is found, so the excess is -1
@@ -140,7 +140,7 @@ def equal_error_rate(curve: Curve) -> float:
     return float(weight * curve.miss[after - 1] + (1 - weight) * curve.miss[after])
 
 
-def miss_at(curve: Curve, false_alarm: float) -> float:
+def miss_at(curve: DetCurve, false_alarm: float) -> float:
     """The least share of misses with at most this share of false alarms."""
     return float(curve.miss[curve.false_alarm <= false_alarm].min())
 
@@ -160,7 +160,7 @@ def reliability(posteriors: NDArray[Any], truth: Counts, n_bins: int = 15) -> Re
     bins = np.minimum((confidence * n_bins).astype(np.int64), n_bins - 1)
     n = np.bincount(bins, minlength=n_bins)
     sums = (np.bincount(bins, weights=values, minlength=n_bins) for values in (confidence, correct))
-    return Reliability(n, *(_share(values, n) for values in sums))
+    return Reliability(n, *(_fraction(values, n) for values in sums))
 
 
 def expected_calibration_error(found: Reliability) -> float:
@@ -197,11 +197,11 @@ def fit_temperature(log_posteriors: NDArray[Any], truth: Counts, weights: NDArra
 def fit_bias(log_posteriors: NDArray[Any], truth: Counts, shares: NDArray[Any]) -> Floats:
     """What to add to log-posteriors [N, C] so that they suit classes with these shares of all contexts [C]: [C].
 
-    With clips weighing as in `weigh`, the cross-entropy is least where the mean posterior of each class is its share;
+    With clips weighing as in `class_weights`, the cross-entropy is least where the mean posterior of each class is its share;
     every round moves the biases towards that. Their mean is 0. Raises DataError for a class without clips.
     """
     scores = np.asarray(log_posteriors, dtype=np.float64)
-    weights, shares = weigh(truth, shares), np.asarray(shares) / np.sum(shares)
+    weights, shares = class_weights(truth, shares), np.asarray(shares) / np.sum(shares)
     bias = np.zeros(scores.shape[1])
     for _ in range(200):
         shifted = scores + bias
@@ -211,7 +211,7 @@ def fit_bias(log_posteriors: NDArray[Any], truth: Counts, shares: NDArray[Any]) 
     return centred
 
 
-def weigh(truth: Counts, shares: NDArray[Any]) -> Floats:
+def class_weights(truth: Counts, shares: NDArray[Any]) -> Floats:
     """Weights of clips [N], of sum 1, with which each class has its share [C]. Raises DataError if one has no clips."""
     n_of = np.bincount(truth, minlength=len(shares))
     if not n_of.all():

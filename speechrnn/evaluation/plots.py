@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 
 from speechrnn.evaluation.clips import ANY_KEYWORD, Evaluation
 from speechrnn.evaluation.metrics import Floats
-from speechrnn.evaluation.streams import Curve
+from speechrnn.evaluation.streams import StreamCurve
 
 _BLUE, _ORANGE = "#3d85c8", "#dd7a2b"
 _INK = "#010203"
@@ -50,16 +50,16 @@ def draw_all(result: Evaluation) -> dict[str, Figure]:
         return figures | {"calibration": _draw_calibration(result), "conditions": _draw_conditions(result)}
 
 
-def draw_curve(curve: Curve) -> Figure:
+def draw_curve(curve: StreamCurve) -> Figure:
     """Misses against false alarms per hour, from the strictest threshold to the loosest, and the spotter's points."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6, 4.6), layout="constrained")
         axis = figure.subplots()
         alarms = [point.false_alarms_per_hour for point in curve.detector]
-        missed = [100 * point.missed_share for point in curve.detector]
+        missed = [100 * point.miss_rate for point in curve.detector]
         axis.plot(alarms, missed, ".-", color=_BLUE, lw=1, label="detector, by threshold")
         for number, (name, point) in enumerate(curve.spotter.items()):
-            place = point.false_alarms_per_hour, 100 * point.missed_share
+            place = point.false_alarms_per_hour, 100 * point.miss_rate
             axis.plot(*place, "o^sDv"[number % 5], color=_ORANGE, label=f"spotter, {name}")
         axis.set_xscale("symlog", linthresh=1, linscale=0.5)  # zero has a place, too
         most = 1.2 * max([1.0, *alarms])

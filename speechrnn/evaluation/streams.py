@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.detector import Detection, Detector
-from speechrnn.evaluation.ground_truth import Truth, Word, spelled
-from speechrnn.evaluation.ground_truth import spoken as spoken_in
+from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, with_model_spelling
 from speechrnn.labels import Labels
 from speechrnn.spec import Options
 
@@ -27,13 +26,13 @@ BURST_S = 1.0
 THRESHOLDS = tuple(float(level) for level in np.round(1 / (1 + np.exp(-np.linspace(-3, 7, 61))), 5))
 """Those of a curve: from 0.05 to 0.999, closer together at both ends, where posteriors are."""
 
-Kind = Literal["hit", "wrong", "false alarm", "not counted"]
+VerdictKind = Literal["hit", "wrong", "false alarm", "not counted"]
 
 
 class Verdict(NamedTuple):
     """What a detection is, and the word that was spoken there, if any was."""
 
-    kind: Kind
+    kind: VerdictKind
     word: Word | None = None
 
 
@@ -143,20 +142,20 @@ def judge_transcript(found: Sequence[Detection], spoken: Counter[str]) -> list[V
     return verdicts
 
 
-class Scored(NamedTuple):
+class ScoredRecording(NamedTuple):
     """A recording: its name and length, what was found in it, and what was spoken."""
 
     audio: str
     duration_s: float
     found: Sequence[Detection]
-    truth: Truth
+    truth: GroundTruth
 
 
 class KeywordScore(msgspec.Struct, frozen=True):
     """One keyword: how often it was spoken and found, and was heard where another or none was."""
 
     n_spoken: int
-    n_found: int
+    n_hits: int
     n_wrong: int
     n_false_alarms: int
 
@@ -168,14 +167,14 @@ class Alarm(msgspec.Struct, frozen=True):
     label: str
     decided_s: float
     score: float
-    kind: Kind
+    kind: VerdictKind
     spoken: str
 
 
 class Score(msgspec.Struct, frozen=True):
     """Detections held against what was spoken. Shares are of the spoken keywords; NaN, in JSON null, without any.
 
-    `matched_share` counts keywords where anything was heard, right or wrong. Delays are from the end of the word to the
+    `match_rate` counts keywords where anything was heard, right or wrong. Delays are from the end of the word to the
     decision, of the hits where both are known; NaN without any.
     """
 
@@ -184,15 +183,15 @@ class Score(msgspec.Struct, frozen=True):
     n_recordings: int
     hours: float
     n_spoken: int
-    n_found: int
-    n_missed: int
+    n_hits: int
+    n_misses: int
     n_wrong: int
     n_false_alarms: int
-    found_share: float
-    missed_share: float
-    matched_share: float
-    wrong_share: float
-    false_alarm_share: float
+    hit_rate: float
+    miss_rate: float
+    match_rate: float
+    wrong_rate: float
+    false_alarm_rate: float
     false_alarms_per_hour: float
     delay_p50_ms: float
     delay_p95_ms: float
@@ -200,25 +199,25 @@ class Score(msgspec.Struct, frozen=True):
     alarms: list[Alarm]
 
 
-def judge(recording: Scored, keywords: Sequence[str], rule: str) -> list[Verdict]:
+def judge(recording: ScoredRecording, keywords: Sequence[str], rule: str) -> list[Verdict]:
     """A verdict for each detection of a recording."""
     if isinstance(recording.truth, Counter):
         return judge_transcript(recording.found, recording.truth)
     return RULES[rule].judge(recording.found, recording.truth, keywords)
 
 
-def score(recordings: Iterable[Scored], keywords: Sequence[str], rule: str = "default") -> Score:
+def score(recordings: Iterable[ScoredRecording], keywords: Sequence[str], rule: str = "default") -> Score:
     """Count over recordings; of those with transcripts, the rule is another (`TRANSCRIPT`)."""
-    recordings = [r._replace(truth=spelled(r.truth, keywords)) for r in recordings]
+    recordings = [r._replace(truth=with_model_spelling(r.truth, keywords)) for r in recordings]
     judged = [(r, f, v) for r in recordings for f, v in zip(r.found, judge(r, keywords, rule), strict=True)]
-    counts: Counter[tuple[str, Kind]] = Counter((found.label, verdict.kind) for _, found, verdict in judged)
-    spoken = sum((spoken_in(r.truth) for r in recordings), Counter[str]())
+    counts: Counter[tuple[str, VerdictKind]] = Counter((found.label, verdict.kind) for _, found, verdict in judged)
+    spoken = sum((count_words(r.truth) for r in recordings), Counter[str]())
     per_keyword = {
         word: KeywordScore(spoken[word], counts[word, "hit"], counts[word, "wrong"], counts[word, "false alarm"])
         for word in keywords
     }
     n_spoken = sum(one.n_spoken for one in per_keyword.values())
-    n_found = sum(one.n_found for one in per_keyword.values())
+    n_hits = sum(one.n_hits for one in per_keyword.values())
     n_wrong = sum(one.n_wrong for one in per_keyword.values())
     n_false_alarms = sum(one.n_false_alarms for one in per_keyword.values())
     hits = [(found, v.word) for _, found, v in judged if v.kind == "hit"]
@@ -235,15 +234,15 @@ def score(recordings: Iterable[Scored], keywords: Sequence[str], rule: str = "de
         n_recordings=len(recordings),
         hours=hours,
         n_spoken=n_spoken,
-        n_found=n_found,
-        n_missed=n_spoken - n_found,
+        n_hits=n_hits,
+        n_misses=n_spoken - n_hits,
         n_wrong=n_wrong,
         n_false_alarms=n_false_alarms,
-        found_share=_ratio(n_found, n_spoken),
-        missed_share=_ratio(n_spoken - n_found, n_spoken),
-        matched_share=_ratio(n_matched, n_spoken),
-        wrong_share=_ratio(n_wrong, n_spoken),
-        false_alarm_share=_ratio(n_false_alarms, n_spoken),
+        hit_rate=_ratio(n_hits, n_spoken),
+        miss_rate=_ratio(n_spoken - n_hits, n_spoken),
+        match_rate=_ratio(n_matched, n_spoken),
+        wrong_rate=_ratio(n_wrong, n_spoken),
+        false_alarm_rate=_ratio(n_false_alarms, n_spoken),
         false_alarms_per_hour=_ratio(n_false_alarms, hours),
         delay_p50_ms=percentile_ms(delays_s, 50),
         delay_p95_ms=percentile_ms(delays_s, 95),
@@ -272,13 +271,13 @@ class CurvePoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     threshold: float
-    missed_share: float
-    wrong_share: float
+    miss_rate: float
+    wrong_rate: float
     false_alarms_per_hour: float
     thresholds: dict[str, float] = {}
 
 
-class Curve(msgspec.Struct, frozen=True):
+class StreamCurve(msgspec.Struct, frozen=True):
     """Misses against false alarms: of the plain detector at common thresholds, and of the spotter at named points.
 
     The detector decides on posteriors of the audio as it is; the spotter takes what it has heard for silence, so it may
@@ -290,57 +289,65 @@ class Curve(msgspec.Struct, frozen=True):
     spotter: dict[str, CurvePoint]
 
 
-class Heard(NamedTuple):
+class StreamResult(NamedTuple):
     """A recording as several options heard it: detections by their name, and its posteriors [n, C], a row a step."""
 
     audio: str
     duration_s: float
-    truth: Truth
+    truth: GroundTruth
     found: Mapping[str, Sequence[Detection]]
     posteriors: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
 
-    def scored(self, name: str) -> Scored:
+    def scored(self, name: str) -> ScoredRecording:
         """What one of the options found."""
-        return Scored(self.audio, self.duration_s, self.found[name], self.truth)
+        return ScoredRecording(self.audio, self.duration_s, self.found[name], self.truth)
 
 
-def draw_up(recordings: Sequence[Heard], labels: Labels, choices: Mapping[str, Options], rule: str) -> Curve:
+def build_curve(
+    recordings: Sequence[StreamResult], labels: Labels, choices: Mapping[str, Options], rule: str
+) -> StreamCurve:
     """The curve of the plain detector, otherwise with the first of these options, and the points of the spotter."""
-    swept = sweep(recordings, labels, next(iter(choices.values())), rule)
+    swept = sweep_thresholds(recordings, labels, next(iter(choices.values())), rule)
     scores = {name: score([heard.scored(name) for heard in recordings], labels.keywords, rule) for name in choices}
-    return Curve(
+    return StreamCurve(
         rule,
-        [point_of(Options(threshold=level), one, one) for level, one in zip(THRESHOLDS, swept, strict=True)],
-        {name: point_of(choices[name], one, one) for name, one in scores.items()},
+        [curve_point(Options(threshold=level), one, one) for level, one in zip(THRESHOLDS, swept, strict=True)],
+        {name: curve_point(choices[name], one, one) for name, one in scores.items()},
     )
 
 
-def sweep(
-    recordings: Sequence[Heard], labels: Labels, options: Options, rule: str, thresholds: Sequence[float] = THRESHOLDS
+def sweep_thresholds(
+    recordings: Sequence[StreamResult],
+    labels: Labels,
+    options: Options,
+    rule: str,
+    thresholds: Sequence[float] = THRESHOLDS,
 ) -> list[Score]:
     """The score of the plain detector with each of these thresholds for all keywords, over stored posteriors."""
     return [
-        decide(recordings, labels, msgspec.structs.replace(options, threshold=threshold, thresholds={}), rule)
+        score_detector(recordings, labels, msgspec.structs.replace(options, threshold=threshold, thresholds={}), rule)
         for threshold in thresholds
     ]
 
 
-def decide(recordings: Sequence[Heard], labels: Labels, options: Options, rule: str = "default") -> Score:
+def score_detector(
+    recordings: Sequence[StreamResult], labels: Labels, options: Options, rule: str = "default"
+) -> Score:
     """The score of the plain detector with these options, over stored posteriors."""
     detector = Detector(labels, options)
     scored = []
     for heard in recordings:
         detector.reset()
-        scored.append(Scored(heard.audio, heard.duration_s, detector.push(heard.posteriors), heard.truth))
+        scored.append(ScoredRecording(heard.audio, heard.duration_s, detector.push(heard.posteriors), heard.truth))
     return score(scored, labels.keywords, rule)
 
 
-def point_of(options: Options, in_words: Score, in_speech: Score) -> CurvePoint:
+def curve_point(options: Options, in_words: Score, in_speech: Score) -> CurvePoint:
     """What options cost in misses and wrong words, and in false alarms, which may be counted where no word is said."""
     return CurvePoint(
         options.threshold,
-        in_words.missed_share,
-        in_words.wrong_share,
+        in_words.miss_rate,
+        in_words.wrong_rate,
         in_speech.false_alarms_per_hour,
         options.thresholds,
     )
@@ -351,18 +358,18 @@ def to_table(result: Score) -> str:
     width = max(map(len, ["keyword", *result.per_keyword]))
     lines = [
         f"{result.n_recordings} recordings, {60 * result.hours:.1f} minutes, {result.n_spoken} keywords spoken",
-        f"found {result.n_found} ({percent(result.found_share)}), missed {result.n_missed} "
-        f"({percent(result.missed_share)}), wrong words {result.n_wrong} ({percent(result.wrong_share)})",
+        f"found {result.n_hits} ({percent(result.hit_rate)}), missed {result.n_misses} "
+        f"({percent(result.miss_rate)}), wrong words {result.n_wrong} ({percent(result.wrong_rate)})",
         f"false alarms {result.n_false_alarms}, {number(result.false_alarms_per_hour, '.1f')} per hour "
-        f"({percent(result.false_alarm_share)} of the keywords)",
-        f"matched, right or wrong: {percent(result.matched_share)}",
+        f"({percent(result.false_alarm_rate)} of the keywords)",
+        f"matched, right or wrong: {percent(result.match_rate)}",
         f"delay from the end of the word: p50 {number(result.delay_p50_ms, '.0f')} ms, "
         f"p95 {number(result.delay_p95_ms, '.0f')} ms",
         "",
         f"{'keyword':<{width}}  {'spoken':>6}  {'found':>6}  {'missed':>6}  {'wrong':>6}  {'false':>6}",
     ]
     lines += [
-        f"{word:<{width}}  {one.n_spoken:>6}  {one.n_found:>6}  {one.n_spoken - one.n_found:>6}  "
+        f"{word:<{width}}  {one.n_spoken:>6}  {one.n_hits:>6}  {one.n_spoken - one.n_hits:>6}  "
         f"{one.n_wrong:>6}  {one.n_false_alarms:>6}"
         for word, one in result.per_keyword.items()
     ]

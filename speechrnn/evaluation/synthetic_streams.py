@@ -21,8 +21,8 @@ from speechrnn.data.pack import Clip, Pack, Split, word_extent
 from speechrnn.detector import Detection
 from speechrnn.errors import DataError
 from speechrnn.evaluation.clips import speech_power
-from speechrnn.evaluation.ground_truth import Truth, Word, find_truth, read_truth, spoken
-from speechrnn.evaluation.streams import Heard, judge_default, percentile_ms
+from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, find_ground_truth, read_ground_truth
+from speechrnn.evaluation.streams import StreamResult, judge_default, percentile_ms
 from speechrnn.listening import hear
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import Options
@@ -61,9 +61,9 @@ class Recipe(NamedTuple):
 
     duration_s: float = 600.0
     slot_s: float = 3.0
-    keyword_share: float = 0.7
-    unknown_share: float = 0.3
-    speech_share: float = 0.0
+    keyword_fraction: float = 0.7
+    unknown_fraction: float = 0.3
+    speech_fraction: float = 0.0
     level_db: float | None = None
     noise_gain: Range | None = None
     snr_db: Range | None = None
@@ -74,8 +74,10 @@ PRESETS = {
     "plain": Recipe(duration_s=960.0, slot_s=2.4, noise_gain=(0.1, 0.1)),
     "clean": Recipe(),
     "tensorflow": Recipe(noise_gain=(0.0, 0.1), noise_piece_s=1.0),
-    "mlperf": Recipe(duration_s=1200.0, keyword_share=0.125, unknown_share=0.375, snr_db=(10.0, 10.0)),
-    "mixed": Recipe(duration_s=1800.0, keyword_share=0.3, unknown_share=0.2, speech_share=0.25, snr_db=(0.0, 30.0)),
+    "mlperf": Recipe(duration_s=1200.0, keyword_fraction=0.125, unknown_fraction=0.375, snr_db=(10.0, 10.0)),
+    "mixed": Recipe(
+        duration_s=1800.0, keyword_fraction=0.3, unknown_fraction=0.2, speech_fraction=0.25, snr_db=(0.0, 30.0)
+    ),
 }
 """Words over noise every 2.4 s; words alone; TensorFlow's recipe for its streaming accuracy; 50 keywords among other
 words at 10 dB after MLPerf Tiny, which has speech and music there, where keywords of everyday language would occur;
@@ -170,10 +172,10 @@ def _is_known_to_have(file: Path, keywords: Sequence[str]) -> bool:
 
 def _has_keyword(file: Path, keywords: Sequence[str]) -> bool:
     try:
-        place = find_truth(file, None)
+        place = find_ground_truth(file, None)
     except DataError:
         return False
-    said = spoken(read_truth(place, file.stem))
+    said = count_words(read_ground_truth(place, file.stem))
     return any(word.casefold() in said for word in keywords)
 
 
@@ -197,7 +199,7 @@ def n_slots_of(recipe: Recipe) -> int:
 
 def words_of(recipe: Recipe) -> dict[str, int]:
     """How many of the slots hold a keyword, another word and running speech."""
-    shares = {"keyword": recipe.keyword_share, "other": recipe.unknown_share, "speech": recipe.speech_share}
+    shares = {"keyword": recipe.keyword_fraction, "other": recipe.unknown_fraction, "speech": recipe.speech_fraction}
     return {what: round(share * n_slots_of(recipe)) for what, share in shares.items()}
 
 
@@ -287,12 +289,16 @@ def _gain(recipe: Recipe, piece: Samples, at: int, powers: NDArray[np.float64], 
     return float(np.sqrt(power / max(float(np.square(piece).mean()), 1e-10)) * 10 ** (-snr_db / 20))
 
 
-def hear_with_truth(
-    recognizer: Recognizer, blocks: Iterable[Samples], truth: Truth, choices: Mapping[str, Options], audio: str = ""
-) -> Heard:
+def spot_with_truth(
+    recognizer: Recognizer,
+    blocks: Iterable[Samples],
+    truth: GroundTruth,
+    choices: Mapping[str, Options],
+    audio: str = "",
+) -> StreamResult:
     """What each of these options finds in a recording, given in blocks [T], beside what is spoken in it."""
     found, duration_s, posteriors = hear(blocks, recognizer, choices)
-    return Heard(audio, duration_s, truth, found, posteriors)
+    return StreamResult(audio, duration_s, truth, found, posteriors)
 
 
 def match(found: Iterable[Detection], words: list[Word]) -> list[Word | None]:

@@ -62,7 +62,7 @@ class MfccFrames(nn.Module):
         coefficients: Tensor = self.mfcc(samples)
         return coefficients.transpose(1, 2)
 
-    def of_bands(self, log_mels: Tensor) -> Tensor:
+    def from_log_mel(self, log_mels: Tensor) -> Tensor:
         """Logarithms of mel powers [..., n_mels] as they are in frames [..., F]."""
         coefficients: Tensor = log_mels @ self.mfcc.dct_mat
         return coefficients
@@ -81,7 +81,7 @@ class LogMelFrames(nn.Module):
         mel: Tensor = self.mel(samples)
         return torch.log(mel + LOG_FLOOR).transpose(1, 2)
 
-    def of_bands(self, log_mels: Tensor) -> Tensor:
+    def from_log_mel(self, log_mels: Tensor) -> Tensor:
         """Logarithms of mel powers [..., n_mels] as they are in frames [..., F]."""
         return log_mels
 

@@ -31,7 +31,7 @@ from speechrnn.serving.conversation import Service
 _REQUEST_S = 20.0
 _CLOSED_S = 5.0
 _GRACE_S = 3
-_MOST_CONNECTIONS = 256
+_MAX_CONNECTIONS = 256
 _WEB = Path(__file__).parent / "web"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _HEADERS = {
@@ -122,7 +122,7 @@ class _Http(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > _MOST_CONNECTIONS:
+        if len(self.connections) > _MAX_CONNECTIONS:
             transport.abort()
         self._expect_request()
 
@@ -197,7 +197,7 @@ def make_server(
             make_app(service, names),
             http=_Http,
             ws=_WebSocket,
-            ws_max_size=protocol.MOST_MESSAGE_BYTES,
+            ws_max_size=protocol.MAX_MESSAGE_BYTES,
             ws_per_message_deflate=False,
             proxy_headers=False,
             server_header=False,

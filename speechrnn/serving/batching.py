@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from speechrnn.audio import Samples
 from speechrnn.recognizer import Recognizer
 
-_MOST_CONTEXTS = 16
+_MAX_CONTEXTS = 16
 _N_WARM_UPS = 3
 _N_REMEMBERED = 50
 
@@ -33,7 +33,7 @@ class Batcher:
         self._arrived = asyncio.Event()
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="speechrnn")
         self._costs_s: deque[float] = deque(maxlen=_N_REMEMBERED)
-        warm_up = np.zeros((_MOST_CONTEXTS, recognizer.info.spec.context_samples), dtype=np.float32)
+        warm_up = np.zeros((_MAX_CONTEXTS, recognizer.info.spec.context_samples), dtype=np.float32)
         for _ in range(_N_WARM_UPS):
             self._costs_s.append(self._run(warm_up)[1])
 
@@ -64,7 +64,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            batch, self._waiting = self._waiting[:_MOST_CONTEXTS], self._waiting[_MOST_CONTEXTS:]
+            batch, self._waiting = self._waiting[:_MAX_CONTEXTS], self._waiting[_MAX_CONTEXTS:]
             if not self._waiting:
                 self._arrived.clear()
             contexts = np.stack([context for context, _ in batch])

@@ -31,8 +31,8 @@ from speechrnn.spotter import KeywordSpotter
 
 _CLOSING_S = 2.0
 _UPLOAD_S = 60.0
-_MOST_UPLOADS = 4
-_BUSIEST = 0.7
+_MAX_UPLOADS = 4
+_MAX_LOAD = 0.7
 _LATE_S = 0.1
 _N_RECENT = 50
 _LAGS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
@@ -58,26 +58,26 @@ class Metrics:
 class Service:
     """What the server does; open `batcher` around its use.
 
-    `model` is the file that the recognizer was loaded from. At most `n_most` clients are heard at once, and no more
+    `model` is the file that the recognizer was loaded from. At most `max_clients` clients are heard at once, and no more
     than can be in real time. One that sends no step of audio or reads no answer for `idle_s` is closed.
     """
 
     def __init__(
-        self, recognizer: Recognizer, model: Path, options: Options, *, n_most: int = 64, idle_s: float = 20
+        self, recognizer: Recognizer, model: Path, options: Options, *, max_clients: int = 64, idle_s: float = 20
     ) -> None:
         self.metrics = Metrics()
         self.batcher = Batcher(recognizer, lambda n_contexts: self.metrics.batches.inc())
         self._recognizer = recognizer
         self._model = model
         self._options = options
-        self._n_most = n_most
+        self._n_most = max_clients
         self._idle_s = idle_s
         self._n_clients = 0
         self._recent_lags_s: deque[float] = deque(maxlen=_N_RECENT)
         self._n_uploads = 0
         self._jobs: set[asyncio.Task[uploads.Upload]] = set()
         self._one_upload = asyncio.Semaphore(1)
-        self._ready = protocol.ready(model.stem, recognizer.info, options, uploads.MOST_BYTES)
+        self._ready = protocol.ready(model.stem, recognizer.info, options, uploads.MAX_UPLOAD_BYTES)
         KeywordSpotter(recognizer, options)  # so that options which do not fit are refused now
 
     @property
@@ -86,7 +86,7 @@ class Service:
         if self._n_clients and self._recent_lags_s and median(self._recent_lags_s) > _LATE_S:
             return self._n_clients
         step_s = self._options.step_ms / 1000
-        return max(1, min(self._n_most, int(_BUSIEST * step_s / self.batcher.context_s)))
+        return max(1, min(self._n_most, int(_MAX_LOAD * step_s / self.batcher.context_s)))
 
     async def model(self, request: Request) -> Response:
         """What listens here."""
@@ -195,7 +195,7 @@ class Service:
         return _json(answer, status)
 
     async def _answer(self, request: Request) -> tuple[HTTPStatus, bytes]:
-        if self._n_uploads >= _MOST_UPLOADS:
+        if self._n_uploads >= _MAX_UPLOADS:
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "busy with other recordings; try again in a minute")
         self._n_uploads += 1
         try:
@@ -205,7 +205,7 @@ class Service:
         except AudioError as error:
             return _refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except OverflowError:
-            limit_mb = uploads.MOST_BYTES // 1_000_000
+            limit_mb = uploads.MAX_UPLOAD_BYTES // 1_000_000
             return _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {limit_mb} MB; send a part of it")
         except (TimeoutError, ClientDisconnect):
             return _refusal(HTTPStatus.REQUEST_TIMEOUT, f"expected the whole recording within {_UPLOAD_S:g} s")
@@ -215,7 +215,7 @@ class Service:
             self._n_uploads -= 1
 
     async def _transcribe(self, request: Request) -> uploads.Upload:
-        recording = protocol.decode_recording(request.query_params)
+        recording = protocol.decode_upload_query(request.query_params)
         options = recording.options(self._options)
         KeywordSpotter(self._recognizer, options)  # refuses keywords that the model does not have
         with tempfile.NamedTemporaryFile(prefix="speechrnn-") as file:
@@ -223,7 +223,7 @@ class Service:
                 n_bytes = 0
                 async for part in request.stream():
                     n_bytes += len(part)
-                    if n_bytes > uploads.MOST_BYTES:
+                    if n_bytes > uploads.MAX_UPLOAD_BYTES:
                         raise OverflowError
                     file.write(part)
             file.flush()

@@ -15,7 +15,7 @@ from speechrnn.spec import ModelInfo, Options
 
 VERSION = 1
 LISTEN_PATH, TRANSCRIBE_PATH, MODEL_PATH = "/v1/listen", "/v1/transcribe", "/v1/model"
-MOST_MESSAGE_BYTES = 1 << 16
+MAX_MESSAGE_BYTES = 1 << 16
 MALFORMED, IDLE, BROKEN, FULL = 1007, 1008, 1011, 1013
 """WebSocket close codes. The WebSocket itself adds 1009 for a message too large and 1012 for a server that ends."""
 
@@ -31,7 +31,7 @@ class ProtocolError(SpeechRnnError):
         self.code = code
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ClientChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a client may choose: the keywords that may fire, all if empty, and one threshold for all of them."""
 
     keywords: tuple[str, ...] = ()
@@ -41,16 +41,16 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The options that this choice makes of the server's."""
         if self.threshold is not None:
             default = msgspec.structs.replace(default, threshold=self.threshold, thresholds={})
-        return msgspec.structs.replace(default, only=self.keywords) if self.keywords else default
+        return msgspec.structs.replace(default, keywords=self.keywords) if self.keywords else default
 
 
-class Start(Choice, frozen=True, kw_only=True, tag_field="type", tag="start"):
+class Start(ClientChoice, frozen=True, kw_only=True, tag_field="type", tag="start"):
     """The first message: the rate of the audio that follows, and what the client chooses."""
 
     rate_hz: Annotated[int, msgspec.Meta(ge=8000, le=192000)]
 
 
-class Recording(Choice, frozen=True, kw_only=True):
+class UploadQuery(ClientChoice, frozen=True, kw_only=True):
     """The query of an upload: what its sender calls it, a name to show and not a path to open."""
 
     name: Annotated[str, msgspec.Meta(max_length=255)] = "recording"
@@ -69,7 +69,7 @@ class Ready(msgspec.Struct, frozen=True, tag_field="type", tag="ready"):
     context_ms: int
     step_ms: int
     threshold: float
-    most_upload_bytes: int
+    max_upload_bytes: int
     keywords: tuple[str, ...]
     labels: tuple[str, ...]
 
@@ -96,7 +96,7 @@ class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
     message: str
 
 
-def ready(model: str, info: ModelInfo, options: Options, most_upload_bytes: int) -> Ready:
+def ready(model: str, info: ModelInfo, options: Options, max_upload_bytes: int) -> Ready:
     """What a server says of its model and of itself."""
     spec = info.spec
     return Ready(
@@ -106,7 +106,7 @@ def ready(model: str, info: ModelInfo, options: Options, most_upload_bytes: int)
         context_ms=spec.context_ms,
         step_ms=options.step_ms,
         threshold=options.threshold,
-        most_upload_bytes=most_upload_bytes,
+        max_upload_bytes=max_upload_bytes,
         keywords=spec.labels.keywords,
         labels=spec.labels.names,
     )
@@ -129,13 +129,13 @@ def decode_audio(message: bytes) -> Samples:
     return from_int16(np.frombuffer(message, dtype="<i2"))
 
 
-def decode_recording(query: Mapping[str, str]) -> Recording:
+def decode_upload_query(query: Mapping[str, str]) -> UploadQuery:
     """The query of an upload, its keywords separated by commas. Raises ProtocolError for anything else."""
     fields: dict[str, object] = {**query}
     if "keywords" in query:
         fields["keywords"] = tuple(query["keywords"].split(","))
     try:
-        recording = msgspec.convert(fields, type=Recording, strict=False)
+        recording = msgspec.convert(fields, type=UploadQuery, strict=False)
     except msgspec.ValidationError as error:
         raise ProtocolError(MALFORMED, f"expected name, keywords and threshold, got something else ({error})") from None
     shown = "".join(letter for letter in recording.name.replace("\\", "/").split("/")[-1] if letter.isprintable())

@@ -20,12 +20,12 @@ from speechrnn.sources import FileSource
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 
-MOST_BYTES = 50_000_000
-MOST_S = 3600.0
-MOST_WORK_S = 90.0
+MAX_UPLOAD_BYTES = 50_000_000
+MAX_UPLOAD_S = 3600.0
+MAX_WORK_S = 90.0
 _RATES_HZ = (1000, 384000)
-_MOST_CHANNELS = 32
-_MOST_PEAKS = 4000
+_MAX_CHANNELS = 32
+_MAX_PEAKS = 4000
 _PEAKS_PER_S = 100
 _OFFERED_FORMATS = ("json", "vtt", "audacity")
 
@@ -68,11 +68,11 @@ class Peaks:
         self._parts.append(samples[: n_whole * self._size].reshape(n_whole, self._size).max(axis=1, initial=0))
         self._rest = samples[n_whole * self._size :]
 
-    def values(self, n_most: int) -> list[float]:
-        """The waveform so far as at most `n_most` values in [0, 1]."""
+    def values(self, max_clients: int) -> list[float]:
+        """The waveform so far as at most `max_clients` values in [0, 1]."""
         parts = [*self._parts, self._rest.max(keepdims=True)] if len(self._rest) else self._parts
         peaks = np.concatenate(parts) if parts else self._rest
-        size = max(1, -(-len(peaks) // n_most))
+        size = max(1, -(-len(peaks) // max_clients))
         padded = np.pad(peaks, (0, -len(peaks) % size)).reshape(-1, size)
         return [round(min(1.0, float(value)), 3) for value in padded.max(axis=1, initial=0)]
 
@@ -80,7 +80,7 @@ class Peaks:
 async def transcribe(job: Job) -> Upload:
     """Do a job in another process, which is ended with the task that waits for it.
 
-    Raises AudioError if the recording is unreadable, too long, or takes more than `MOST_WORK_S`; so do options that
+    Raises AudioError if the recording is unreadable, too long, or takes more than `MAX_WORK_S`; so do options that
     do not fit the model.
     """
     process = await asyncio.create_subprocess_exec(
@@ -91,10 +91,10 @@ async def transcribe(job: Job) -> Upload:
         start_new_session=True,  # so that Ctrl-C does not reach it
     )
     try:
-        async with asyncio.timeout(MOST_WORK_S):
+        async with asyncio.timeout(MAX_WORK_S):
             output, _ = await process.communicate(msgspec.json.encode(job))
     except TimeoutError:
-        raise AudioError(f"{job.name}: took more than {MOST_WORK_S:g} s to transcribe; send a part of it") from None
+        raise AudioError(f"{job.name}: took more than {MAX_WORK_S:g} s to transcribe; send a part of it") from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -129,21 +129,21 @@ def _transcribe(path: Path, name: str, model: str, options: Options) -> Upload:
             peaks.push(block)
     transcript = Transcript(name, duration_s, tuple(found))
     files = {kind: FORMATS[kind]([transcript]) for kind in _OFFERED_FORMATS}
-    return Upload(name, duration_s, transcript.detections, peaks.values(_MOST_PEAKS), files)
+    return Upload(name, duration_s, transcript.detections, peaks.values(_MAX_PEAKS), files)
 
 
 def _check_header(path: Path, name: str) -> None:
     """Refuse what would need much memory or time, before any of it is decoded."""
     with open_audio(path) as file:
         duration_s = file.frames / file.samplerate
-        if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1] or file.channels > _MOST_CHANNELS:
+        if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1] or file.channels > _MAX_CHANNELS:
             raise AudioError(
-                f"{name}: expected {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz and at most {_MOST_CHANNELS} channels, "
+                f"{name}: expected {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz and at most {_MAX_CHANNELS} channels, "
                 f"got {file.samplerate} Hz and {file.channels}; convert it"
             )
-        if duration_s > MOST_S:
+        if duration_s > MAX_UPLOAD_S:
             raise AudioError(
-                f"{name}: expected at most {MOST_S / 60:g} minutes, got {duration_s / 60:.0f}; "
+                f"{name}: expected at most {MAX_UPLOAD_S / 60:g} minutes, got {duration_s / 60:.0f}; "
                 "use the command: speechrnn transcribe"
             )
 

@@ -75,16 +75,16 @@ def draw(
     off_edge = torch.where(between(0, 1) < 0.5, -start - hidden, context_samples - end + hidden)
     kind = between(0, 1)
     has_word = ~is_silence & (word_end > word_start)
-    cut = has_word & (kind < config.cut_share)
-    placed = has_word & ~cut & (kind < config.cut_share + config.place_share)
+    cut = has_word & (kind < config.truncation_rate)
+    placed = has_word & ~cut & (kind < config.truncation_rate + config.placement_rate)
     shift = torch.where(cut, off_edge, torch.where(placed, anywhere, shift))
     gain_db = torch.where(is_silence, between(*config.silence_gain_db), between(*config.gain_db))
-    in_room = ~is_silence & (between(0, 1) < config.room_share) & (n_rooms > 0)
+    in_room = ~is_silence & (between(0, 1) < config.room_rate) & (n_rooms > 0)
     room = (between(0, 1) * n_rooms).long().clamp(max=max(0, n_rooms - 1))
-    noisy = ~is_silence & (between(0, 1) < config.noise_share) & (n_noise_samples >= context_samples)
+    noisy = ~is_silence & (between(0, 1) < config.noise_rate) & (n_noise_samples >= context_samples)
     noise_start = (between(0, 1) * max(0, n_noise_samples - context_samples)).long()
     noise_snr_db = between(*config.noise_snr_db)
-    mixed = between(0, 1) < config.mixup_share
+    mixed = between(0, 1) < config.mixup_rate
     neighbour = torch.arange(len(uniform)) ^ 1  # batches are shuffled: the row beside is as good as any
     return Draws(
         shift=shift.round(),

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 import speechrnn
 from speechrnn.audio import INT16_SCALE
 from speechrnn.config import Experiment, Train, to_tree
-from speechrnn.data.examples import Batch, Examples, Planned, validation_set
+from speechrnn.data.examples import Batch, Examples, PlannedContext, validation_set
 from speechrnn.data.pack import Int16, Pack
 from speechrnn.errors import ConfigError, DataError, first_line
 from speechrnn.evaluation import metrics
@@ -44,7 +44,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _SAVE_EVERY_S = 60.0
 _LOG_EVERY_STEPS = 20
 _N_NORM_CONTEXTS = 2048
-_MOST_CUTTING = 4  # processes; each cuts some 8,000 contexts a second of configs/commands8.toml
+_MAX_LOADER_WORKERS = 4  # processes; each cuts some 8,000 contexts a second of configs/commands8.toml
 _ROWS_AT_ONCE = 16  # of a batch on a CPU, so that a spectrogram stays in its cache: 38 ms down to 28 for 128 contexts
 
 
@@ -139,7 +139,7 @@ def _load_teacher(path: Path, spec: Spec) -> RecognizerNet:
     return net.eval()
 
 
-def _weights_and_others(classifier: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def _decay_groups(classifier: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The parameters that decay, which are the weights of products, and biases and normalisations, which do not."""
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -198,7 +198,7 @@ class Trainer:
         spec, config = experiment.model, experiment.train
         self.training = Examples(pack, spec, experiment.data, "training")
         self.validation = Examples(pack, spec, experiment.data, "validation")
-        self.validation_batch, self.is_new = validation_set(self.validation, experiment.data.held_out)
+        self.validation_batch, self.is_held_out = validation_set(self.validation, experiment.data.held_out)
         self.n_per_epoch = len(self.plan(0))
         self.steps_per_epoch = self.n_per_epoch // config.batch_size
         if config.batch_size % fabric.world_size:
@@ -217,7 +217,7 @@ class Trainer:
         self.digests = {"clips": self.training.digest(), "teachers": _digest(self.teachers)}
         self.noise = _to_float(self.training.noise_samples(), fabric.device)
         self.rooms = _to_float(self.training.room_samples(), fabric.device)
-        decayed, others = _weights_and_others(self.net.classifier)
+        decayed, others = _decay_groups(self.net.classifier)
         optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
             lr=config.learning_rate,
@@ -230,7 +230,7 @@ class Trainer:
         self.n_clipped = 0
         self.best_accuracy = 0.0
 
-    def plan(self, epoch: int) -> list[Planned]:
+    def plan(self, epoch: int) -> list[PlannedContext]:
         """The contexts of an epoch, in the order in which they are trained on."""
         return self.training.epoch(np.random.default_rng(_seed_of(self.experiment.train.seed, epoch)))
 
@@ -249,7 +249,7 @@ class Trainer:
     def _batch_seed(self, step: int) -> int:
         return _seed_of(self.experiment.train.seed, step, 1)
 
-    def cut(self, plan: list[Planned], step: int) -> Batch:
+    def cut(self, plan: list[PlannedContext], step: int) -> Batch:
         """The part of this process in the raw batch of a step, the same as in a process that takes all of it."""
         rows = self._rows(len(plan) // self.fabric.world_size)
         return self.training.batch(plan[rows], self._batch_seed(step), first=rows.start)
@@ -290,12 +290,12 @@ class Trainer:
         frames = _frames(front_end, batch.samples)
         if self.experiment.augment.filter_db:
             gains = augment.filter_gains(batch.filter_db, self.experiment.model.features.n_mels)
-            frames += front_end.of_bands(gains).unsqueeze(1)
+            frames += front_end.from_log_mel(gains).unsqueeze(1)
         targets = batch.targets(len(self.training.names), config.label_smoothing)
         if self.teachers:
             with self.fabric.autocast():
                 taught = [teacher.classifier(teacher.norm(frames)).float().softmax(1) for teacher in self.teachers]
-            targets = targets.lerp(torch.stack(taught).mean(0), config.teacher_share)
+            targets = targets.lerp(torch.stack(taught).mean(0), config.teacher_weight)
         return augment.mask_frames(self.net.norm(frames), self.experiment.augment, batch.masks), targets
 
     def train_step(self, raw: Batch) -> float:
@@ -382,7 +382,7 @@ class Trainer:
         )
 
 
-class _Steps(Dataset[Batch]):
+class _EpochBatches(Dataset[Batch]):
     """The raw batches of an epoch by step, as the processes of a loader want them."""
 
     def __init__(self, trainer: Trainer, epoch: int) -> None:
@@ -395,10 +395,10 @@ class _Steps(Dataset[Batch]):
         return self._trainer.cut(self._plan[step * size : (step + 1) * size], self._first_step + step)
 
 
-def cut_ahead(trainer: Trainer, epoch: int, first: int, n_processes: int) -> Iterator[Batch]:
+def prefetch_batches(trainer: Trainer, epoch: int, first: int, n_processes: int) -> Iterator[Batch]:
     """The raw batches of an epoch from step `first` on, cut by other processes if there are any, in order."""
     loader = DataLoader(
-        _Steps(trainer, epoch),
+        _EpochBatches(trainer, epoch),
         batch_size=None,
         sampler=range(first, trainer.steps_per_epoch),
         num_workers=n_processes,
@@ -408,11 +408,11 @@ def cut_ahead(trainer: Trainer, epoch: int, first: int, n_processes: int) -> Ite
         yield Batch(*(values.numpy() for values in tensors))
 
 
-def _n_cutting(device: torch.device) -> int:
+def _n_loader_workers(device: torch.device) -> int:
     """How many processes cut for a device. A GPU would wait for one; a CPU has nothing to gain."""
     if device.type != "cuda" or sys.platform != "linux":
         return 0
-    return min(_MOST_CUTTING, len(os.sched_getaffinity(0)))
+    return min(_MAX_LOADER_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def fit(
@@ -482,7 +482,7 @@ def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callabl
         accuracy = _validate(trainer, run_dir, log)
     while trainer.step < n_steps:
         epoch, first = divmod(trainer.step, trainer.steps_per_epoch)
-        for raw in cut_ahead(trainer, epoch, first, _n_cutting(trainer.fabric.device)):
+        for raw in prefetch_batches(trainer, epoch, first, _n_loader_workers(trainer.fabric.device)):
             losses.append(trainer.train_step(raw))
             elapsed_s = time.monotonic() - started
             steps_per_s = (trainer.step - first_step) / elapsed_s
@@ -494,7 +494,7 @@ def _run_epochs(trainer: Trainer, run_dir: Path, log: _Log, on_progress: Callabl
                     step=trainer.step,
                     loss=loss,
                     learning_rate=rate,
-                    clipped_share=trainer.n_clipped / trainer.step,
+                    clipped_rate=trainer.n_clipped / trainer.step,
                     utterances_per_s=round(steps_per_s * batch_size, 1),
                 )
                 left_s = (n_steps - trainer.step) / steps_per_s
@@ -531,8 +531,8 @@ def _validate(trainer: Trainer, run_dir: Path, log: _Log) -> float:
     calibrated = torch.from_numpy(found.apply(logits))
     correct = calibrated.argmax(1) == labels
     recalls = {name: float(correct[labels == i].float().mean()) for i, name in enumerate(net.spec.labels.names)}
-    if trainer.is_new.any():
-        recalls["new words"] = float(correct[torch.from_numpy(trainer.is_new)].float().mean())
+    if trainer.is_held_out.any():
+        recalls["new words"] = float(correct[torch.from_numpy(trainer.is_held_out)].float().mean())
     balanced = sum(recalls[name] for name in net.spec.labels.names) / len(net.spec.labels.names)
     scores = {
         "validation_loss": float(nn.functional.cross_entropy(calibrated, labels)),
@@ -568,7 +568,7 @@ def calibration(logits: NDArray[np.float32], labels: NDArray[np.int64], shares: 
     Scaling as in Guo et al. (2017, arXiv 1706.04599). The temperature lies between 1/4 and 4, for contexts that are all
     right say little.
     """
-    found, weights = Calibration(1.0, np.zeros(logits.shape[1])), metrics.weigh(labels, shares)
+    found, weights = Calibration(1.0, np.zeros(logits.shape[1])), metrics.class_weights(labels, shares)
     for _ in range(20):
         temperature = float(np.clip(metrics.fit_temperature(logits + found.bias, labels, weights), 0.25, 4.0))
         found = Calibration(temperature, temperature * metrics.fit_bias(logits / temperature, labels, shares))

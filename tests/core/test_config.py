@@ -56,15 +56,15 @@ def test_every_configuration_survives_a_round_trip(path: Path, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["v1-12", "v2-12", "v2-35"])
 def test_the_tasks_have_the_recipe_of_commands8_as_far_as_it_needs_no_other_audio(name: str) -> None:
     recipe, task = (load_experiment(CONFIGS / f"{one}.toml") for one in ("commands8", name))
-    not_needed: dict[str, Any] = {"room_share": 0.0}
+    not_needed: dict[str, Any] = {"room_rate": 0.0}
     if not task.model.labels.unknown:
-        not_needed |= {"cut_share": 0.0, "silence_gain_db": (0.0, 0.0)}
+        not_needed |= {"truncation_rate": 0.0, "silence_gain_db": (0.0, 0.0)}
     assert task.augment == msgspec.structs.replace(recipe.augment, **not_needed)
     assert (task.train, task.model.classifier) == (recipe.train, recipe.model.classifier)
     assert task.model.features == recipe.model.features
     assert task.data.held_out == ()  # words of the task's own
     if task.model.labels.unknown:
-        elsewhere = {"word", "excerpt", "spoken", "confusable", "speech", "mined"}
+        elsewhere = {"word", "aligned", "tts", "confusable", "speech", "hard_negative"}
         mix = {source: weight for source, weight in recipe.data.unknown_mix.items() if source not in elsewhere}
         assert task.data.unknown_mix == mix
 
@@ -205,18 +205,18 @@ CONTRADICTIONS = [
     ("model.classifier.conv", "kernel_frames = 4", "an odd kernel_frames, got 4"),
     ("model.classifier.conv", "n_channels = 0", "n_channels of at least 1, got 0"),
     ("model.classifier.conv", "kernel_frames = 3\nstride_frames = 4", "stride_frames <= kernel_frames, got 4 and 3"),
-    ("data", "unknown_share = 0.5\nsilence_share = 0.5", "sum to less than 1, got 0.5 and 0.5"),
-    ("data", "unknown_share = -0.1", "shares of at least 0"),
-    ("data", "unknown_share = nan", "shares of at least 0"),
-    ("data", "n_spoken_per_word = -1", "n_spoken_per_word of at least 0, got -1"),
-    ("data", "channel_share = 1.5", "0 <= channel_share <= 1"),
+    ("data", "unknown_fraction = 0.5\nsilence_share = 0.5", "sum to less than 1, got 0.5 and 0.5"),
+    ("data", "unknown_fraction = -0.1", "shares of at least 0"),
+    ("data", "unknown_fraction = nan", "shares of at least 0"),
+    ("data", "n_tts_per_word = -1", "n_tts_per_word of at least 0, got -1"),
+    ("data", "channel_transfer_rate = 1.5", "0 <= channel_transfer_rate <= 1"),
     ("data", "unknown_mix = { word = -1.0 }", "weights of at least 0 in unknown_mix"),
     ("data", "unknown_mix = { word = 0.0 }", "and one above"),
-    ("augment", "place_share = 1.5", "0 <= place_share <= 1, got 1.5"),
-    ("augment", "place_share = 0.6\ncut_share = 0.6", "place_share + cut_share of at most 1"),
+    ("augment", "placement_rate = 1.5", "0 <= placement_rate <= 1, got 1.5"),
+    ("augment", "placement_rate = 0.6\ncut_share = 0.6", "placement_rate + truncation_rate of at most 1"),
     ("augment", "resample = 0.5", "0 <= resample < 0.5, got 0.5"),
-    ("augment", "room_share = nan", "0 <= room_share <= 1, got nan"),
-    ("augment", "mixup_share = -1.0", "0 <= mixup_share <= 1, got -1.0"),
+    ("augment", "room_rate = nan", "0 <= room_rate <= 1, got nan"),
+    ("augment", "mixup_rate = -1.0", "0 <= mixup_rate <= 1, got -1.0"),
     ("augment", "shift_ms = -5.0", "shift_ms of at least 0, got -5.0"),
     ("augment", "filter_db = -1.0", "filter_db of at least 0, got -1.0"),
     ("augment", "n_time_masks = -1", "n_time_masks of at least 0, got -1"),
@@ -232,7 +232,7 @@ CONTRADICTIONS = [
     ("train", "epochs = 3\nwarmup_epochs = 3", "warmup_epochs < epochs (3), got 3.0"),
     ("train", "clip_norm = 0.0", "clip_norm above 0, got 0.0"),
     ("train", "label_smoothing = 1.0", "label_smoothing < 1, got 1.0"),
-    ("train", "teacher_share = 1.5", "0 <= teacher_share <= 1, got 1.5"),
+    ("train", "teacher_weight = 1.5", "0 <= teacher_weight <= 1, got 1.5"),
     ("model.classifier.conv2d", "n_channels = []", "at least 1 for each of at least one convolution, got []"),
     ("model.classifier.conv2d", "kernel_frames = 4", "an odd kernel_frames, got 4"),
     ("model.classifier", "conv = {}\nconv2d = {}", "expected conv or conv2d, got both"),
@@ -274,7 +274,7 @@ def test_numbers_that_contradict_each_other_are_refused_with_their_place(
         ),
         ('[data]\nheld_out = ["bed", "no"]', "words that are no keywords in data.held_out, got no"),
         ("[model]\nsample_rate_hz = 44100", "model.sample_rate_hz = 16000 for training, got 44100"),
-        ("[model.labels]\nunknown = false\n[augment]\ncut_share = 0.1", "cut_share = 0 without an unknown class"),
+        ("[model.labels]\nunknown = false\n[augment]\ncut_share = 0.1", "truncation_rate = 0 without an unknown class"),
     ],
 )
 def test_sections_that_contradict_each_other_are_refused(tmp_path: Path, text: str, expected: str) -> None:

@@ -201,7 +201,7 @@ def test_a_blocked_pipe_is_left_to_its_thread(recognizer: Recognizer, monkeypatc
 def test_options_that_do_not_fit_open_no_source(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "Microphone", lambda rate_hz: pytest.fail("the microphone was opened"))
     with pytest.raises(ConfigError, match="maybe"):
-        BackgroundListener(print, model=recognizer, options=Options(only=("maybe",)))
+        BackgroundListener(print, model=recognizer, options=Options(keywords=("maybe",)))
 
 
 def test_a_program_is_run_without_a_shell(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from speechrnn.audio import Samples, from_int16, to_int16
 from speechrnn.config import Data
-from speechrnn.data.channel_transfer import Channels
-from speechrnn.data.examples import Examples, Planned
-from speechrnn.data.pack import Clip, Kind, Pack, Split
+from speechrnn.data.channel_transfer import ChannelTransfer
+from speechrnn.data.examples import Examples, PlannedContext
+from speechrnn.data.pack import Clip, ClipKind, Pack, Split
 from speechrnn.labels import Labels
 from speechrnn.spec import Spec
 
@@ -29,7 +29,7 @@ def burst(random: np.random.Generator, loudness: float, cut_hz: float = RATE_HZ)
     return np.fft.irfft(spectrum).astype(np.float32)
 
 
-def pack_of(*recordings: tuple[str, Kind, Split, Samples]) -> Pack:
+def pack_of(*recordings: tuple[str, ClipKind, Split, Samples]) -> Pack:
     """Recordings of a second with a word from START to END."""
     clips = [
         Clip(path, 1, 1, kind, split, path.split("/")[0], i * RATE_HZ, RATE_HZ, START, END)
@@ -49,18 +49,18 @@ def pack() -> Pack:
         for i in range(2)
     ]
     checked = [(f"{word}/b_nohash_0.wav", "command", "validation", burst(random, 0.1)) for word in ("yes", "no")]
-    bright = [(f"house/voice_{i}.wav", "spoken", "training", burst(random, 0.1)) for i in range(4)]
+    bright = [(f"house/voice_{i}.wav", "tts", "training", burst(random, 0.1)) for i in range(4)]
     noise = [(f"_background_noise_/{i}.wav", "noise", "training", burst(random, 0.1)) for i in range(2)]
-    new = ("house/voice_9.wav", "spoken", "validation", burst(random, 0.1))
+    new = ("house/voice_9.wav", "tts", "validation", burst(random, 0.1))
     recordings: list[Any] = [*dull, *checked, *bright, *noise, new]
     return pack_of(*recordings)
 
 
-def lent(pack: Pack, seed: int = 0, kind: Kind = "spoken") -> tuple[Samples, Samples]:
+def lent(pack: Pack, seed: int = 0, kind: ClipKind = "tts") -> tuple[Samples, Samples]:
     """A word of the synthesiser [T], and what it becomes [T]."""
-    clip = next(clip for clip in pack.clips if clip.kind == "spoken")
+    clip = next(clip for clip in pack.clips if clip.kind == "tts")
     context = from_int16(pack.samples[clip.offset : clip.offset + RATE_HZ])
-    channels = Channels(pack.samples, pack.clips)
+    channels = ChannelTransfer(pack.samples, pack.clips)
     return context, channels.lend(context, START, END, kind, np.random.default_rng(seed))
 
 
@@ -92,10 +92,10 @@ def test_the_room_tone_fills_what_was_silent(pack: Pack) -> None:
 
 def test_the_word_keeps_its_place_and_what_tells_it_from_others(pack: Pack) -> None:
     """The envelope of a word with a gap in it is that of the original."""
-    clip = next(clip for clip in pack.clips if clip.kind == "spoken")
+    clip = next(clip for clip in pack.clips if clip.kind == "tts")
     context = from_int16(pack.samples[clip.offset : clip.offset + RATE_HZ])
     context[8000:9000] = 0
-    heard = Channels(pack.samples, pack.clips).lend(context, START, END, "spoken", np.random.default_rng(0))
+    heard = ChannelTransfer(pack.samples, pack.clips).lend(context, START, END, "tts", np.random.default_rng(0))
     assert heard.shape == context.shape
     assert heard.dtype == np.float32
     inside, gap, outside = level_db(heard[7000:7900]), level_db(heard[8100:8900]), level_db(heard[12000:])
@@ -110,10 +110,12 @@ def test_what_is_lent_follows_from_the_random_numbers(pack: Pack) -> None:
 def test_nothing_is_lent_by_who_said_too_little_or_to_unknown_kinds_or_silence(pack: Pack) -> None:
     context, heard = lent(pack._replace(clips=pack.clips[2:]))
     assert np.array_equal(context, heard)
-    context, heard = lent(pack, kind="excerpt")
+    context, heard = lent(pack, kind="aligned")
     assert np.array_equal(context, heard)
     silence = np.zeros(RATE_HZ, dtype=np.float32)
-    assert not (Channels(pack.samples, pack.clips).lend(silence, START, END, "spoken", np.random.default_rng(0)).any())
+    assert not (
+        ChannelTransfer(pack.samples, pack.clips).lend(silence, START, END, "tts", np.random.default_rng(0)).any()
+    )
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 40, 80), (1.0, 120, 120)])
@@ -121,24 +123,24 @@ def test_a_share_of_the_synthesised_words_and_no_other_is_changed(
     pack: Pack, share: float, low: int, high: int
 ) -> None:
     spec = Spec(labels=Labels(("yes", "no"), silence=False))
-    examples = Examples(pack, spec, Data(channel_share=share), "training")
-    for kind, n_low, n_high in (("spoken", low, high), ("command", 0, 0)):
+    examples = Examples(pack, spec, Data(channel_transfer_rate=share), "training")
+    for kind, n_low, n_high in (("tts", low, high), ("command", 0, 0)):
         clip = next(clip for clip in pack.clips if clip.kind == kind)
-        batch = examples.batch([Planned(0, clip)] * 120, seed=3)
+        batch = examples.batch([PlannedContext(0, clip)] * 120, seed=3)
         plain = pack.samples[clip.offset : clip.offset + RATE_HZ]
         assert n_low <= sum(not np.array_equal(row, plain) for row in batch.samples) <= n_high
 
 
 def test_validation_hears_words_as_they_are(pack: Pack) -> None:
     spec, clip = Spec(labels=Labels(("yes", "no"), silence=False)), pack.clips[-1]
-    validation = Examples(pack, spec, Data(channel_share=1.0), "validation")
+    validation = Examples(pack, spec, Data(channel_transfer_rate=1.0), "validation")
     assert clip.split == "validation"
-    assert np.array_equal(validation.batch([Planned(2, clip)], seed=0).samples[0], pack.samples[-RATE_HZ:])
+    assert np.array_equal(validation.batch([PlannedContext(2, clip)], seed=0).samples[0], pack.samples[-RATE_HZ:])
 
 
 def test_a_made_word_is_not_lent_a_channel(pack: Pack) -> None:
     spec = Spec(labels=Labels(("yes", "no"), silence=False))
-    clip = next(clip for clip in pack.clips if clip.kind == "spoken")
-    reversed_word = [Planned(2, clip, "reversed")]
-    with_share, without = (Examples(pack, spec, Data(channel_share=share), "training") for share in (1.0, 0.0))
+    clip = next(clip for clip in pack.clips if clip.kind == "tts")
+    reversed_word = [PlannedContext(2, clip, "reversed")]
+    with_share, without = (Examples(pack, spec, Data(channel_transfer_rate=share), "training") for share in (1.0, 0.0))
     assert np.array_equal(with_share.batch(reversed_word, 0).samples, without.batch(reversed_word, 0).samples)

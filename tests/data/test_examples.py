@@ -15,7 +15,16 @@ from speechrnn.audio import from_int16, to_int16
 from speechrnn.config import Data, UnknownSource
 from speechrnn.data import examples as contexts
 from speechrnn.data import pack as dataset
-from speechrnn.data.examples import Batch, Cut, Examples, Planned, leave_gap, splice, take_part, validation_set
+from speechrnn.data.examples import (
+    Batch,
+    Examples,
+    PlannedContext,
+    WordSegment,
+    leave_gap,
+    splice,
+    take_part,
+    validation_set,
+)
 from speechrnn.data.pack import Clip, Pack, word_extent
 from speechrnn.errors import DataError
 from speechrnn.labels import FOLDER_LABELS, Labels
@@ -46,7 +55,7 @@ def samples_of(pack: Pack, clip: Clip) -> dataset.Int16:
 def test_an_epoch_holds_every_keyword_clip_once_and_the_others_in_their_shares(
     made_pack: Pack, unknown: float, silence: float
 ) -> None:
-    training = examples(made_pack, unknown_share=unknown, silence_share=silence)
+    training = examples(made_pack, unknown_fraction=unknown, silence_fraction=silence)
     plan = training.epoch(np.random.default_rng(0))
     keywords = Counter(clip.path for label, clip, *_ in plan if clip is not None and label < 2)
     assert keywords == dict.fromkeys(
@@ -67,7 +76,7 @@ def test_a_model_without_a_role_has_no_examples_of_it(
     made_pack: Pack, unknown: bool, silence: bool, names: tuple[str, ...]
 ) -> None:
     spec = Spec(labels=Labels(("yes", "no"), unknown=unknown, silence=silence))
-    training = examples(made_pack, spec=spec, unknown_share=0.2, silence_share=0.2)
+    training = examples(made_pack, spec=spec, unknown_fraction=0.2, silence_fraction=0.2)
     plan = training.epoch(np.random.default_rng(0))
     assert training.names == names
     assert {label for label, *_ in plan} == set(range(len(names)))
@@ -76,7 +85,7 @@ def test_a_model_without_a_role_has_no_examples_of_it(
 
 
 def test_every_label_is_the_word_of_its_clip(made_pack: Pack) -> None:
-    plan = examples(made_pack, unknown_share=0.4).epoch(np.random.default_rng(0))
+    plan = examples(made_pack, unknown_fraction=0.4).epoch(np.random.default_rng(0))
     names = SPEC.labels.names
     for label, clip, *_ in plan:
         if clip is not None:
@@ -92,7 +101,7 @@ def test_every_label_is_the_word_of_its_clip(made_pack: Pack) -> None:
 def test_each_keyword_and_each_clip_of_a_source_comes_equally_often(made_pack: Pack) -> None:
     rare = [c for c in made_pack.clips if c.word != "no" or c.split != "training"]
     rare += [c for c in made_pack.clips if c.word == "no" and c.split == "training"][:5]
-    training = examples(Pack(rare, made_pack.samples, []), unknown_share=0.6, unknown_mix={"word": 1})
+    training = examples(Pack(rare, made_pack.samples, []), unknown_fraction=0.6, unknown_mix={"word": 1})
     plan = training.epoch(np.random.default_rng(0))
     n_of = Counter(planned.label for planned in plan)
     assert n_of[0] == n_of[1] == (24 + 5) // 2
@@ -105,38 +114,38 @@ def test_unknown_is_mixed_as_configured_of_the_sources_that_are_there(made_pack:
     mix: dict[UnknownSource, float] = {
         "command": 1,
         "word": 2,
-        "spoken": 5,
+        "tts": 5,
         "speech": 1,
         "splice": 3,
         "reversed": 2,
         "part": 1,
     }
-    plan = examples(made_pack, unknown_share=0.8, unknown_mix=mix).epoch(np.random.default_rng(0))
+    plan = examples(made_pack, unknown_fraction=0.8, unknown_mix=mix).epoch(np.random.default_rng(0))
     unknown = [planned for planned in plan if planned.label == 2]
     found: Counter[str] = Counter(p.how if p.how != "whole" else p.clip.kind for p in unknown if p.clip is not None)
     for source, weight in mix.items():
-        share = 0.0 if source == "spoken" else weight / 10  # no such clips: the others share its part
+        share = 0.0 if source == "tts" else weight / 10  # no such clips: the others share its part
         assert found[source] / len(unknown) == pytest.approx(share, abs=2 / len(unknown)), source
 
 
 def test_mined_stretches_are_unknown_in_their_share_and_nothing_is_spliced_of_them(made_pack: Pack) -> None:
     speech = next(clip for clip in made_pack.clips if clip.kind == "speech")
-    mined = msgspec.structs.replace(speech, kind="mined", n_samples=20000)
+    mined = msgspec.structs.replace(speech, kind="hard_negative", n_samples=20000)
     pack = made_pack._replace(clips=[*made_pack.clips, mined])
-    training = examples(pack, unknown_share=0.5, unknown_mix={"mined": 1.0, "splice": 3.0})
+    training = examples(pack, unknown_fraction=0.5, unknown_mix={"hard_negative": 1.0, "splice": 3.0})
     plan = [planned for planned in training.epoch(np.random.default_rng(0)) if planned.label == 2]
     whole = [planned for planned in plan if planned.how == "whole"]
     assert len(whole) == pytest.approx(len(plan) / 4, abs=1)
     assert all(planned.clip == mined for planned in whole)
     assert all(mined not in (planned.clip, planned.other) for planned in plan if planned.how == "splice")
-    assert not examples(pack, "validation").counts().get("unknown, mined")
+    assert not examples(pack, "validation").counts().get("unknown, hard_negative")
 
 
 def test_a_word_cut_from_speech_is_an_unknown_word_alone_that_fades_in_and_out(made_pack: Pack) -> None:
     speech = next(clip for clip in made_pack.clips if clip.kind == "speech")
-    cut = msgspec.structs.replace(speech, kind="excerpt", word="the", n_samples=6000, word_start=0, word_end=6000)
+    cut = msgspec.structs.replace(speech, kind="aligned", word="the", n_samples=6000, word_start=0, word_end=6000)
     pack = made_pack._replace(clips=[*made_pack.clips, cut])
-    training = examples(pack, unknown_share=0.5, unknown_mix={"excerpt": 1.0})
+    training = examples(pack, unknown_fraction=0.5, unknown_mix={"aligned": 1.0})
     plan = [planned for planned in training.epoch(np.random.default_rng(0)) if planned.label == 2]
     assert {planned.clip for planned in plan} == {cut}
     batch = training.batch(plan[:1], seed=0)
@@ -152,20 +161,20 @@ def test_a_word_cut_from_speech_is_an_unknown_word_alone_that_fades_in_and_out(m
 
 def test_words_held_out_are_in_validation_alone_and_marked_there(made_pack: Pack) -> None:
     held_out = ("bed", "wow")
-    training = examples(made_pack, unknown_share=0.8, held_out=held_out, unknown_mix={"word": 1, "splice": 1})
+    training = examples(made_pack, unknown_fraction=0.8, held_out=held_out, unknown_mix={"word": 1, "splice": 1})
     used = {p.clip.word for p in training.epoch(np.random.default_rng(0)) if p.clip}
     used |= {p.other.word for p in training.epoch(np.random.default_rng(0)) if p.other}
     assert used == {"yes", "no", "cat", "zero"}
     validation = validation_set(examples(made_pack, "validation", held_out=held_out), held_out)
     clips = [c for c in made_pack.clips if c.split == "validation" and c.kind in ("command", "word")]
-    assert validation.is_new.sum() == sum(c.word in held_out for c in clips) > 0
-    assert (validation.batch.labels[validation.is_new] == 2).all()
+    assert validation.is_held_out.sum() == sum(c.word in held_out for c in clips) > 0
+    assert (validation.batch.labels[validation.is_held_out] == 2).all()
 
 
 def test_a_spoken_keyword_is_one_and_other_spoken_words_are_unknown(made_pack: Pack) -> None:
-    clips = [msgspec.structs.replace(c, kind="spoken") if c.kind == "word" else c for c in made_pack.clips]
+    clips = [msgspec.structs.replace(c, kind="tts") if c.kind == "word" else c for c in made_pack.clips]
     spec = Spec(labels=Labels(("yes", "no", "cat")))
-    training = examples(Pack(clips, made_pack.samples, []), spec=spec, unknown_mix={"spoken": 1}, unknown_share=0.5)
+    training = examples(Pack(clips, made_pack.samples, []), spec=spec, unknown_mix={"tts": 1}, unknown_fraction=0.5)
     words = {(p.label, p.clip.word) for p in training.epoch(np.random.default_rng(0)) if p.clip}
     assert words == {(0, "yes"), (1, "no"), (2, "cat"), (3, "wow"), (3, "zero")}
 
@@ -188,7 +197,7 @@ def test_epochs_are_shuffled_and_reproducible(made_pack: Pack) -> None:
 
 
 def test_batches_are_reproducible(made_pack: Pack) -> None:
-    training = examples(made_pack, unknown_share=0.5)
+    training = examples(made_pack, unknown_fraction=0.5)
     plan = training.epoch(np.random.default_rng(0))
     first, again, other = (training.batch(plan, seed) for seed in (1, 1, 2))
     part = training.batch(plan[5:], 1, first=5)
@@ -208,7 +217,7 @@ def test_a_batch_has_its_shapes_and_types(made_pack: Pack) -> None:
 
 def test_a_short_clip_stands_in_the_middle_of_its_context(made_pack: Pack) -> None:
     (clip, *_) = [c for c in made_pack.clips if c.kind == "command" and c.split == "training" and c.n_samples < 15000]
-    batch = examples(made_pack).batch([Planned(0, clip)], 0)
+    batch = examples(made_pack).batch([PlannedContext(0, clip)], 0)
     pad = (CONTEXT - clip.n_samples) // 2
     assert np.array_equal(batch.samples[0, pad : pad + clip.n_samples], samples_of(made_pack, clip))
     assert not batch.samples[0, :pad].any()
@@ -216,7 +225,7 @@ def test_a_short_clip_stands_in_the_middle_of_its_context(made_pack: Pack) -> No
     assert (batch.word_start[0], batch.word_end[0]) == (clip.word_start + pad, clip.word_end + pad)
 
 
-def pack_of(samples: dataset.Int16, kind: dataset.Kind = "speech") -> tuple[Pack, Clip]:
+def pack_of(samples: dataset.Int16, kind: dataset.ClipKind = "speech") -> tuple[Pack, Clip]:
     """A pack of one recording, without the files."""
     start, end = word_extent(samples)
     clip = Clip("a.wav", 0, 0, kind, "training", "a", 0, len(samples), start, end)
@@ -234,8 +243,8 @@ def long_speech() -> tuple[dataset.Int16, slice]:
 def contexts_of(samples: dataset.Int16, spec: Spec, n: int) -> Batch:
     """Many contexts cut from one long recording."""
     pack, clip = pack_of(samples)
-    training = examples(pack, spec=spec, silence_share=0.0)
-    return training.batch([Planned(0, clip)] * n, 0)
+    training = examples(pack, spec=spec, silence_fraction=0.0)
+    return training.batch([PlannedContext(0, clip)] * n, 0)
 
 
 @pytest.fixture
@@ -276,8 +285,8 @@ def test_the_word_of_a_long_clip_moves_with_the_cut() -> None:
 
 
 def test_the_validation_set_holds_every_isolated_word_once_and_is_the_same_every_time(made_pack: Pack) -> None:
-    first = validation_set(examples(made_pack, "validation", silence_share=0.25), ()).batch
-    again = validation_set(examples(made_pack, "validation", silence_share=0.25), ()).batch
+    first = validation_set(examples(made_pack, "validation", silence_fraction=0.25), ()).batch
+    again = validation_set(examples(made_pack, "validation", silence_fraction=0.25), ()).batch
     assert equal(first, again)
     clips = [c for c in made_pack.clips if c.split == "validation" and c.kind in ("command", "word")]
     n_keywords = sum(c.word in ("yes", "no") for c in clips)
@@ -289,11 +298,11 @@ def test_the_validation_set_holds_every_isolated_word_once_and_is_the_same_every
 # Words that are made of others
 
 
-def burst(start: int, end: int, n_samples: int = CONTEXT, level: float = 0.2, cycle: int = 4) -> Cut:
+def burst(start: int, end: int, n_samples: int = CONTEXT, level: float = 0.2, cycle: int = 4) -> WordSegment:
     """Silence with a tone in it, whose extent is known."""
     samples = np.zeros(n_samples, dtype=np.float32)
     samples[start:end] = level * np.sin(np.arange(1, end - start + 1) / cycle)
-    return Cut(to_int16(samples), start, end)
+    return WordSegment(to_int16(samples), start, end)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -327,9 +336,9 @@ def test_a_part_keeps_one_end_of_a_word_and_half_of_it_at_most(seed: int) -> Non
 def test_a_gap_has_the_end_of_one_word_at_its_start_and_the_start_of_another_at_its_end(seed: int) -> None:
     one, other = burst(3000, 9000), burst(6000, 11000, cycle=2)
     gap = leave_gap(one, other, CONTEXT, np.random.default_rng(seed))
-    sounding = np.flatnonzero(gap.samples)
-    silent = int(np.diff(sounding).argmax())
-    n_tail, n_head = sounding[silent] + 1, CONTEXT - sounding[silent + 1]
+    active_frames = np.flatnonzero(gap.samples)
+    silent = int(np.diff(active_frames).argmax())
+    n_tail, n_head = active_frames[silent] + 1, CONTEXT - active_frames[silent + 1]
     assert 0.2 * 6000 - 20 <= n_tail <= 0.5 * 6000
     assert 0.2 * 5000 - 20 <= n_head <= 0.5 * 5000
     assert np.array_equal(gap.samples[: n_tail - 200], one.samples[9000 - n_tail :][: n_tail - 200])
@@ -344,8 +353,8 @@ def test_gaps_of_clips_that_begin_or_end_with_their_word_are_whole_contexts() ->
 
 
 def test_onsets_are_of_running_speech_and_left_out_without_it(made_pack: Pack) -> None:
-    def unknown(pack: Pack) -> list[Planned]:
-        training = examples(pack, unknown_share=0.5, unknown_mix={"onset": 1.0, "word": 1.0})
+    def unknown(pack: Pack) -> list[PlannedContext]:
+        training = examples(pack, unknown_fraction=0.5, unknown_mix={"onset": 1.0, "word": 1.0})
         return [planned for planned in training.epoch(np.random.default_rng(0)) if planned.label == 2]
 
     onsets = [planned.clip for planned in unknown(made_pack) if planned.how == "onset"]
@@ -359,7 +368,7 @@ def test_onsets_are_of_running_speech_and_left_out_without_it(made_pack: Pack) -
 def test_running_speech_begins_or_ends_within_a_context() -> None:
     samples = to_int16(np.random.default_rng(0).uniform(-0.3, 0.3, 5 * CONTEXT).astype(np.float32))
     pack, clip = pack_of(samples)
-    contexts = examples(pack).batch([Planned(2, clip, "onset")] * 20, 0).samples
+    contexts = examples(pack).batch([PlannedContext(2, clip, "onset")] * 20, 0).samples
     kept = (contexts != 0).mean(axis=1)
     assert 0.28 < kept.min() < kept.max() < 0.58
     begins = [bool(row[-100:].any()) for row in contexts]
@@ -371,7 +380,7 @@ def test_running_speech_begins_or_ends_within_a_context() -> None:
 def test_a_reversed_word_is_the_clip_backwards() -> None:
     whole = burst(2000, 7000)
     pack = Pack([clip := Clip("a", 0, 0, "command", "training", "yes", 0, CONTEXT, 2000, 7000)], whole.samples, [])
-    batch = examples(pack).batch([Planned(2, clip, "reversed")], 0)
+    batch = examples(pack).batch([PlannedContext(2, clip, "reversed")], 0)
     assert np.array_equal(batch.samples[0], whole.samples[::-1])
     assert (batch.word_start[0], batch.word_end[0]) == (CONTEXT - 7000, CONTEXT - 2000)
 
@@ -380,7 +389,7 @@ def test_a_reversed_word_is_the_clip_backwards() -> None:
 def test_a_reversed_word_of_a_long_clip_is_in_the_context() -> None:
     whole = burst(40000, 47000, n_samples=50000)
     clip = Clip("a", 0, 0, "word", "training", "wow", 0, 50000, 40000, 47000)
-    batch = examples(Pack([clip], whole.samples, [])).batch([Planned(2, clip, "reversed")], 0)
+    batch = examples(Pack([clip], whole.samples, [])).batch([PlannedContext(2, clip, "reversed")], 0)
     assert batch.word_end[0] - batch.word_start[0] == 7000
     assert (from_int16(batch.samples[0]) ** 2).sum() == pytest.approx((from_int16(whole.samples) ** 2).sum())
 
@@ -388,7 +397,7 @@ def test_a_reversed_word_of_a_long_clip_is_in_the_context() -> None:
 def test_words_that_end_alike_are_not_spliced(made_pack: Pack) -> None:
     spec = Spec(labels=Labels(("yes", "no", "zero")))
     clips = [msgspec.structs.replace(c, kind="command") if c.word == "zero" else c for c in made_pack.clips]
-    training = examples(Pack(clips, made_pack.samples, []), spec=spec, unknown_share=0.8, unknown_mix={"splice": 1})
+    training = examples(Pack(clips, made_pack.samples, []), spec=spec, unknown_fraction=0.8, unknown_mix={"splice": 1})
     pairs = [(p.clip.word, p.other.word) for p in training.epoch(np.random.default_rng(0)) if p.clip and p.other]
     assert len(pairs) > 100
     assert not [pair for pair in pairs if pair[0][-1] == pair[1][-1]]
@@ -426,7 +435,7 @@ def test_no_clip_is_in_two_splits(made_pack: Pack) -> None:
     paths = [
         {
             clip.path
-            for _, clip, *_ in examples(made_pack, split, unknown_share=0.6).epoch(np.random.default_rng(0))
+            for _, clip, *_ in examples(made_pack, split, unknown_fraction=0.6).epoch(np.random.default_rng(0))
             if clip
         }
         for split in splits
@@ -449,7 +458,7 @@ def test_silence_of_training_and_validation_comes_from_disjoint_parts_of_the_noi
     splits: tuple[dataset.Split, ...] = ("training", "validation")
     for split in splits:
         part = examples(marked, split)
-        contexts = part.batch([Planned(3, None)] * 300, 0).samples
+        contexts = part.batch([PlannedContext(3, None)] * 300, 0).samples
         seen[split] = set(contexts.ravel().tolist())
         assert set(part.noise_samples().tolist()) >= seen[split]
     assert {place % 100 for place in seen["training"]} == set(range(80))
@@ -478,7 +487,7 @@ def test_half_of_the_silence_comes_from_the_noise_of_speech_commands(made_pack: 
     for other in others:
         samples[other.offset : other.offset + other.n_samples] = 2
     clips = [*made_pack.clips, *others, *others, *others]
-    batch = examples(Pack(clips, samples, [])).batch([Planned(3, None)] * 400, 0)
+    batch = examples(Pack(clips, samples, [])).batch([PlannedContext(3, None)] * 400, 0)
     assert (batch.samples == 1).all(axis=1).mean() == pytest.approx(0.5, abs=0.08)
     assert (batch.samples == 2).all(axis=1).mean() == pytest.approx(0.5, abs=0.08)
 

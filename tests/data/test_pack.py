@@ -412,8 +412,8 @@ def test_clips_that_cannot_be_used_are_listed_with_a_reason(
 )
 def test_a_missing_folder_is_named_before_any_work(small_dir: Path, changes: dict[str, Any], folder: str) -> None:
     with pytest.raises(DataError, match=f"{small_dir / folder}: no such folder"):
-        prepare(made_data.data(small_dir, n_spoken_per_word=1, **changes))
-    assert not (small_dir / "spoken").exists()
+        prepare(made_data.data(small_dir, n_tts_per_word=1, **changes))
+    assert not (small_dir / "tts").exists()
 
 
 class Archive:
@@ -646,7 +646,7 @@ def test_the_words_of_clips_lie_inside_them_and_hold_their_energy(made_pack: Pac
 
 def test_nothing_is_made_where_speech_commands_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        prepare(Data(dir=str(tmp_path / "none"), n_spoken_per_word=1), keywords=("yes",))
+        prepare(Data(dir=str(tmp_path / "none"), n_tts_per_word=1), keywords=("yes",))
     assert_one_line(caught.value, "expected Speech Commands there")
     assert list(tmp_path.iterdir()) == []
 
@@ -664,17 +664,17 @@ def test_nothing_is_made_where_speech_commands_is_missing(tmp_path: Path) -> Non
 )
 def test_a_list_of_false_alarms_that_cannot_be_used_is_named(own_dir: Path, text: str | None, problem: str) -> None:
     if text is not None:
-        (own_dir / "mined.csv").write_text(text)
-    with pytest.raises(DataError, match=f"mined.csv: .*({problem})"):
-        prepare(made_data.data(own_dir, mined="mined.csv"))
+        (own_dir / "hard_negatives.csv").write_text(text)
+    with pytest.raises(DataError, match=f"hard_negatives.csv: .*({problem})"):
+        prepare(made_data.data(own_dir, hard_negatives="hard_negatives.csv"))
 
 
 def test_false_alarms_at_either_end_of_a_recording_stay_inside_it(own_dir: Path) -> None:
     rows = ["audio,end_s,label,score", "speech/training/0.wav,0.2,yes,0.5", "speech/training/0.wav,100,yes,0.5"]
-    (own_dir / "mined.csv").write_text("\n".join(rows))
-    pack = prepare(made_data.data(own_dir, mined="mined.csv"))
+    (own_dir / "hard_negatives.csv").write_text("\n".join(rows))
+    pack = prepare(made_data.data(own_dir, hard_negatives="hard_negatives.csv"))
     (speech,) = [clip for clip in pack.clips if clip.path == "speech/training/0.wav" and clip.kind == "speech"]
-    first, last = [clip for clip in pack.clips if clip.kind == "mined"]
+    first, last = [clip for clip in pack.clips if clip.kind == "hard_negative"]
     assert (first.offset, first.split, first.word) == (speech.offset, "training", speech.word)
     assert last.offset + last.n_samples == speech.offset + speech.n_samples
     assert 0 < first.n_samples <= last.n_samples == 1.4 * 16000
@@ -683,9 +683,9 @@ def test_false_alarms_at_either_end_of_a_recording_stay_inside_it(own_dir: Path)
 def excerpts_of(root: Path, *rows: str, held_out: tuple[str, ...] = ()) -> list[dataset.Clip]:
     """The clips that a list of words in the first recording becomes; a row is its label and times."""
     lines = [f"speech/training/0.wav,{times},{label}" for label, times in (row.split(" ") for row in rows)]
-    (root / "excerpts.csv").write_text("\n".join(["audio,start_s,end_s,label", *lines]))
-    pack = prepare(made_data.data(root, excerpts="excerpts.csv", held_out=held_out), keywords=("yes", "no"))
-    return [clip for clip in pack.clips if clip.kind == "excerpt"]
+    (root / "aligned_words.csv").write_text("\n".join(["audio,start_s,end_s,label", *lines]))
+    pack = prepare(made_data.data(root, aligned_words="aligned_words.csv", held_out=held_out), keywords=("yes", "no"))
+    return [clip for clip in pack.clips if clip.kind == "aligned"]
 
 
 def test_a_word_is_cut_from_its_place_with_a_margin_that_stays_inside_the_recording(own_dir: Path) -> None:
@@ -713,14 +713,19 @@ def test_running_speech_and_false_alarms_leave_out_what_must_not_be_trained_on(o
         return [(clip.offset, clip.n_samples) for clip in found]
 
     alarms = ["audio,end_s,label,score", "speech/training/0.wav,0.7,yes,0.5"]
-    (own_dir / "mined.csv").write_text("\n".join(alarms))
+    (own_dir / "hard_negatives.csv").write_text("\n".join(alarms))
     ((whole, n_samples),) = clips("speech")
     excerpts_of(own_dir, "apple 0.2,0.5", "of 0.6,0.7")
-    assert clips("speech", excerpts="excerpts.csv") == [(whole, n_samples)]
-    assert clips("mined", excerpts="excerpts.csv", mined="mined.csv") == [(whole, 16 * 1400)]
+    assert clips("speech", aligned_words="aligned_words.csv") == [(whole, n_samples)]
+    assert clips("hard_negative", aligned_words="aligned_words.csv", hard_negatives="hard_negatives.csv") == [
+        (whole, 16 * 1400)
+    ]
     excerpts_of(own_dir, "apple 0.2,0.5", "of 0.6,0.7", f"{word} 1.2,1.21", f"{word} 1.29,1.3")
-    assert clips("speech", excerpts="excerpts.csv") == [(whole, 16 * 1100), (whole + 16 * 1400, n_samples - 16 * 1400)]
-    assert clips("mined", excerpts="excerpts.csv", mined="mined.csv") == []
+    assert clips("speech", aligned_words="aligned_words.csv") == [
+        (whole, 16 * 1100),
+        (whole + 16 * 1400, n_samples - 16 * 1400),
+    ]
+    assert clips("hard_negative", aligned_words="aligned_words.csv", hard_negatives="hard_negatives.csv") == []
 
 
 def test_frequent_words_are_cut_from_the_whole_list_and_no_more_than_twenty_times(own_dir: Path) -> None:
@@ -733,7 +738,7 @@ def test_frequent_words_are_cut_from_the_whole_list_and_no_more_than_twenty_time
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "no such file; pipelines.align_words makes it; until then --set data.excerpts=''"),
+        (None, "no such file; pipelines.align_words makes it; until then --set data.aligned_words=''"),
         ("audio,start_s,label\nspeech/training/0.wav,1.0,the\n", "'end_s'"),
         ("audio,start_s,end_s,label\nspeech/training/0.wav,1.0,soon,the\n", "soon"),
         (
@@ -747,17 +752,17 @@ def test_frequent_words_are_cut_from_the_whole_list_and_no_more_than_twenty_time
 )
 def test_a_list_of_words_that_cannot_be_used_is_named(own_dir: Path, text: str | None, problem: str) -> None:
     if text is not None:
-        (own_dir / "excerpts.csv").write_text(text)
-    with pytest.raises(DataError, match=f"excerpts.csv: .*({problem})"):
-        prepare(made_data.data(own_dir, excerpts="excerpts.csv"))
+        (own_dir / "aligned_words.csv").write_text(text)
+    with pytest.raises(DataError, match=f"aligned_words.csv: .*({problem})"):
+        prepare(made_data.data(own_dir, aligned_words="aligned_words.csv"))
 
 
 def test_words_of_a_recording_that_cannot_be_packed_are_passed_over(own_dir: Path) -> None:
     soundfile.write(own_dir / "speech" / "training" / "1.wav", np.full((16000, 2), 0.1), 16000)
     rows = ["audio,start_s,end_s,label", "speech/training/1.wav,0.1,0.5,pear", "speech/training/0.wav,0.1,0.5,apple"]
-    (own_dir / "excerpts.csv").write_text("\n".join(rows))
-    clips = prepare(made_data.data(own_dir, excerpts="excerpts.csv")).clips
-    assert [clip.word for clip in clips if clip.kind == "excerpt"] == ["apple"]
+    (own_dir / "aligned_words.csv").write_text("\n".join(rows))
+    clips = prepare(made_data.data(own_dir, aligned_words="aligned_words.csv")).clips
+    assert [clip.word for clip in clips if clip.kind == "aligned"] == ["apple"]
 
 
 def test_some_speakers_of_running_speech_are_kept_for_validation_with_all_they_say(own_dir: Path) -> None:
@@ -770,7 +775,7 @@ def test_some_speakers_of_running_speech_are_kept_for_validation_with_all_they_s
             (folder / name).write_bytes(sample)
 
     def kept(share: float) -> set[str]:
-        clips = find_sources(made_data.data(own_dir, speech_validation_share=share))
+        clips = find_sources(made_data.data(own_dir, speech_validation_fraction=share))
         splits = {Path(clip.path).stem: clip.split for clip in clips if clip.kind == "speech"}
         assert all(splits[f"{speaker}-1-0001"] == splits[f"{speaker}_2"] for speaker in range(40))
         return {name for name, split in splits.items() if split == "validation"}

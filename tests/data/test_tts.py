@@ -15,7 +15,7 @@ from speechrnn.audio import to_int16
 from speechrnn.config import Data
 from speechrnn.data import tts as synthesis
 from speechrnn.data.pack import Int16, prepare
-from speechrnn.data.tts import Spoken, must_stay_unheard, plan, pronunciations, speak, synthesise, words
+from speechrnn.data.tts import TtsClip, is_excluded, plan, pronunciations, speak, synthesise, words
 from speechrnn.errors import DataError
 from tests import made_data
 
@@ -23,29 +23,29 @@ needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="esp
 KEYWORDS = ("yes", "right")
 
 
-def beep(spoken: Spoken) -> Int16:
+def beep(spoken: TtsClip) -> Int16:
     """Stands for the synthesiser: a tone of another pitch for each word."""
     return to_int16(0.3 * np.sin(np.arange(4000) * (0.1 + len(spoken.word) / 50)).astype(np.float32))
 
 
 def test_no_listed_word_is_or_begins_with_one_that_nobody_foresaw() -> None:
     assert len(words()) == len(set(words())) > 1000
-    assert not [word for word in words() if must_stay_unheard(word)]
+    assert not [word for word in words() if is_excluded(word)]
     assert {"yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"}.isdisjoint(words())
 
 
 @pytest.mark.parametrize("word", "on onto upon off of often office awful awning honest takeoff backs forwards".split())
 def test_what_is_or_sounds_like_a_word_that_nobody_foresaw_stays_unheard(word: str) -> None:
-    assert must_stay_unheard(word)
+    assert is_excluded(word)
 
 
 @pytest.mark.parametrize("word", "one once only own gone person weapon spoon soft coffee bag ford".split())
 def test_other_words_do_not(word: str) -> None:
-    assert must_stay_unheard(word) == (word == "weapon")  # no rule for spelling is perfect; this one errs safely
+    assert is_excluded(word) == (word == "weapon")  # no rule for spelling is perfect; this one errs safely
 
 
 def test_every_word_is_spoken_as_often_as_asked_and_keywords_too() -> None:
-    spoken = plan(Data(n_spoken_per_word=3, n_spoken_per_keyword=20), KEYWORDS)
+    spoken = plan(Data(n_tts_per_word=3, n_tts_per_keyword=20), KEYWORDS)
     n_of = {word: sum(item.word == word for item in spoken) for word in {item.word for item in spoken}}
     assert all(n_of[word] == 20 for word in KEYWORDS)
     assert all(n == 3 for word, n in n_of.items() if word not in KEYWORDS)
@@ -54,13 +54,13 @@ def test_every_word_is_spoken_as_often_as_asked_and_keywords_too() -> None:
 
 
 def test_words_held_out_and_words_that_sound_like_keywords_are_not_spoken() -> None:
-    spoken = {item.word for item in plan(Data(n_spoken_per_word=1, held_out=("apple",)), ("no", "four", "two"))}
+    spoken = {item.word for item in plan(Data(n_tts_per_word=1, held_out=("apple",)), ("no", "four", "two"))}
     assert spoken.isdisjoint({"apple", "know", "for", "to", "too", "two"})
     assert "acid" in spoken
 
 
 def test_more_clips_of_a_word_keep_those_that_there_were() -> None:
-    few, many = (set(plan(Data(n_spoken_per_word=n), ())) for n in (2, 3))
+    few, many = (set(plan(Data(n_tts_per_word=n), ())) for n in (2, 3))
     assert few < many
 
 
@@ -71,10 +71,10 @@ def test_nothing_is_spoken_by_default() -> None:
 def test_clips_are_made_once_and_an_interruption_is_gone_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Spoken] = []
+    made: list[TtsClip] = []
 
     def speak_until(n: int) -> None:
-        def fake(spoken: Spoken) -> Int16:
+        def fake(spoken: TtsClip) -> Int16:
             if len(made) == n:
                 raise KeyboardInterrupt
             made.append(spoken)
@@ -83,7 +83,7 @@ def test_clips_are_made_once_and_an_interruption_is_gone_on_from(
         monkeypatch.setattr(synthesis, "speak", fake)
 
     monkeypatch.setattr(shutil, "which", lambda program: program)
-    wanted = plan(Data(n_spoken_per_keyword=5), KEYWORDS)
+    wanted = plan(Data(n_tts_per_keyword=5), KEYWORDS)
     speak_until(3)
     with pytest.raises(KeyboardInterrupt):
         synthesise(tmp_path, wanted)
@@ -101,7 +101,7 @@ def test_clips_are_made_once_and_an_interruption_is_gone_on_from(
 def test_a_missing_synthesiser_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda program: None)
     with pytest.raises(DataError, match="espeak-ng: not found; install it"):
-        synthesise(tmp_path, plan(Data(n_spoken_per_keyword=1), KEYWORDS))
+        synthesise(tmp_path, plan(Data(n_tts_per_keyword=1), KEYWORDS))
     synthesise(tmp_path, [])
 
 
@@ -109,19 +109,19 @@ def test_spoken_words_are_packed_as_training_clips(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(synthesis, "speak", beep)
     monkeypatch.setattr(shutil, "which", lambda program: program)
     monkeypatch.setattr(synthesis, "words", lambda: ["apple", "lock"])
-    data = made_data.data(made_data.write(tmp_path, n_speakers=4), n_spoken_per_word=2, n_spoken_per_keyword=3)
-    (tmp_path / "spoken" / "pear").mkdir(parents=True)
-    soundfile.write(tmp_path / "spoken" / "pear" / "of_another_configuration.wav", np.ones(100) / 2, 16000)
-    clips = [clip for clip in prepare(data, keywords=KEYWORDS).clips if clip.kind == "spoken"]
+    data = made_data.data(made_data.write(tmp_path, n_speakers=4), n_tts_per_word=2, n_tts_per_keyword=3)
+    (tmp_path / "tts" / "pear").mkdir(parents=True)
+    soundfile.write(tmp_path / "tts" / "pear" / "of_another_configuration.wav", np.ones(100) / 2, 16000)
+    clips = [clip for clip in prepare(data, keywords=KEYWORDS).clips if clip.kind == "tts"]
     assert sorted(clip.word for clip in clips) == ["apple"] * 2 + ["lock"] * 2 + ["right"] * 3 + ["yes"] * 3
     assert {clip.split for clip in clips} == {"training"}
 
 
 def test_of_what_is_nearly_a_keyword_there_are_as_many_clips_as_asked(tmp_path: Path) -> None:
-    (tmp_path / "spoken").mkdir()
+    (tmp_path / "tts").mkdir()
     sounds = {"yes": "jEs", "up": "Vp", "on": "0n", "off": "0f", "back": "bak", "forward": "fAwAd", "bus": "bVs"}
     text = msgspec.json.encode({word: list(said) for word, said in sounds.items()})
-    (tmp_path / "spoken" / "pronunciations.json").write_bytes(text)
+    (tmp_path / "tts" / "pronunciations.json").write_bytes(text)
     data = Data(dir=str(tmp_path), n_confusables_per_keyword=30, held_out=("bus",))
     wanted = plan(data, ("yes", "up"))
     assert {clip.kind for clip in wanted} == {"confusable"}
@@ -158,7 +158,7 @@ def test_espeak_tells_the_sounds_of_a_word_and_says_what_is_nearly_it(tmp_path: 
 
 @needs_espeak
 def test_espeak_says_each_word_in_each_voice_without_silence_around_it() -> None:
-    takes = [speak(spoken) for spoken in plan(Data(n_spoken_per_keyword=10), KEYWORDS)]
+    takes = [speak(spoken) for spoken in plan(Data(n_tts_per_keyword=10), KEYWORDS)]
     for samples in takes:
         assert samples.dtype == np.int16
         assert 16000 * 0.1 < len(samples) < 16000 * 1.5

@@ -1,4 +1,4 @@
-"""Truth files: every form gives the same words, each recording its own file, and one line for what cannot be read."""
+"""GroundTruth files: every form gives the same words, each recording its own file, and one line for what cannot be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from speechrnn.detector import Detection
 from speechrnn.errors import DataError
-from speechrnn.evaluation.ground_truth import Word, find_truth, read_detections, read_truth
+from speechrnn.evaluation.ground_truth import Word, find_ground_truth, read_detections, read_ground_truth
 from speechrnn.formats import FORMATS, Transcript
 from tests.helpers import assert_one_line
 
@@ -29,15 +29,15 @@ def write(path: Path, text: str) -> Path:
 def test_what_transcribe_writes_can_be_corrected_and_read_as_truth(form: str, tmp_path: Path) -> None:
     suffix = ".txt" if form == "audacity" else f".{form}"
     path = write(tmp_path / f"a{suffix}", FORMATS[form]([FOUND]))
-    assert read_truth(path, "a") == WORDS
+    assert read_ground_truth(path, "a") == WORDS
 
 
 @pytest.mark.parametrize("form", ["ctm", "json", "csv"])
 def test_of_several_recordings_the_words_of_the_one_asked_for_are_read(form: str, tmp_path: Path) -> None:
     path = write(tmp_path / f"all.{form}", FORMATS[form]([OTHER, FOUND]))
-    assert read_truth(path, "a") == WORDS
+    assert read_ground_truth(path, "a") == WORDS
     with pytest.raises(DataError) as caught:
-        read_truth(path, "c")
+        read_ground_truth(path, "c")
     assert_one_line(caught.value, str(path), "no recording called c", "a, b")
 
 
@@ -59,7 +59,7 @@ def test_of_several_recordings_the_words_of_the_one_asked_for_are_read(form: str
     ],
 )
 def test_truth_of_other_hands(name: str, text: str, expected: object, tmp_path: Path) -> None:
-    assert read_truth(write(tmp_path / name, text), "a") == expected
+    assert read_ground_truth(write(tmp_path / name, text), "a") == expected
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_truth_of_other_hands(name: str, text: str, expected: object, tmp_path: 
 def test_what_is_no_truth_is_one_line(name: str, text: str, parts: list[str], tmp_path: Path) -> None:
     path = write(tmp_path / name, text)
     with pytest.raises(DataError) as caught:
-        read_truth(path, "a")
+        read_ground_truth(path, "a")
     assert_one_line(caught.value, str(path), *parts)
 
 
@@ -89,22 +89,22 @@ def test_a_missing_file_and_bytes_that_are_no_text_are_one_line(tmp_path: Path) 
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     for name, part in (("a.txt", "UTF-8"), ("none.txt", "No such file")):
         with pytest.raises(DataError) as caught:
-            read_truth(tmp_path / name, "a")
+            read_ground_truth(tmp_path / name, "a")
         assert_one_line(caught.value, name, part)
 
 
 def test_the_truth_of_a_recording_is_beside_it_or_in_the_folder_that_is_given(tmp_path: Path) -> None:
     recording = tmp_path / "a.wav"
     with pytest.raises(DataError) as caught:
-        find_truth(recording, None)
+        find_ground_truth(recording, None)
     assert_one_line(caught.value, "a.labels.txt", "a.ctm", "--truth")
     transcripts = write(tmp_path / "transcripts.txt", "a YES\n")
-    assert find_truth(recording, None) == transcripts
+    assert find_ground_truth(recording, None) == transcripts
     beside = write(tmp_path / "a.csv", "")
-    assert find_truth(recording, None) == beside
+    assert find_ground_truth(recording, None) == beside
     own = write(tmp_path / "truth" / "a.ctm", "")
-    assert find_truth(recording, tmp_path / "truth") == own
-    assert find_truth(recording, own) == own
+    assert find_ground_truth(recording, tmp_path / "truth") == own
+    assert find_ground_truth(recording, own) == own
 
 
 def test_detections_come_back_as_they_were_written(tmp_path: Path) -> None:

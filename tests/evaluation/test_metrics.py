@@ -223,7 +223,7 @@ def test_biases_give_each_class_its_share() -> None:
     shares = np.array([0.5, 0.3, 0.2])
     shifted = scores + metrics.fit_bias(scores, truth, shares)
     posteriors = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
-    weights = metrics.weigh(truth, shares)
+    weights = metrics.class_weights(truth, shares)
     assert weights.sum() == pytest.approx(1)
     assert weights[truth == 1].sum() == pytest.approx(0.3)
     np.testing.assert_allclose(weights @ posteriors, shares, atol=1e-6)

@@ -19,7 +19,7 @@ from matplotlib.text import Annotation
 from speechrnn.evaluation.clips import Evaluation, evaluate
 from speechrnn.evaluation.plots import draw_all, draw_curve, to_svg
 from speechrnn.evaluation.report import to_html, to_table
-from speechrnn.evaluation.streams import THRESHOLDS, Curve, CurvePoint
+from speechrnn.evaluation.streams import THRESHOLDS, CurvePoint, StreamCurve
 from speechrnn.labels import Labels
 from speechrnn.spec import ModelInfo, Spec
 from tests.evaluation.test_clips import CLIPS, write_clips
@@ -94,7 +94,7 @@ def test_every_picture_is_drawn(result: Evaluation, name: str) -> None:
 
 def test_a_curve_is_drawn_with_the_points_of_the_spotter() -> None:
     points = [CurvePoint(level, level, 0.0, 100 * (1 - level)) for level in (0.1, 0.5, 0.9, 1.0)]
-    figure = draw_curve(Curve("default", points, {"as set": points[1], "strict": points[2]}))
+    figure = draw_curve(StreamCurve("default", points, {"as set": points[1], "strict": points[2]}))
     line, *marks = [np.asarray(one.get_xydata()) for one in figure.axes[0].get_lines()]
     np.testing.assert_allclose(line, [(90, 10), (50, 50), (10, 90), (0, 100)], atol=1e-9)
     np.testing.assert_allclose(np.concatenate(marks), [(50, 50), (10, 90)], atol=1e-9)
@@ -102,7 +102,7 @@ def test_a_curve_is_drawn_with_the_points_of_the_spotter() -> None:
     assert names == ["detector, by threshold", "spotter, as set", "spotter, strict"]
 
 
-def names_of(curve: Curve) -> list[Annotation]:
+def names_of(curve: StreamCurve) -> list[Annotation]:
     """The thresholds that are written into the picture of a curve."""
     figure = draw_curve(curve)
     figure.draw_without_rendering()
@@ -127,7 +127,7 @@ def close_together(threshold: float) -> CurvePoint:
 def test_thresholds_are_written_into_a_curve_but_never_over_each_other(
     point: Callable[[float], CurvePoint], expected: list[str]
 ) -> None:
-    names = names_of(Curve("default", [point(level) for level in THRESHOLDS], {}))
+    names = names_of(StreamCurve("default", [point(level) for level in THRESHOLDS], {}))
     assert [name.get_text() for name in names] == expected
     boxes = [name.get_window_extent() for name in names]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
@@ -136,7 +136,7 @@ def test_thresholds_are_written_into_a_curve_but_never_over_each_other(
 def test_a_curve_where_no_keyword_was_spoken_is_drawn_without_a_line() -> None:
     points = [CurvePoint(level, math.nan, math.nan, 1.0) for level in THRESHOLDS]
     file = io.BytesIO()
-    draw_curve(Curve("default", points, {"as set": points[0]})).savefig(file, format="png")
+    draw_curve(StreamCurve("default", points, {"as set": points[0]})).savefig(file, format="png")
     assert file.getvalue().startswith(b"\x89PNG")
 
 

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 
 from speechrnn.detector import Detection
-from speechrnn.evaluation.ground_truth import Truth, Word
-from speechrnn.evaluation.streams import RULES, THRESHOLDS, Heard, Scored, draw_up, score, sweep, to_table
+from speechrnn.evaluation.ground_truth import GroundTruth, Word
+from speechrnn.evaluation.streams import (
+    RULES,
+    THRESHOLDS,
+    ScoredRecording,
+    StreamResult,
+    build_curve,
+    score,
+    sweep_thresholds,
+    to_table,
+)
 from speechrnn.labels import Labels
 from speechrnn.spec import Options
 from tests.helpers import FAKE_INFO
@@ -94,17 +103,17 @@ def test_mlperf_counts_false_positives_within_a_second_once(
 
 def test_counts_are_summed_over_recordings_and_shares_are_of_the_keywords() -> None:
     found = [heard("yes", 1.7), heard("yes", 3.6), heard("yes", 5.9), heard("no", 6.6)]
-    quiet = Scored("quiet", 1800.0, [heard("no", 700.0)], [])
-    got = score([Scored("words", 1800.0, found, WORDS), quiet], KEYWORDS)
+    quiet = ScoredRecording("quiet", 1800.0, [heard("no", 700.0)], [])
+    got = score([ScoredRecording("words", 1800.0, found, WORDS), quiet], KEYWORDS)
     assert (got.n_recordings, got.hours) == (2, 1.0)
-    assert (got.n_spoken, got.n_found, got.n_missed, got.n_wrong, got.n_false_alarms) == (3, 2, 1, 1, 2)
-    assert [got.found_share, got.missed_share, got.wrong_share] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
-    assert [got.matched_share, got.false_alarm_share] == pytest.approx([1.0, 2 / 3])
+    assert (got.n_spoken, got.n_hits, got.n_misses, got.n_wrong, got.n_false_alarms) == (3, 2, 1, 1, 2)
+    assert [got.hit_rate, got.miss_rate, got.wrong_rate] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
+    assert [got.match_rate, got.false_alarm_rate] == pytest.approx([1.0, 2 / 3])
     assert got.false_alarms_per_hour == 2.0
     assert [got.delay_p50_ms, got.delay_p95_ms] == pytest.approx([200, 200])
     assert msgspec.to_builtins(got.per_keyword["yes"]) == {
         "n_spoken": 1,
-        "n_found": 1,
+        "n_hits": 1,
         "n_wrong": 1,
         "n_false_alarms": 1,
     }
@@ -116,16 +125,16 @@ def test_counts_are_summed_over_recordings_and_shares_are_of_the_keywords() -> N
 
 
 @pytest.mark.parametrize(
-    ("spoken", "detected", "n_found", "n_false_alarms"),
+    ("spoken", "detected", "n_hits", "n_false_alarms"),
     [("", "", 0, 0), ("", "yes", 0, 1), ("yes", "yes", 1, 0), ("yes yes no", "yes", 1, 0), ("no", "no no yes", 1, 2)],
 )
 def test_with_a_transcript_a_keyword_may_be_heard_as_often_as_it_was_spoken(
-    spoken: str, detected: str, n_found: int, n_false_alarms: int
+    spoken: str, detected: str, n_hits: int, n_false_alarms: int
 ) -> None:
-    truth: Truth = Counter(["the", *spoken.split()])
+    truth: GroundTruth = Counter(["the", *spoken.split()])
     found = [heard(label, float(at)) for at, label in enumerate(detected.split())]
-    got = score([Scored("a", 3600.0, found, truth)], KEYWORDS)
-    assert (got.n_spoken, got.n_found, got.false_alarms_per_hour) == (len(spoken.split()), n_found, n_false_alarms)
+    got = score([ScoredRecording("a", 3600.0, found, truth)], KEYWORDS)
+    assert (got.n_spoken, got.n_hits, got.false_alarms_per_hour) == (len(spoken.split()), n_hits, n_false_alarms)
     assert math.isnan(got.delay_p50_ms)
     assert "as often as it was spoken" in got.statement
 
@@ -133,24 +142,24 @@ def test_with_a_transcript_a_keyword_may_be_heard_as_often_as_it_was_spoken(
 @pytest.mark.parametrize("rule", RULES)
 def test_where_the_time_of_the_decision_is_not_known_the_end_counts_and_there_is_no_delay(rule: str) -> None:
     found = [Detection("yes", 1.0, 1.4, 0.9, math.nan), Detection("no", 8.0, 8.4, 0.9, math.nan)]
-    got = score([Scored("a", 60.0, found, WORDS)], KEYWORDS, rule)
-    assert (got.n_found, got.n_false_alarms) == (1, 1)
+    got = score([ScoredRecording("a", 60.0, found, WORDS)], KEYWORDS, rule)
+    assert (got.n_hits, got.n_false_alarms) == (1, 1)
     assert [math.isnan(got.delay_p50_ms), math.isnan(got.delay_p95_ms)] == [True, True]
     assert "p50 - ms, p95 - ms" in to_table(got)
     assert b'"delay_p50_ms":null' in msgspec.json.encode(got)
 
 
 @pytest.mark.parametrize("truth", [[Word("licht", 1.0, 1.5), Word("an", 3.0, 3.5)], Counter(["licht", "an"])])
-def test_a_keyword_with_capitals_is_found_in_truth_which_has_none(truth: Truth) -> None:
-    got = score([Scored("a", 1800.0, [heard("Licht", 1.6)], truth)], ["Licht"])
-    assert (got.n_spoken, got.n_found, got.n_false_alarms) == (1, 1, 0)
+def test_a_keyword_with_capitals_is_found_in_truth_which_has_none(truth: GroundTruth) -> None:
+    got = score([ScoredRecording("a", 1800.0, [heard("Licht", 1.6)], truth)], ["Licht"])
+    assert (got.n_spoken, got.n_hits, got.n_false_alarms) == (1, 1, 0)
 
 
 def test_where_nothing_was_spoken_there_are_rates_but_no_shares() -> None:
-    got = score([Scored("a", 1800.0, [heard("yes", 3.0)], [])], KEYWORDS)
+    got = score([ScoredRecording("a", 1800.0, [heard("yes", 3.0)], [])], KEYWORDS)
     assert got.false_alarms_per_hour == 2.0
-    assert math.isnan(got.missed_share)
-    assert b'"missed_share":null' in msgspec.json.encode(got)
+    assert math.isnan(got.miss_rate)
+    assert b'"miss_rate":null' in msgspec.json.encode(got)
 
 
 def posteriors(*peaks: float) -> np.ndarray:
@@ -165,22 +174,22 @@ def test_a_curve_is_what_the_detector_gives_at_every_threshold() -> None:
     labels, options = Labels(KEYWORDS), Options(smoothing_ms=100, threshold=0.7, thresholds={"yes": 0.99})
     words = [Word("yes", 0.8, 1.2), Word("yes", 3.8, 4.2)]
     recordings = [
-        Heard("words", 6.0, words, {"as set": [heard("yes", 1.3)]}, posteriors(0.9, 0.4)),
-        Heard("speech", 3594.0, [], {"as set": []}, posteriors(0.6)),
+        StreamResult("words", 6.0, words, {"as set": [heard("yes", 1.3)]}, posteriors(0.9, 0.4)),
+        StreamResult("speech", 3594.0, [], {"as set": []}, posteriors(0.6)),
     ]
-    results = sweep(recordings, labels, options, "default", (0.3, 0.5, 0.7, 0.95))
-    assert [(result.n_missed, result.n_false_alarms) for result in results] == [(0, 1), (1, 1), (1, 0), (2, 0)]
-    curve = draw_up(recordings, labels, {"as set": options}, "default")
+    results = sweep_thresholds(recordings, labels, options, "default", (0.3, 0.5, 0.7, 0.95))
+    assert [(result.n_misses, result.n_false_alarms) for result in results] == [(0, 1), (1, 1), (1, 0), (2, 0)]
+    curve = build_curve(recordings, labels, {"as set": options}, "default")
     assert [point.threshold for point in curve.detector] == list(THRESHOLDS)
-    missed = [point.missed_share for point in curve.detector]
+    missed = [point.miss_rate for point in curve.detector]
     assert missed == sorted(missed)
     assert (missed[0], missed[-1]) == (0, 1)
     assert msgspec.to_builtins(curve.spotter) == {
         "as set": {
             "threshold": 0.7,
             "thresholds": {"yes": 0.99},
-            "missed_share": 0.5,
-            "wrong_share": 0.0,
+            "miss_rate": 0.5,
+            "wrong_rate": 0.0,
             "false_alarms_per_hour": 0.0,
         }
     }
@@ -189,7 +198,9 @@ def test_a_curve_is_what_the_detector_gives_at_every_threshold() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_table_states_the_rule_and_every_keyword(rule: str) -> None:
-    text = to_table(score([Scored("a", 60.0, [heard("yes", 3.6)], WORDS)], FAKE_INFO.spec.labels.keywords, rule))
+    text = to_table(
+        score([ScoredRecording("a", 60.0, [heard("yes", 3.6)], WORDS)], FAKE_INFO.spec.labels.keywords, rule)
+    )
     assert RULES[rule].statement in text
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert rows["no"] == ["2", "0", "2", "0", "0"]

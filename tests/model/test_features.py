@@ -133,7 +133,7 @@ def test_louder_audio_raises_every_log_power_alike() -> None:
 def test_gains_of_bands_are_added_to_frames_as_their_cosine_transform(spec: Mfcc | LogMel) -> None:
     gains = np.random.default_rng(0).normal(0, 1, (3, spec.n_mels)).astype(np.float32)
     expected = scipy.fft.dct(gains, norm="ortho")[:, : spec.n_features] if isinstance(spec, Mfcc) else gains
-    found = build_front_end(spec, RATE_HZ).of_bands(torch.from_numpy(gains)).numpy()
+    found = build_front_end(spec, RATE_HZ).from_log_mel(torch.from_numpy(gains)).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from pipelines import align_words as cut_words
-from speechrnn.data.pack import Excerpt, prepare, read_excerpts
+from speechrnn.data.pack import AlignedWord, prepare, read_aligned_words
 from speechrnn.errors import DataError
 from tests import made_data
 
@@ -60,32 +60,32 @@ def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_words_are_listed_with_their_times_and_trained_on(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cut_words.main()
-    words = read_excerpts(talk / "excerpts.csv")
+    words = read_aligned_words(talk / "aligned_words.csv")
     names = [f"speech/training/{i}.wav" for i in range(4)]
-    assert words[:2] == [Excerpt(names[0], 0.1, 0.3, "the"), Excerpt(names[0], 0.41, 0.8, "apple")]
+    assert words[:2] == [AlignedWord(names[0], 0.1, 0.3, "the"), AlignedWord(names[0], 0.41, 0.8, "apple")]
     assert [word.audio for word in words[::2]] == names
     assert "8 words, 2 different, in 4 recordings" in capsys.readouterr().out
-    clips = prepare(made_data.data(talk, excerpts="excerpts.csv")).clips
-    assert sorted(clip.word for clip in clips if clip.kind == "excerpt") == ["apple"] * 4 + ["the"] * 4
+    clips = prepare(made_data.data(talk, aligned_words="aligned_words.csv")).clips
+    assert sorted(clip.word for clip in clips if clip.kind == "aligned") == ["apple"] * 4 + ["the"] * 4
 
 
 @pytest.mark.parametrize("lost", [0, 5, 20, 60, 100, 1000])
 def test_an_interrupted_list_is_gone_on_with(talk: Path, monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
     cut_words.main()
-    complete = read_excerpts(talk / "excerpts.csv")
-    (talk / "excerpts.csv").unlink()
+    complete = read_aligned_words(talk / "aligned_words.csv")
+    (talk / "aligned_words.csv").unlink()
     monkeypatch.setattr(FakeDecoder, "fails_at", FakeDecoder.heard + 3)
     with pytest.raises(KeyboardInterrupt):
         cut_words.main()
-    assert not (talk / "excerpts.csv").exists()
-    part = talk / "excerpts.csv.part"
+    assert not (talk / "aligned_words.csv").exists()
+    part = talk / "aligned_words.csv.part"
     part.write_bytes(part.read_bytes()[: -lost or None])
     before = FakeDecoder.heard
     cut_words.main()
-    assert read_excerpts(talk / "excerpts.csv") == complete
+    assert read_aligned_words(talk / "aligned_words.csv") == complete
     again = FakeDecoder.heard - before
     assert again == (3 if lost < 50 else 4)  # two that were not heard, and the last in the list, maybe incomplete
-    assert [path.name for path in talk.glob("excerpts*")] == ["excerpts.csv"]
+    assert [path.name for path in talk.glob("excerpts*")] == ["aligned_words.csv"]
 
 
 def test_of_two_processes_that_list_the_same_words_one_listens(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_of_two_processes_that_list_the_same_words_one_listens(talk: Path, monke
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(cut_words.main) for _ in range(2)]:
             done.result()
-    recordings = {word.audio for word in read_excerpts(talk / "excerpts.csv")}
+    recordings = {word.audio for word in read_aligned_words(talk / "aligned_words.csv")}
     assert FakeDecoder.heard == len(recordings) > 1
 
 
@@ -103,7 +103,7 @@ def test_a_complete_list_follows_the_recordings_there_are(talk: Path) -> None:
     before = FakeDecoder.heard
     cut_words.main()
     assert FakeDecoder.heard == before + 1
-    assert {Path(word.audio).stem for word in read_excerpts(talk / "excerpts.csv")} == {"0", "1", "2", "4"}
+    assert {Path(word.audio).stem for word in read_aligned_words(talk / "aligned_words.csv")} == {"0", "1", "2", "4"}
 
 
 def test_a_recording_that_cannot_be_read_is_left_out_and_said(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,11 +111,11 @@ def test_a_recording_that_cannot_be_read_is_left_out_and_said(talk: Path, capsys
     cut_words.main()
     assert "left out: " in (said := capsys.readouterr().out)
     assert "1.wav" in said
-    assert len(read_excerpts(talk / "excerpts.csv")) == 6
+    assert len(read_aligned_words(talk / "aligned_words.csv")) == 6
 
 
 def test_without_pocketsphinx_it_says_so(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(DataError, match=r"pocketsphinx: not found.*install it"):
         cut_words.main()
-    assert not (talk / "excerpts.csv").exists()
+    assert not (talk / "aligned_words.csv").exists()

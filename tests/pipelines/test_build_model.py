@@ -23,7 +23,7 @@ from speechrnn.config import Data, Experiment, load_experiment
 from speechrnn.data.pack import Pack
 from speechrnn.errors import ConfigError, DataError, DeviceError
 from speechrnn.evaluation import clips as evaluation
-from speechrnn.evaluation.streams import Curve
+from speechrnn.evaluation.streams import StreamCurve
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Sound
 from speechrnn.model.network import RecognizerNet, load_checkpoint, save_checkpoint
 from speechrnn.recognizer import load
@@ -169,8 +169,8 @@ def test_streams_and_speech_are_judged_at_every_operating_point(tmp_path: Path) 
         write_audio(tmp_path / f"{name}.wav", np.concatenate([silence(1), word(said), silence(1)]))
     (tmp_path / "transcripts.txt").write_text("a yes\nb know\nc yes yes\n")
     scores = kept_aside.score_speech(recognizer, kept_aside.read_speech(tmp_path))
-    assert [scores["strict"].n_found, scores["strict"].n_false_alarms] == [0, 0]
-    assert [scores["loose"].n_found, scores["loose"].n_spoken, scores["loose"].n_false_alarms] == [2, 3, 1]
+    assert [scores["strict"].n_hits, scores["strict"].n_false_alarms] == [0, 0]
+    assert [scores["loose"].n_hits, scores["loose"].n_spoken, scores["loose"].n_false_alarms] == [2, 3, 1]
     assert kept_aside.mistaken(scores.values()) == "no known word for no (1)"
 
 
@@ -185,10 +185,10 @@ def test_the_curve_takes_misses_from_streams_and_false_alarms_from_speech(
     options = Options(threshold=0.7, thresholds={"yes": 0.8})
     recognizer = fake_recognizer(msgspec.structs.replace(fake_recognizer().info, options=options))
     kept_aside.draw_misses(recognizer, material, {spoken: Counter(["bed"])}, tmp_path / "curve.png")
-    curve = msgspec.json.decode((tmp_path / "curve.json").read_bytes(), type=Curve)
+    curve = msgspec.json.decode((tmp_path / "curve.json").read_bytes(), type=StreamCurve)
     (spotter,) = curve.spotter.values()
     for point in (curve.detector[0], spotter):
-        assert point.missed_share == 1
+        assert point.miss_rate == 1
         assert point.false_alarms_per_hour == pytest.approx(3600 / 2.3, rel=0.01)
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert spotter.thresholds == {"yes": 0.8}

@@ -11,7 +11,7 @@ import torch
 
 from pipelines.studies import compare_cells
 from pipelines.studies.compare_cells import (
-    Outcome,
+    CellResult,
     Variant,
     draw_gradients,
     draw_losses,
@@ -100,7 +100,7 @@ def test_what_export_refuses_of_a_trained_cell_is_timed_all_the_same(
 
 def test_the_table_and_the_pictures_tell_of_every_run() -> None:
     gradients = np.logspace(-4, 0, 97)
-    found = Outcome(0.5, 1234, 2_000_000, 0.75, 0.25, gradients, gradients**2, [(20, 2.0), (40, 1.5)])
+    found = CellResult(0.5, 1234, 2_000_000, 0.75, 0.25, gradients, gradients**2, [(20, 2.0), (40, 1.5)])
     outcomes = {
         variant: found
         for cell in ("rnn", "lstm", "gru")

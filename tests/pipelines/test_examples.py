@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.media.make_examples import RECORDINGS, Recording, make
+from pipelines.media.make_examples import RECORDINGS, Example, make
 from speechrnn import audio
 from speechrnn.audio import Samples
 from speechrnn.detector import Detection
@@ -109,7 +109,7 @@ def test_blocks_of_any_length_at_another_rate_give_the_same(block_samples: int, 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
-def test_the_script_makes_the_recordings_again(recording: Recording, tmp_path: Path) -> None:
+def test_the_script_makes_the_recordings_again(recording: Example, tmp_path: Path) -> None:
     make(recording, tmp_path)
     made, kept = tmp_path / recording.name, EXAMPLES / recording.name
     assert soundfile.info(made).samplerate == soundfile.info(kept).samplerate == recording.rate_hz

@@ -14,10 +14,10 @@ import pytest
 
 from pipelines import choose_operating_points as operating_points
 from pipelines.benchmarks import robustness as levels
-from pipelines.choose_operating_points import TARGETS, allot, raised
+from pipelines.choose_operating_points import TARGETS, allocate_thresholds, tighten
 from speechrnn.data.pack import Clip, Pack
 from speechrnn.evaluation import streams as scoring
-from speechrnn.evaluation.streams import Heard
+from speechrnn.evaluation.streams import StreamResult
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Sound
 from speechrnn.labels import Labels
 from speechrnn.listening import hear
@@ -33,27 +33,27 @@ ALARMS = np.array([[9, 2, 0, 0], [3, 1, 0, 0]])
     [(12, [0, 0]), (5, [1, 0]), (3, [1, 1]), (2, [1, 2]), (1, [2, 1]), (0, [2, 2])],
 )
 def test_alarms_are_allotted_where_they_save_most_errors(budget: int, expected: list[int]) -> None:
-    places = allot(ERRORS, ALARMS, budget)
+    places = allocate_thresholds(ERRORS, ALARMS, budget)
     cost = ERRORS[[0, 1], places].sum()
     assert ALARMS[[0, 1], places].sum() <= max(budget, 0)
     assert cost <= ERRORS[[0, 1], expected].sum()
 
 
 def test_of_equally_good_thresholds_the_middle_is_taken() -> None:
-    assert allot(np.array([[3, 1, 1, 1, 2]]), np.zeros((1, 5), dtype=np.int64), 0) == [2]
+    assert allocate_thresholds(np.array([[3, 1, 1, 1, 2]]), np.zeros((1, 5), dtype=np.int64), 0) == [2]
 
 
 @pytest.mark.parametrize(("allowed", "expected"), [(0, [1, 0]), (1, [2, 0]), (2, [2, 1]), (9, [3, 3])])
 def test_thresholds_are_raised_as_far_as_errors_allow(allowed: float, expected: list[int]) -> None:
-    assert raised(ERRORS, [0, 0], np.array([allowed, allowed])) == expected
+    assert tighten(ERRORS, [0, 0], np.array([allowed, allowed])) == expected
 
 
 def test_where_speech_shows_no_target_thresholds_rise_while_no_word_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def result(n_missed: int, n_false_alarms: int) -> SimpleNamespace:
-        one = SimpleNamespace(n_spoken=40, n_found=40 - n_missed, n_wrong=0, n_false_alarms=n_false_alarms)
+    def result(n_misses: int, n_false_alarms: int) -> SimpleNamespace:
+        one = SimpleNamespace(n_spoken=40, n_hits=40 - n_misses, n_wrong=0, n_false_alarms=n_false_alarms)
         return SimpleNamespace(per_keyword={"yes": one})
 
-    def sweep(heard: list[Heard], labels: Labels, options: Options, rule: str, levels: list[float]) -> list[Any]:
+    def sweep(heard: list[StreamResult], labels: Labels, options: Options, rule: str, levels: list[float]) -> list[Any]:
         if heard:  # the streams: from the 12th threshold on a word is missed for each false alarm less, later two more
             return [
                 result(max(0, min(i - 11, 2)) + 2 * (i > 14), max(0, 2 - max(0, i - 11))) for i in range(len(levels))
@@ -61,7 +61,7 @@ def test_where_speech_shows_no_target_thresholds_rise_while_no_word_is_missed(mo
         return [result(0, 1 if i < 1 else 0) for i in range(len(levels))]
 
     monkeypatch.setattr(operating_points, "sweep", sweep)
-    hour = Heard("", 3600.0, [], {})
+    hour = StreamResult("", 3600.0, [], {})
     monkeypatch.setattr(operating_points.Recordings, "speech_hours", 1.0)
     recordings = operating_points.Recordings([hour], [])
     found = operating_points.candidates(recordings, Labels(("yes",)), Options())
@@ -72,10 +72,10 @@ def test_where_speech_shows_no_target_thresholds_rise_while_no_word_is_missed(mo
     assert places["sensitive"] == 8  # the middle of those with fewest errors
 
 
-def heard(*words: str) -> Heard:
+def heard(*words: str) -> StreamResult:
     samples = np.concatenate([part for name in words for part in (silence(5), word(name))] + [silence(5)])
     found, duration_s, posteriors = hear([samples], fake_recognizer(), {"as set": Options()})
-    return Heard("", duration_s, [], found, posteriors)
+    return StreamResult("", duration_s, [], found, posteriors)
 
 
 def test_of_equally_good_smoothings_the_longest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,11 +88,11 @@ def test_of_equally_good_smoothings_the_longest_is_taken(monkeypatch: pytest.Mon
 
 def test_quiet_steps_can_be_left_out_of_speech() -> None:
     recording, labels = heard("yes", "unknown", "no", "yes"), fake_recognizer().info.spec.labels
-    kept = operating_points.sounding(recording, len(labels.keywords))
+    kept = operating_points.active_frames(recording, len(labels.keywords))
     assert len(kept.posteriors) < 0.8 * len(recording.posteriors)
     for smoothing_ms in (100, 300, 600):
         options = Options(smoothing_ms=smoothing_ms)
-        counts = [scoring.decide([one], labels, options).n_false_alarms for one in (recording, kept)]
+        counts = [scoring.score_detector([one], labels, options).n_false_alarms for one in (recording, kept)]
         assert counts == [3, 3]
 
 
@@ -116,7 +116,7 @@ def test_points_are_chosen_measured_and_read_back(made_pack: Pack, monkeypatch: 
     for name, point in points.items():
         assert point.thresholds.keys() == {"yes", "no"}
         assert point.applied_to(Options()).smoothing_ms == 300
-        assert point.misses == pytest.approx(measured[name].in_streams.missed_share, abs=1e-4)
+        assert point.misses == pytest.approx(measured[name].in_streams.miss_rate, abs=1e-4)
 
 
 def test_rates_are_of_speech_that_was_never_trained_on_where_there_is_any(made_pack: Pack) -> None:
@@ -141,7 +141,7 @@ def test_every_level_and_ratio_is_measured_and_drawn(tmp_path: Path, monkeypatch
     conditions = levels.measure_all(fake_recognizer(), material, 0.5, (1, 2))
     assert [(c.what, c.db) for c in conditions] == [("level", -12), ("level", -45), ("speech over noise", 60)]
     assert [c.result.n_spoken for c in conditions] == [14, 14, 14]
-    assert (conditions[1].result.missed_share, conditions[2].result.missed_share) == (1, 0)  # it knows words by level
+    assert (conditions[1].result.miss_rate, conditions[2].result.miss_rate) == (1, 0)  # it knows words by level
     assert len(levels.to_markdown(conditions).splitlines()) == 5
     levels.draw(conditions, tmp_path / "levels.png")
     assert (tmp_path / "levels.png").read_bytes().startswith(b"\x89PNG")

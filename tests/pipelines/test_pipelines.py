@@ -21,12 +21,12 @@ from pipelines.studies import compare_cells, compare_pocketsphinx
 from speechrnn.audio import Samples, read, to_int16
 from speechrnn.cli.main import run_program
 from speechrnn.config import load_experiment
-from speechrnn.data.pack import Mined, Pack, prepare, read_mined
+from speechrnn.data.pack import FalseAlarm, Pack, prepare, read_hard_negatives
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DataError, DeviceError
 from speechrnn.evaluation import synthetic_streams
 from speechrnn.evaluation.clips import speech_power
-from speechrnn.evaluation.ground_truth import Word, find_truth, read_truth, spoken
+from speechrnn.evaluation.ground_truth import Word, count_words, find_ground_truth, read_ground_truth
 from speechrnn.evaluation.synthetic_streams import (
     PRESETS,
     SPEECH,
@@ -40,7 +40,7 @@ from speechrnn.evaluation.synthetic_streams import (
     percentiles_ms,
     speech_clips,
 )
-from speechrnn.recognizer import load, remembering
+from speechrnn.recognizer import cached, load
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 from tests import made_data
@@ -117,8 +117,8 @@ def test_the_same_seed_makes_the_same_stream_of_every_preset(preset: str, made_p
     assert np.abs(stream).max() <= 1
     spoken = [word for word in words if word.label != SPEECH]
     n_slots = int(48.0 / recipe.slot_s)
-    assert len(spoken) == round(recipe.keyword_share * n_slots) + round(recipe.unknown_share * n_slots)
-    assert len(words) - len(spoken) == round(recipe.speech_share * n_slots)
+    assert len(spoken) == round(recipe.keyword_fraction * n_slots) + round(recipe.unknown_fraction * n_slots)
+    assert len(words) - len(spoken) == round(recipe.speech_fraction * n_slots)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_stream_is_written_with_its_truth_and_scored_by_the_command(
     arguments = ["make_stream", str(target), "--preset", "clean", "--minutes", "0.5", "--keywords", "yes,no"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--clips", commands])
     make_stream_command.main()
-    words = read_truth(find_truth(target, None), "stream")
+    words = read_ground_truth(find_ground_truth(target, None), "stream")
     assert len(read(target, RATE_HZ)) == 30 * RATE_HZ
     assert (len(words), sum(word.label in KEYWORDS for word in words if isinstance(word, Word))) == (10, 7)
 
@@ -294,7 +294,7 @@ def test_without_running_speech_there_is_an_empty_recording_and_no_rate_of_alarm
 
 def test_a_recognizer_with_a_memory_answers_the_same_and_runs_once_for_each_context() -> None:
     asked: list[Samples] = []
-    plain, remembered = fake_recognizer(), remembering(fake_recognizer(heard=asked))
+    plain, remembered = fake_recognizer(), cached(fake_recognizer(heard=asked))
     contexts = np.stack([noise(RATE_HZ), np.concatenate([silence(0.5), word("yes", 0.5)]), noise(RATE_HZ)])
     for context in contexts:
         np.testing.assert_array_equal(remembered.logits(context[None]), plain.logits(context[None]))
@@ -383,7 +383,7 @@ def test_endurance_tells_what_is_wrong() -> None:
 def test_the_f1_of_each_keyword(
     in_stream: list[Detection], in_speech: list[Detection], expected: dict[str, float]
 ) -> None:
-    found = compare_pocketsphinx.Heard(in_stream, in_speech, 0.0)
+    found = compare_pocketsphinx.Result(in_stream, in_speech, 0.0)
     assert compare_pocketsphinx.f1_scores(found, WORDS, KEYWORDS) == pytest.approx(expected)
 
 
@@ -485,11 +485,11 @@ def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def mined(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Mined]:
+def mined(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[FalseAlarm]:
     """What is in the file once the pipeline has run on the configuration of the smoke test."""
     monkeypatch.setattr(sys, "argv", ["mine", str(ROOT / "configs" / "smoke.toml"), "fake", "--data", str(root)])
     mine_hard_negatives.main()
-    return read_mined(root / "mined.csv") if (root / "mined.csv").exists() else []
+    return read_hard_negatives(root / "hard_negatives.csv") if (root / "hard_negatives.csv").exists() else []
 
 
 def test_what_is_taken_for_a_keyword_in_running_speech_is_listed_and_trained_on(
@@ -500,15 +500,17 @@ def test_what_is_taken_for_a_keyword_in_running_speech_is_listed_and_trained_on(
     assert (alarm.audio, alarm.label) == ("speech/training/0.wav", "yes")
     assert alarm.end_s == pytest.approx(2.4, abs=0.3)
     assert (talk / "speech" / "training" / "transcripts.txt").read_text().splitlines()[1:] == [f"0 {Guesser.said}"]
-    pack = prepare(made_data.data(talk, mined="mined.csv"))
-    (clip,) = [clip for clip in pack.clips if clip.kind == "mined"]
+    pack = prepare(made_data.data(talk, hard_negatives="hard_negatives.csv"))
+    (clip,) = [clip for clip in pack.clips if clip.kind == "hard_negative"]
     samples = pack.samples[clip.offset : clip.offset + clip.n_samples]
     assert len(samples) == 1.4 * RATE_HZ
     assert np.count_nonzero(np.abs(samples) > 1000) >= 0.35 * RATE_HZ
 
 
 def test_speech_that_is_kept_for_validation_is_not_mined(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = load_experiment(ROOT / "configs" / "smoke.toml", ["data.speech_validation_share=0.999"], data_dir=str(talk))
+    kept = load_experiment(
+        ROOT / "configs" / "smoke.toml", ["data.speech_validation_fraction=0.999"], data_dir=str(talk)
+    )
     for module in (mine_hard_negatives, inputs):
         monkeypatch.setattr(module, "load_experiment", lambda *args, **kwargs: kept)
     assert mined(talk, monkeypatch) == []
@@ -529,8 +531,8 @@ def test_transcripts_cut_short_are_gone_on_with(talk: Path, monkeypatch: pytest.
     transcripts = talk / "speech" / "training" / "transcripts.txt"
     transcripts.write_text(text)
     mined(talk, monkeypatch)
-    assert spoken(read_truth(transcripts, "1"))["no"] == 1
-    assert not spoken(read_truth(transcripts, "0"))["yes"]
+    assert count_words(read_ground_truth(transcripts, "1"))["no"] == 1
+    assert not count_words(read_ground_truth(transcripts, "0"))["yes"]
 
 
 def test_labels_tell_of_a_keyword_as_transcripts_do(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,13 +545,13 @@ def test_labels_tell_of_a_keyword_as_transcripts_do(talk: Path, monkeypatch: pyt
 def test_a_further_round_adds_to_the_list_that_the_configuration_names(
     talk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = load_experiment(ROOT / "configs" / "smoke.toml", ["data.mined=list.csv"], data_dir=str(talk))
+    named = load_experiment(ROOT / "configs" / "smoke.toml", ["data.hard_negatives=list.csv"], data_dir=str(talk))
     for module in (mine_hard_negatives, inputs):
         monkeypatch.setattr(module, "load_experiment", lambda *args, **kwargs: named)
     mined(talk, monkeypatch)
     (talk / "list.csv").write_text("audio,end_s,label,score\nspeech/training/0.wav,9.0,no,0.9\n")
     mined(talk, monkeypatch)
-    assert [alarm.label for alarm in read_mined(talk / "list.csv")] == ["no", "yes", "no"]
+    assert [alarm.label for alarm in read_hard_negatives(talk / "list.csv")] == ["no", "yes", "no"]
 
 
 def test_words_that_sound_like_the_keyword_are_no_false_alarms(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,7 +561,7 @@ def test_words_that_sound_like_the_keyword_are_no_false_alarms(talk: Path, monke
 
 def test_a_keyword_with_capitals_is_known_to_be_spoken(talk: Path) -> None:
     (talk / "speech" / "training" / "transcripts.txt").write_text("0 they said yes\n1 they did not\n")
-    places = [Mined(f"speech/training/{name}.wav", 2.4, "Yes", 0.9) for name in "01"]
+    places = [FalseAlarm(f"speech/training/{name}.wav", 2.4, "Yes", 0.9) for name in "01"]
     assert [mine_hard_negatives.is_false(place, talk) for place in places] == [False, True]
 
 
@@ -567,7 +569,7 @@ def test_without_transcripts_mining_needs_pocketsphinx(talk: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(DataError, match="no transcript, and no pocketsphinx to guess one; install it"):
         mined(talk, monkeypatch)
-    assert not (talk / "mined.csv").exists()
+    assert not (talk / "hard_negatives.csv").exists()
 
 
 def test_running_speech_known_to_have_a_keyword_is_left_out(talk: Path) -> None:

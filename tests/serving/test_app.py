@@ -248,7 +248,7 @@ def test_a_message_that_is_too_large_is_not_taken_in(serving: Serving) -> None:
 
 
 def test_who_comes_when_all_seats_are_taken_is_told_so_and_may_come_again() -> None:
-    with Serving(fake_recognizer(), n_most=2) as running, ExitStack() as clients:
+    with Serving(fake_recognizer(), max_clients=2) as running, ExitStack() as clients:
         first, second, third = (clients.enter_context(running.connect()) for _ in range(3))
         for websocket in (first, second, third):
             websocket.send(start())
@@ -342,7 +342,7 @@ def raise_at_end(plain: socket.socket) -> None:
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 3)
     with Serving(fake_recognizer()) as running:
         plain = [socket.create_connection(("127.0.0.1", running.port), 30) for _ in range(4)]
         with pytest.raises(ConnectionResetError):
@@ -541,7 +541,7 @@ def test_a_recording_that_cannot_be_used_is_one_clear_line(
 
 
 def test_a_recording_that_is_too_large_is_refused(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(uploads, "MAX_UPLOAD_BYTES", 1_000_000)
     status, answer = upload(serving, b"\0" * 1_000_001)
     assert status == 413
     assert "at most 1 MB" in answer["message"]
@@ -555,14 +555,14 @@ def test_a_recording_that_comes_too_slowly_is_refused(serving: Serving, monkeypa
 
 
 def test_a_recording_that_takes_too_long_is_given_up(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MOST_WORK_S", 0.05)
+    monkeypatch.setattr(uploads, "MAX_WORK_S", 0.05)
     status, answer = upload(serving, (EXAMPLES / "menu.ogg").read_bytes())
     assert status == 422
     assert "took more than 0.05 s" in answer["message"]
 
 
 def test_more_recordings_than_can_be_waited_for_are_refused(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_MOST_UPLOADS", 0)
+    monkeypatch.setattr(service, "_MAX_UPLOADS", 0)
     status, answer = upload(serving, b"")
     assert status == 503
     assert "try again" in answer["message"]

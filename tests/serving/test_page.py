@@ -58,11 +58,11 @@ def launch(playwright: Playwright, *arguments: str) -> Browser:
     )
 
 
-Hearing = Callable[..., Browser]
+SpotResult = Callable[..., Browser]
 
 
 @pytest.fixture(scope="module")
-def hearing(playwright: Playwright) -> Iterator[Hearing]:
+def hearing(playwright: Playwright) -> Iterator[SpotResult]:
     """A browser whose microphone hears a file, once or again and again."""
     browsers: dict[str, Browser] = {}
 
@@ -87,7 +87,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(hearing: Hearing, words: Path) -> Browser:
+def browser(hearing: SpotResult, words: Path) -> Browser:
     return hearing(words)
 
 
@@ -142,7 +142,7 @@ def number(page: Page, selector: str) -> float:
 # The microphone
 
 
-def test_the_page_hears_its_microphone_and_shows_the_words(hearing: Hearing, serving: Serving, words: Path) -> None:
+def test_the_page_hears_its_microphone_and_shows_the_words(hearing: SpotResult, serving: Serving, words: Path) -> None:
     expected = labels_of(words)
     with open_page(hearing(words, once=True), serving) as page:
         start(page)
@@ -190,7 +190,7 @@ def test_a_threshold_that_is_moved_counts_from_then_on(browser: Browser, recogni
 
 @pytest.mark.parametrize(("peak", "is_clipping"), [(0.5, False), (1.0, True)])
 def test_the_level_is_shown_and_clipping_with_it(
-    hearing: Hearing, serving: Serving, tmp_path: Path, peak: float, is_clipping: bool
+    hearing: SpotResult, serving: Serving, tmp_path: Path, peak: float, is_clipping: bool
 ) -> None:
     tone = 2 * peak * sine(440, 2)
     with open_page(hearing(write_audio(tmp_path / "tone.wav", tone, subtype="PCM_16")), serving) as page:
@@ -269,7 +269,7 @@ def test_a_page_whose_server_was_lost_goes_on_when_it_is_back(browser: Browser, 
 
 
 def test_a_page_that_comes_when_the_server_is_full_is_told_and_gets_the_next_seat(browser: Browser) -> None:
-    with Serving(fake_recognizer(), n_most=1) as running, open_page(browser, running) as first:
+    with Serving(fake_recognizer(), max_clients=1) as running, open_page(browser, running) as first:
         start(first)
         with open_page(browser, running) as second:
             start(second)
@@ -357,7 +357,7 @@ def test_an_unreadable_file_is_explained_and_the_next_one_works(page: Page, tmp_
 def test_a_file_that_is_too_large_is_not_sent(
     browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(uploads, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(uploads, "MAX_UPLOAD_BYTES", 1_000_000)
     (tmp_path / "long.wav").write_bytes(b"\0" * 1_000_001)
     with Serving(fake_recognizer()) as running, open_page(browser, running) as page:
         choose(page, tmp_path / "long.wav")

@@ -247,7 +247,7 @@ def test_mixed_up_contexts_are_weighted_sums() -> None:
 def test_rooms_and_mixtures_are_drawn_in_their_shares() -> None:
     _, start, end = words(4000)
     silent = torch.arange(4000) % 4 == 0
-    table = drawn(Augment(room_share=0.3, mixup_share=0.2), start, end, n_rooms=5, is_silence=silent)
+    table = drawn(Augment(room_rate=0.3, mixup_rate=0.2), start, end, n_rooms=5, is_silence=silent)
     assert (table.room[silent] == -1).all()
     assert float((table.room[~silent] >= 0).float().mean()) == pytest.approx(0.3, abs=0.03)
     assert set(table.room.tolist()) == {-1, 0, 1, 2, 3, 4}
@@ -258,7 +258,7 @@ def test_rooms_and_mixtures_are_drawn_in_their_shares() -> None:
 
 def test_the_last_of_an_odd_number_is_its_own_partner() -> None:
     _, start, end = words(3)
-    assert drawn(Augment(mixup_share=1.0), start, end).partner.tolist() == [1, 0, 2]
+    assert drawn(Augment(mixup_rate=1.0), start, end).partner.tolist() == [1, 0, 2]
 
 
 # Drawing
@@ -273,7 +273,7 @@ def visible(samples: Tensor, table: Draws) -> Tensor:
 @pytest.mark.parametrize("resample", [0.0, 0.2])
 def test_cut_words_lie_mostly_outside_but_not_wholly(resample: float) -> None:
     samples, start, end = words(300)
-    table = drawn(Augment(cut_share=1.0, resample=resample), start, end)
+    table = drawn(Augment(truncation_rate=1.0, resample=resample), start, end)
     assert table.cut.all()
     share = visible(samples, table)
     assert 0.09 < share.min() < 0.15
@@ -282,7 +282,7 @@ def test_cut_words_lie_mostly_outside_but_not_wholly(resample: float) -> None:
 
 def test_words_are_cut_off_at_either_edge() -> None:
     samples, start, end = words(300)
-    result = apply(samples, drawn(Augment(cut_share=1.0), start, end), NO_NOISE)
+    result = apply(samples, drawn(Augment(truncation_rate=1.0), start, end), NO_NOISE)
     at_start, at_end = (result[:, 0] > 0.05), (result[:, -1] > 0.05)
     assert (at_start ^ at_end).all()
     assert 100 < at_start.sum() < 200
@@ -291,7 +291,7 @@ def test_words_are_cut_off_at_either_edge() -> None:
 @pytest.mark.parametrize("resample", [0.0, 0.2])
 def test_placed_words_lie_wholly_inside_and_everywhere(resample: float) -> None:
     samples, start, end = words(300)
-    table = drawn(Augment(place_share=1.0, resample=resample, shift_ms=400), start, end)
+    table = drawn(Augment(placement_rate=1.0, resample=resample, shift_ms=400), start, end)
     assert not table.cut.any()
     torch.testing.assert_close(visible(samples, table), torch.ones(300), rtol=0, atol=2e-3)
     result = apply(samples, table, NO_NOISE) > 0.05
@@ -301,14 +301,14 @@ def test_placed_words_lie_wholly_inside_and_everywhere(resample: float) -> None:
 
 def test_shares_are_kept_and_words_that_are_not_cut_shift_a_little() -> None:
     _, start, end = words(4000)
-    table = drawn(Augment(cut_share=0.2, place_share=0.3, shift_ms=10), start, end)
+    table = drawn(Augment(truncation_rate=0.2, placement_rate=0.3, shift_ms=10), start, end)
     assert float(table.cut.float().mean()) == pytest.approx(0.2, abs=0.03)
     assert float((table.shift.abs() <= 160).float().mean()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_contexts_without_a_word_are_neither_cut_nor_placed() -> None:
     nowhere = torch.zeros(50)
-    table = drawn(Augment(cut_share=0.5, place_share=0.5, shift_ms=10), nowhere, nowhere)
+    table = drawn(Augment(truncation_rate=0.5, placement_rate=0.5, shift_ms=10), nowhere, nowhere)
     assert not table.cut.any()
     assert table.shift.abs().max() <= 160
 
@@ -317,7 +317,7 @@ def test_silence_is_never_cut_nor_mixed_and_has_a_gain_of_its_own() -> None:
     _, start, end = words(400)
     silent = torch.arange(400) % 2 == 0
     config = Augment(
-        cut_share=0.5, place_share=0.5, noise_share=1.0, gain_db=(-3.0, 3.0), silence_gain_db=(-60.0, -20.0)
+        truncation_rate=0.5, placement_rate=0.5, noise_rate=1.0, gain_db=(-3.0, 3.0), silence_gain_db=(-60.0, -20.0)
     )
     table = drawn(config, start, end, n_noise=2 * N, is_silence=silent)
     gain_db = 20 * table.gain.log10()
@@ -331,7 +331,7 @@ def test_silence_is_never_cut_nor_mixed_and_has_a_gain_of_its_own() -> None:
 
 def test_draws_stay_in_their_ranges_and_use_them() -> None:
     _, start, end = words(4000)
-    config = Augment(shift_ms=100, resample=0.15, gain_db=(-15.0, 5.0), noise_share=0.5, noise_snr_db=(0.0, 35.0))
+    config = Augment(shift_ms=100, resample=0.15, gain_db=(-15.0, 5.0), noise_rate=0.5, noise_snr_db=(0.0, 35.0))
     table = drawn(config, start, end, n_noise=3 * N)
     noisy = table.noise_start[table.noise_start >= 0]
     for values, low, high in [
@@ -351,14 +351,14 @@ def test_draws_stay_in_their_ranges_and_use_them() -> None:
 @pytest.mark.parametrize(("n_noise", "expected"), [(0, False), (N - 1, False), (N, True)])
 def test_noise_shorter_than_a_context_is_not_used(n_noise: int, expected: bool) -> None:
     samples, start, end = words(10)
-    table = drawn(Augment(noise_share=1.0), start, end, n_noise=n_noise)
+    table = drawn(Augment(noise_rate=1.0), start, end, n_noise=n_noise)
     assert bool((table.noise_start >= 0).all()) is expected
     assert torch.isfinite(apply(samples, table, noise(n_noise))).all()
 
 
 def test_the_same_seed_draws_the_same() -> None:
     _, start, end = words(50)
-    config = Augment(shift_ms=100, resample=0.1, cut_share=0.2, gain_db=(-9.0, 9.0), noise_share=0.5)
+    config = Augment(shift_ms=100, resample=0.1, truncation_rate=0.2, gain_db=(-9.0, 9.0), noise_rate=0.5)
     first, again, other = (drawn(config, start, end, n_noise=2 * N, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.rate, other.rate)
@@ -366,7 +366,7 @@ def test_the_same_seed_draws_the_same() -> None:
 
 def test_a_part_of_a_batch_gets_what_it_would_in_the_whole() -> None:
     _, start, end = words(8)
-    config = Augment(shift_ms=100, resample=0.1, cut_share=0.2, noise_share=0.5, room_share=0.5, n_time_masks=2)
+    config = Augment(shift_ms=100, resample=0.1, truncation_rate=0.2, noise_rate=0.5, room_rate=0.5, n_time_masks=2)
     uniform = torch.rand(8, n_uniform(config), generator=generator())
 
     def draw_rows(rows: slice) -> Draws:

@@ -19,10 +19,10 @@ import torch
 from lightning_fabric import Fabric
 
 from speechrnn.config import Augment, Experiment, Train, load_experiment, to_tree
-from speechrnn.data.examples import Batch, Examples, Planned, validation_set
+from speechrnn.data.examples import Batch, Examples, PlannedContext, validation_set
 from speechrnn.data.pack import Pack
 from speechrnn.errors import ConfigError, DataError
-from speechrnn.evaluation.metrics import expected_calibration_error, reliability, weigh
+from speechrnn.evaluation.metrics import class_weights, expected_calibration_error, reliability
 from speechrnn.labels import Labels
 from speechrnn.model.network import RecognizerNet, load_checkpoint, load_plain, save_checkpoint, write_atomically
 from speechrnn.spec import Classifier, Conv, Conv2d, LogMel, OperatingPoint, Options, Spec
@@ -34,10 +34,10 @@ from speechrnn.training.trainer import (
     TrainingBatch,
     calibrate,
     calibration,
-    cut_ahead,
     fit,
     learning_rate,
     predict,
+    prefetch_batches,
 )
 from tests import made_data
 from tests.conftest import KilledError
@@ -73,9 +73,9 @@ def tiny(made_dir: Path) -> Experiment:
         augment=Augment(
             shift_ms=20,
             resample=0.05,
-            place_share=0.3,
-            cut_share=0.05,
-            noise_share=0.2,
+            placement_rate=0.3,
+            truncation_rate=0.05,
+            noise_rate=0.2,
             noise_snr_db=(20.0, 40.0),
             n_time_masks=1,
             time_mask_frames=3,
@@ -88,7 +88,7 @@ def trainer_of(experiment: Experiment, pack: Pack) -> Trainer:
     return Trainer(experiment, pack, Fabric(accelerator="cpu", devices=1, precision=experiment.train.precision))
 
 
-def augmented(trainer: Trainer, plan: list[Planned]) -> TrainingBatch:
+def augmented(trainer: Trainer, plan: list[PlannedContext]) -> TrainingBatch:
     """What the first step would train on."""
     return trainer.batch(trainer.cut(plan, 0), 0)
 
@@ -271,7 +271,7 @@ def test_half_precision_trains_weights_of_full_precision(tiny: Experiment, made_
 
 
 def test_words_that_are_cut_off_count_as_unknown(tiny: Experiment, made_pack: Pack) -> None:
-    trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment(cut_share=1.0)), made_pack)
+    trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment(truncation_rate=1.0)), made_pack)
     plan = [planned for planned in trainer.training.epoch(np.random.default_rng(0)) if planned.label != 2]
     labels = augmented(trainer, plan).labels
     assert labels.tolist() == [3 if planned.label == 3 else 2 for planned in plan]
@@ -283,7 +283,7 @@ def test_teachers_make_up_their_share_of_the_labels(
     plain = change(tiny, label_smoothing=0.2)
     other = run(change(plain, seed=2, epochs=1), made_pack, tmp_path / "other").folder
     paths = [folder / "best.pt" for folder in (whole.folder, other)]
-    trainer = trainer_of(change(plain, teachers=tuple(map(str, paths)), teacher_share=0.75), made_pack)
+    trainer = trainer_of(change(plain, teachers=tuple(map(str, paths)), teacher_weight=0.75), made_pack)
     batch = augmented(trainer, trainer.plan(0)[:6])
     frames, targets = trainer.inputs(batch)
     with torch.no_grad():
@@ -294,7 +294,7 @@ def test_teachers_make_up_their_share_of_the_labels(
 
 def test_a_network_comes_to_agree_with_its_teacher(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
     path = whole.folder / "best.pt"
-    trainer = trainer_of(change(tiny, teachers=(str(path),), teacher_share=1.0, seed=3), made_pack)
+    trainer = trainer_of(change(tiny, teachers=(str(path),), teacher_weight=1.0, seed=3), made_pack)
     batch, teacher = trainer.validation_batch, load_checkpoint(path)[0]
     expected = predict(teacher, batch, torch.device("cpu")).softmax(1)
 
@@ -349,7 +349,7 @@ def test_labels_of_mixed_contexts_are_mixed() -> None:
 def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment()), made_pack)
     (clip, *_) = [c for c in made_pack.clips if c.word == "yes" and c.split == "training" and c.n_samples == 16000]
-    samples, labels, *_ = augmented(trainer, [Planned(0, clip)])
+    samples, labels, *_ = augmented(trainer, [PlannedContext(0, clip)])
     packed = made_pack.samples[clip.offset : clip.offset + clip.n_samples]
     assert torch.equal(samples[0], torch.from_numpy(packed.astype(np.float32) / 32768))
     assert labels.tolist() == [0]
@@ -369,7 +369,7 @@ def test_features_are_normalised_over_the_training_data(tiny: Experiment, made_p
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a single core
 def test_other_processes_cut_the_same_batches_in_order(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(tiny, made_pack)
-    here, elsewhere = (list(cut_ahead(trainer, epoch=1, first=2, n_processes=n)) for n in (0, 2))
+    here, elsewhere = (list(prefetch_batches(trainer, epoch=1, first=2, n_processes=n)) for n in (0, 2))
     plan, size = trainer.plan(1), tiny.train.batch_size
     expected = [
         trainer.cut(plan[step * size : (step + 1) * size], trainer.steps_per_epoch + step)
@@ -384,14 +384,14 @@ def test_other_processes_cut_the_same_batches_in_order(tiny: Experiment, made_pa
 def test_a_run_whose_batches_other_processes_cut_is_the_same(
     whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_n_cutting", lambda device: 2)
+    monkeypatch.setattr(training, "_n_loader_workers", lambda device: 2)
     assert_equal(load_plain(run(tiny, made_pack, tmp_path).folder / "last.pt"), load_plain(whole.folder / "last.pt"))
 
 
 def test_two_processes_train_to_what_one_does(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
     """Without dropout, whose masks are each process's own, only the order of sums differs."""
     model = msgspec.structs.replace(tiny.model, classifier=msgspec.structs.replace(tiny.model.classifier, dropout=0.0))
-    augmented = msgspec.structs.replace(tiny.augment, mixup_share=0.5, n_feature_masks=1)
+    augmented = msgspec.structs.replace(tiny.augment, mixup_rate=0.5, n_feature_masks=1)
     experiment = change(msgspec.structs.replace(tiny, model=model, augment=augmented), epochs=1, batch_size=8)
     config = tmp_path / "config.toml"
     config.write_text(tomli_w.dumps(to_tree(experiment)))
@@ -446,10 +446,10 @@ def test_the_log_tells_of_every_twentieth_step_and_of_every_epoch(whole: Run, ti
     assert [record["step"] for record in steps] == [20, 30, 40, 60]
     assert [record["step"] for record in scores] == [30, 60]
     for record in steps:
-        assert set(record) == {"step", "loss", "learning_rate", "clipped_share", "utterances_per_s"}
+        assert set(record) == {"step", "loss", "learning_rate", "clipped_rate", "utterances_per_s"}
         step = int(record["step"])
         assert record["learning_rate"] == learning_rate(tiny.train, step - 1, STEPS_PER_EPOCH)
-        assert 0 <= record["clipped_share"] <= 1
+        assert 0 <= record["clipped_rate"] <= 1
         assert record["utterances_per_s"] > 0
     words = {f"validation {name}" for name in tiny.model.labels.names}
     for record in scores:
@@ -494,7 +494,7 @@ def test_the_best_model_is_calibrated_on_validation(whole: Run, tiny: Experiment
     batch = validation_set(Examples(made_pack, info.spec, tiny.data, "validation"), ()).batch
     posteriors = predict(net, batch, torch.device("cpu")).softmax(1).numpy()
     shares = Examples(made_pack, info.spec, tiny.data, "training").shares()
-    np.testing.assert_allclose(weigh(batch.labels, shares) @ posteriors, shares, atol=1e-3)
+    np.testing.assert_allclose(class_weights(batch.labels, shares) @ posteriors, shares, atol=1e-3)
     found = expected_calibration_error(reliability(posteriors, batch.labels))
     assert found == pytest.approx(info.provenance.scores["validation expected calibration error"], abs=1e-4)
 

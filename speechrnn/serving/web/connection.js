@@ -3,7 +3,7 @@
 const MALFORMED = 1007;
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 5000;
-const MOST_BEHIND_S = 3;
+const MAX_BEHIND_S = 3;
 
 export class Connection {
   /**
@@ -50,7 +50,7 @@ export class Connection {
     if (this.socket?.readyState === WebSocket.OPEN) {
       this.socket.send(block);
       // Better a gap, and room for others, than words that come ever later.
-      if (this.pushed - this.answered > MOST_BEHIND_S * this.start.rate_hz) this.lose("the server cannot keep up", true);
+      if (this.pushed - this.answered > MAX_BEHIND_S * this.start.rate_hz) this.lose("the server cannot keep up", true);
     }
     this.pushed += block.length;
   }

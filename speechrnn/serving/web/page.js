@@ -159,7 +159,7 @@ function chooseAgain() {
 
 function transcribe(file) {
   const { keywords, ...rest } = choice();
-  recording.transcribe(file, { ...rest, ...(keywords && { keywords: keywords.join(",") }) }, model.most_upload_bytes);
+  recording.transcribe(file, { ...rest, ...(keywords && { keywords: keywords.join(",") }) }, model.max_upload_bytes);
 }
 
 function wire() {

@@ -3,7 +3,7 @@
 import { drawPeaks } from "./draw.js";
 
 const PIXELS_PER_S = 40;
-const MOST_PIXELS = 16000;
+const MAX_PIXELS = 16000;
 const FILES = { json: ["application/json", ".json"], vtt: ["text/vtt", ".vtt"], audacity: ["text/plain", ".labels.txt"] };
 
 const $ = (id) => document.getElementById(id);
@@ -40,7 +40,7 @@ function show(found, file) {
   const n = found.detections.length;
   $("file-title").textContent = `${found.name}, ${clock(found.duration_s)}, ${n === 0 ? "no word" : n === 1 ? "one word" : `${n} words`}`;
   $("recording").hidden = false;
-  $("picture").style.minWidth = `${Math.min(MOST_PIXELS, found.duration_s * PIXELS_PER_S)}px`;
+  $("picture").style.minWidth = `${Math.min(MAX_PIXELS, found.duration_s * PIXELS_PER_S)}px`;
   $("picture").querySelectorAll("button").forEach((button) => button.remove());
   $("picture").append(...found.detections.map(wordButton));
   drawPeaks($("peaks"), found.peaks);
