@@ -20,9 +20,8 @@ import matplotlib
 from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.cli import outputs
 from speechrnn.cli.main import run_program
-from speechrnn.evaluation.streams import Score, ScoredRecording, score
+from speechrnn.evaluation.streams import Score, ScoredRecording, score, spot_all
 from speechrnn.evaluation.synthetic_streams import Material, Recipe, make_stream, of_pack
-from speechrnn.listening import hear
 from speechrnn.recognizer import Recognizer
 
 matplotlib.use("Agg")
@@ -46,7 +45,7 @@ def measure(recognizer: Recognizer, material: Material, recipe: Recipe, seeds: S
     scored = []
     for seed in seeds:
         stream, words = make_stream(material, recipe, seed)
-        heard = hear([stream], recognizer, {_CHOICE: recognizer.info.options})
+        heard = spot_all([stream], recognizer, {_CHOICE: recognizer.info.options})
         scored.append(ScoredRecording(str(seed), heard.duration_s, heard.found[_CHOICE], words))
     return score(scored, recognizer.info.spec.labels.keywords)
 

@@ -337,7 +337,7 @@ def listen(
     save: Path | None,
 ) -> None:
     """Hear keywords as they are spoken: from the microphone, a pipe or a recording. Ctrl-C ends it."""
-    from speechrnn.listening import CommandRunner, Printer, Recorder, Sink, run
+    from speechrnn.cli.sinks import CommandRunner, Printer, Recorder, Sink, run
     from speechrnn.recognizer import load
     from speechrnn.spotter import KeywordSpotter
 
@@ -693,8 +693,7 @@ def _hear_all(recognizer: Recognizer, choices: dict[str, Options], inputs: _Inpu
     Raises DataError before any is heard if the truth of one cannot be read.
     """
     from speechrnn.evaluation.ground_truth import read_ground_truth
-    from speechrnn.evaluation.streams import StreamResult
-    from speechrnn.listening import hear
+    from speechrnn.evaluation.streams import StreamResult, spot_all
     from speechrnn.sources import FileSource
 
     written, recordings, places = inputs
@@ -709,7 +708,7 @@ def _hear_all(recognizer: Recognizer, choices: dict[str, Options], inputs: _Inpu
         try:
             with FileSource(file, recognizer.info.spec.sample_rate_hz) as source:
                 blocks = track(source.blocks(), round(source.duration_s or 0.0), _shown(file.name))
-                found, duration_s, posteriors = hear(blocks, recognizer, choices)
+                found, duration_s, posteriors = spot_all(blocks, recognizer, choices)
         except SpeechRnnError as error:
             _note(f"speechrnn: {error}")
             failed += 1

@@ -1,4 +1,4 @@
-"""Detections held against what was spoken: hits, misses, wrong words, false alarms. Knows numbers and names, no audio.
+"""Detections held against what was spoken: hits, misses, wrong words, false alarms.
 
 One detection can be a hit, a wrong word, a false alarm, or not counted; which, a rule says. `RULES` has them all.
 """
@@ -14,10 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from speechrnn.audio import Samples
 from speechrnn.detector import Detection, Detector
 from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, with_model_spelling
 from speechrnn.labels import Labels
+from speechrnn.recognizer import Recognizer, cached
 from speechrnn.spec import Options
+from speechrnn.spotter import KeywordSpotter
 
 EARLY_S = 0.1
 LATE_S = 1.0
@@ -301,6 +304,35 @@ class StreamResult(NamedTuple):
     def scored(self, name: str) -> ScoredRecording:
         """What one of the options found."""
         return ScoredRecording(self.audio, self.duration_s, self.found[name], self.truth)
+
+
+class SpotResult(NamedTuple):
+    """What several options find in one recording: detections by their name, its length, and its posteriors [n, C].
+
+    The posteriors are of the audio as it is, one row for each step, to the end of the silence that follows it.
+    """
+
+    found: dict[str, list[Detection]]
+    duration_s: float
+    posteriors: NDArray[np.float32]
+
+
+def spot_all(blocks: Iterable[Samples], recognizer: Recognizer, choices: Mapping[str, Options]) -> SpotResult:
+    """What the spotter finds in blocks [T] with each of several options of the same step, in one pass."""
+    remembered = cached(recognizer)
+    spotters = {name: KeywordSpotter(remembered, options) for name, options in choices.items()}
+    plain = KeywordSpotter(remembered, next(iter(choices.values())))
+    found: dict[str, list[Detection]] = {name: [] for name in choices}
+    rows = []
+    for block in blocks:
+        rows.append(plain.posteriors(block))
+        for name, spotter in spotters.items():
+            found[name] += spotter.push(block)
+    duration_s = plain.position_s
+    rows.append(plain.posteriors(np.zeros(recognizer.info.spec.context_samples, dtype=np.float32)))
+    for name, spotter in spotters.items():
+        found[name] += spotter.finish()
+    return SpotResult(found, duration_s, np.concatenate(rows))
 
 
 def build_curve(

@@ -22,8 +22,7 @@ from speechrnn.detector import Detection
 from speechrnn.errors import DataError
 from speechrnn.evaluation.clips import speech_power
 from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, find_ground_truth, read_ground_truth
-from speechrnn.evaluation.streams import StreamResult, judge_default, percentile_ms
-from speechrnn.listening import hear
+from speechrnn.evaluation.streams import StreamResult, judge_default, percentile_ms, spot_all
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import Options
 
@@ -297,7 +296,7 @@ def spot_with_truth(
     audio: str = "",
 ) -> StreamResult:
     """What each of these options finds in a recording, given in blocks [T], beside what is spoken in it."""
-    found, duration_s, posteriors = hear(blocks, recognizer, choices)
+    found, duration_s, posteriors = spot_all(blocks, recognizer, choices)
     return StreamResult(audio, duration_s, truth, found, posteriors)
 
 

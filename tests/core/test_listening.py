@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from rich.console import Console
 
 from speechrnn import listening, sources
@@ -23,7 +22,7 @@ from speechrnn.cli.doctor import check_sound
 from speechrnn.cli.live_view import LiveView, bar, level_db
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DeviceError
-from speechrnn.listening import BackgroundListener, CommandRunner, Recorder, listen, run
+from speechrnn.listening import BackgroundListener, listen
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import ArraySource, FileSource, Microphone, PipeSource, RealTimeSource
 from speechrnn.spec import Options
@@ -95,32 +94,11 @@ def test_only_the_chosen_keywords_fire() -> None:
     assert b"maybe: no keyword" in result.stderr
 
 
-def test_duration_ends_it_on_the_sample_clock(recognizer: Recognizer, tmp_path: Path) -> None:
-    spotter = KeywordSpotter(recognizer)
-    recorder = Recorder(tmp_path / "heard.wav", 16000)
-    run(ArraySource(example(), 16000, block_samples=7001), spotter, [recorder], duration_s=2.5)
-    assert soundfile.info(tmp_path / "heard.wav").frames == 40000
-
-
 def test_a_real_time_source_keeps_the_time_of_the_sound() -> None:
     source = RealTimeSource(ArraySource(np.zeros(8000, dtype=np.float32), 16000))
     started = time.monotonic()
     assert sum(map(len, source.blocks())) == 8000
     assert 0.45 < time.monotonic() - started < 5
-
-
-def test_the_saved_file_gives_the_same_words(recognizer: Recognizer, tmp_path: Path) -> None:
-    saved = tmp_path / "heard.flac"
-    run(FileSource(EXAMPLE, 16000), KeywordSpotter(recognizer), [Recorder(saved, 16000)])
-    again = [found.label for found in listen(FileSource(saved, 16000), model=recognizer)]
-    labels = saved.with_suffix(".labels.txt").read_text().splitlines()
-    assert [line.split("\t")[2] for line in labels] == again != []
-
-
-@pytest.mark.parametrize("name", ["no/such/\0folder.wav", "heard.xyz"])
-def test_a_place_that_cannot_be_recorded_to_is_an_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="cannot write"):
-        Recorder(tmp_path / name, 16000)
 
 
 def test_listen_yields_and_the_background_calls(recognizer: Recognizer) -> None:
@@ -202,41 +180,6 @@ def test_options_that_do_not_fit_open_no_source(recognizer: Recognizer, monkeypa
     monkeypatch.setattr(listening, "Microphone", lambda rate_hz: pytest.fail("the microphone was opened"))
     with pytest.raises(ConfigError, match="maybe"):
         BackgroundListener(print, model=recognizer, options=Options(keywords=("maybe",)))
-
-
-def test_a_program_is_run_without_a_shell(tmp_path: Path) -> None:
-    target = tmp_path / "a file; with $HOME in {braces}"
-    reports: list[str] = []
-    runner = CommandRunner(f"touch '{tmp_path}/{{label}} {{score}}; $HOME'", reports.append)
-    runner.write(NOTHING, [WORD])
-    runner.close()
-    assert (tmp_path / "yes 0.95; $HOME").exists()
-    assert not target.exists()
-    assert reports == []
-
-
-def test_programs_that_hang_or_fail_are_reported_and_never_waited_for() -> None:
-    reports: list[str] = []
-    hanging = CommandRunner("sleep 60", reports.append)
-    started = time.monotonic()
-    hanging.write(NOTHING, [WORD] * 9)
-    assert time.monotonic() - started < 5
-    assert len(reports) == 1
-    assert "skipped one for yes" in reports[0]
-    hanging.close(patience_s=0.1)
-    assert sum("was stopped" in line for line in reports) == 8
-    failing = CommandRunner("false", reports.append)
-    failing.write(NOTHING, [WORD])
-    failing.close()
-    assert "exit code 1" in reports[-1]
-    CommandRunner("/no/such/program", reports.append).write(NOTHING, [WORD])
-    assert "cannot start" in reports[-1]
-
-
-@pytest.mark.parametrize("command", ["", "echo 'half", "echo {word}", "echo {0}"])
-def test_a_command_that_makes_no_sense_is_refused(command: str) -> None:
-    with pytest.raises(ConfigError, match="--run"):
-        CommandRunner(command, print)
 
 
 class FakeSound:

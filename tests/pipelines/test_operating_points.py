@@ -17,10 +17,9 @@ from pipelines.benchmarks import robustness as levels
 from pipelines.choose_operating_points import TARGETS, allocate_thresholds, tighten
 from speechrnn.data.pack import Clip, Pack
 from speechrnn.evaluation import streams as scoring
-from speechrnn.evaluation.streams import StreamResult
+from speechrnn.evaluation.streams import StreamResult, spot_all
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Sound
 from speechrnn.labels import Labels
-from speechrnn.listening import hear
 from speechrnn.spec import OperatingPoint, Options
 from tests.helpers import fake_recognizer, noise, silence, word
 
@@ -74,7 +73,7 @@ def test_where_speech_shows_no_target_thresholds_rise_while_no_word_is_missed(mo
 
 def heard(*words: str) -> StreamResult:
     samples = np.concatenate([part for name in words for part in (silence(5), word(name))] + [silence(5)])
-    found, duration_s, posteriors = hear([samples], fake_recognizer(), {"as set": Options()})
+    found, duration_s, posteriors = spot_all([samples], fake_recognizer(), {"as set": Options()})
     return StreamResult("", duration_s, [], found, posteriors)
 
 

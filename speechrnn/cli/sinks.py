@@ -1,0 +1,174 @@
+"""What `listen` does at each block: print, run a program, record. Each sink takes every block with its detections."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import soundfile
+
+from speechrnn.audio import Samples
+from speechrnn.detector import Detection
+from speechrnn.errors import ConfigError, DeviceError
+from speechrnn.formats import to_object
+from speechrnn.listening import spot
+from speechrnn.sources import AudioSource
+from speechrnn.spotter import KeywordSpotter
+
+_MAX_RUNNING = 8
+
+
+class Sink(Protocol):
+    """Something that takes every block [T] with the detections it gave."""
+
+    def write(self, block: Samples, found: list[Detection]) -> None:
+        """Take the next block."""
+        ...
+
+    def close(self) -> None:
+        """Finish; called once, also after an error."""
+        ...
+
+
+def run(source: AudioSource, spotter: KeywordSpotter, sinks: Sequence[Sink], duration_s: float | None = None) -> None:
+    """Spot keywords in a source until it ends, `duration_s` have been heard, or Ctrl-C; then finish all sinks."""
+    with ExitStack() as stack:
+        for sink in sinks:
+            stack.callback(sink.close)
+        stack.callback(source.close)
+        try:
+            for block, found in spot(_limited(source, duration_s), spotter):
+                _give(sinks, block, found)
+        except KeyboardInterrupt:
+            _give(sinks, np.zeros(0, dtype=np.float32), spotter.finish())
+
+
+def _give(sinks: Sequence[Sink], block: Samples, found: list[Detection]) -> None:
+    for sink in sinks:
+        sink.write(block, found)
+
+
+def _limited(source: AudioSource, duration_s: float | None) -> Iterator[Samples]:
+    left = None if duration_s is None else round(duration_s * source.sample_rate_hz)
+    for block in source.blocks():
+        yield block[:left]
+        if left is not None:
+            left -= len(block)
+            if left <= 0:
+                return
+
+
+class Printer:
+    """Prints a line for each detection at once: for people, or as a JSON object."""
+
+    def __init__(self, as_json: bool, echo: Callable[[str], None]) -> None:
+        self._as_json = as_json
+        self._echo = echo
+
+    def write(self, block: Samples, found: list[Detection]) -> None:
+        """Print the detections."""
+        for detection in found:
+            if self._as_json:
+                self._echo(msgspec.json.encode(to_object(detection)).decode())
+            else:
+                self._echo(
+                    f"{detection.start_s:8.2f}  {detection.end_s:8.2f}  {detection.label:<10} {detection.score:.2f}"
+                )
+
+    def close(self) -> None:
+        """Nothing to finish."""
+
+
+class CommandRunner:
+    """Runs a program at each detection without waiting for it and without a shell.
+
+    `{label}`, `{score}`, `{start_s}` and `{end_s}` in the command's words are replaced. A program that cannot be
+    started, fails, or hangs is reported; while eight are still running, further ones are skipped.
+    Raises ConfigError if the command is empty, unbalanced, or names another field.
+    """
+
+    def __init__(self, command: str, report: Callable[[str], None]) -> None:
+        try:
+            self._words = shlex.split(command)
+            self._fill(Detection("word", 0.0, 0.5, 1.0, 0.5))
+        except (ValueError, KeyError, IndexError) as error:
+            raise ConfigError(
+                f"--run {command}: {error}; the fields are {{label}} {{score}} {{start_s}} {{end_s}}"
+            ) from None
+        if not self._words:
+            raise ConfigError("--run: expected a command, got nothing")
+        self._report = report
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def _fill(self, found: Detection) -> list[str]:
+        fields = {"label": found.label, "score": found.score, "start_s": found.start_s, "end_s": found.end_s}
+        return [word.format(**fields) for word in self._words]
+
+    def write(self, block: Samples, found: list[Detection]) -> None:
+        """Start the program for each detection, and report those that have failed since."""
+        self._check()
+        for detection in found:
+            self._start(detection)
+
+    def _start(self, found: Detection) -> None:
+        if len(self._running) >= _MAX_RUNNING:
+            self._report(f"--run: {_MAX_RUNNING} programs are still running; skipped one for {found.label}")
+            return
+        try:
+            process = subprocess.Popen(
+                self._fill(found), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:
+            self._report(f"--run: cannot start {self._words[0]} ({error.strerror})")
+            return
+        self._running.append(process)
+
+    def _check(self) -> None:
+        for process in self._running:
+            if process.poll():
+                self._report(f"--run: {self._words[0]} failed with exit code {process.returncode}")
+        self._running = [process for process in self._running if process.returncode is None]
+
+    def close(self, patience_s: float = 1.0) -> None:
+        """Give running programs a moment, then end them."""
+        for process in self._running:
+            try:
+                process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                patience_s = 0.0
+                process.kill()
+                process.wait()
+                self._report(f"--run: {self._words[0]} did not end and was stopped")
+        self._check()
+
+
+class Recorder:
+    """Keeps what was heard in an audio file, and the detections beside it as an Audacity label track."""
+
+    def __init__(self, path: Path, sample_rate_hz: int) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = soundfile.SoundFile(path, "w", sample_rate_hz, 1)
+            self._labels = path.with_suffix(".labels.txt").open("w", encoding="utf-8")
+        except OSError as error:
+            raise DeviceError(f"{path}: cannot write there ({error.strerror}); give another place") from None
+        except (soundfile.LibsndfileError, TypeError, ValueError) as error:
+            raise DeviceError(f"{path}: cannot write audio there ({error}); give a name such as heard.wav") from None
+
+    def write(self, block: Samples, found: list[Detection]) -> None:
+        """Append a block [T] and the detections it gave."""
+        self._file.write(np.clip(block, -1, 1))
+        for detection in found:
+            self._labels.write(f"{detection.start_s:.6f}\t{detection.end_s:.6f}\t{detection.label}\n")
+        self._labels.flush()
+
+    def close(self) -> None:
+        """Finish both files."""
+        self._file.close()
+        self._labels.close()
