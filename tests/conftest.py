@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from speechrnn.data.pack import Pack, prepare
@@ -26,10 +31,33 @@ class KilledError(Exception):
     """Stands for whatever ends a process, in tests of what it leaves behind."""
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def made_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Gives the folder of a name, which the first process that asks fills, and all processes of a run share."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        path, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir()
+                fill(path)
+                done.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def made_dir(once: Once) -> Path:
     """Root of a whole made data set, laid out as Speech Commands; read it, but change nothing in it."""
-    return made_data.write(tmp_path_factory.mktemp("made"))
+    return once("made", made_data.write)
 
 
 @pytest.fixture(scope="session")
@@ -48,30 +76,33 @@ class SmokeRun(NamedTuple):
     printed: dict[str, str]
 
 
-@pytest.fixture(scope="session")
-def smoke_run(made_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
-    """`configs/smoke.toml` prepared, trained and exported by the command line on made data."""
+def _run_smoke(folder: Path, data: Path) -> None:
     from click.testing import CliRunner
 
     from speechrnn.cli.main import cli
 
-    folder = tmp_path_factory.mktemp("smoke")
-    run_dir, model = folder / "run", folder / "smoke.onnx"
-    config, data = str(CONFIGS / "smoke.toml"), ["--data", str(made_dir)]
-    printed = {}
+    config, data_option, printed = str(CONFIGS / "smoke.toml"), ["--data", str(data)], {}
     for arguments in (
-        ["prepare", config, *data],
-        ["train", config, *data, "--run-dir", str(run_dir)],
-        ["export", str(run_dir / "best.pt"), str(model)],
+        ["prepare", config, *data_option],
+        ["train", config, *data_option, "--run-dir", str(folder / "run")],
+        ["export", str(folder / "run" / "best.pt"), str(folder / "smoke.onnx")],
     ):
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         printed[arguments[0]] = result.stdout
-    return SmokeRun(made_dir, run_dir, run_dir / "best.pt", model, printed)
+    (folder / "printed.json").write_text(json.dumps(printed))
 
 
 @pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
+def smoke_run(made_dir: Path, once: Once) -> SmokeRun:
+    """`configs/smoke.toml` prepared, trained and exported by the command line on made data."""
+    folder = once("smoke", lambda path: _run_smoke(path, made_dir))
+    printed = json.loads((folder / "printed.json").read_text())
+    return SmokeRun(made_dir, folder / "run", folder / "run" / "best.pt", folder / "smoke.onnx", printed)
+
+
+@pytest.fixture(scope="session")
+def small_model(once: Once) -> SmallModel:
     """An untrained network at 8 kHz as a checkpoint and as ONNX; read its files, but change nothing in them."""
     import torch
 
@@ -89,8 +120,11 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
     points = {"strict": OperatingPoint(threshold=0.9, release=0.5, false_alarms_per_hour=0.25, misses=0.125)}
     info = ModelInfo(spec=spec, options=options, operating_points=points, provenance=provenance)
     torch.manual_seed(0)
-    net = RecognizerNet(spec).eval()
-    folder, contexts = tmp_path_factory.mktemp("small"), noise(5, spec.context_samples)
-    save_checkpoint(folder / "small.pt", net, info)
-    export(net, info, contexts, folder / "small.onnx")
+    net, contexts = RecognizerNet(spec).eval(), noise(5, spec.context_samples)
+
+    def write(folder: Path) -> None:
+        save_checkpoint(folder / "small.pt", net, info)
+        export(net, info, contexts, folder / "small.onnx")
+
+    folder = once("small", write)
     return SmallModel(net, info, folder / "small.pt", folder / "small.onnx", contexts)

@@ -57,7 +57,3 @@ def test_the_python_of_the_readme_hears_the_example(
     printed = capsys.readouterr().out.split()
     words = ["yes", "no", "up", "down", "left", "right", "stop"]
     assert [word for word in dict.fromkeys(printed) if word in words] == words
-
-
-def test_the_readme_has_every_way_of_listening() -> None:
-    assert len(BLOCKS) >= 5

@@ -35,10 +35,6 @@ def error_of(path: Path, overrides: Sequence[str] = ()) -> str:
     return message
 
 
-def test_there_are_configurations_to_test() -> None:
-    assert {"commands8.toml", "smoke.toml"} <= {path.name for path in CONFIG_FILES}
-
-
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
 def test_every_configuration_loads_and_its_model_is_built(path: Path) -> None:
     spec = load_experiment(path).model
