@@ -25,11 +25,13 @@ _SHIPPED = Path(__file__).parent / "pretrained"
 class Recognizer:
     """A loaded model. It has no state between calls, so threads and spotters can share one.
 
-    Takes its features, labels and context from the model file; there is nothing to configure.
+    Takes its features, labels and context from the model file; there is nothing to configure. `path` is that file,
+    None for a recognizer that was not loaded from one.
     """
 
-    def __init__(self, info: ModelInfo, logits: Callable[[Samples], Array]) -> None:
+    def __init__(self, info: ModelInfo, logits: Callable[[Samples], Array], path: Path | None = None) -> None:
         self.info = info
+        self.path = path
         self._logits = logits
 
     @property
@@ -44,7 +46,7 @@ class Recognizer:
         except KeyError:
             known = ", ".join(self.info.operating_points) or "none"
             raise ConfigError(f"{operating_point}: no operating point of this model, which has: {known}") from None
-        return Recognizer(msgspec.structs.replace(self.info, options=options), self._logits)
+        return Recognizer(msgspec.structs.replace(self.info, options=options), self._logits, self.path)
 
     def logits(self, samples: Samples) -> Array:
         """Class scores [B, C] of contexts [B, context_samples], float32 in [-1, 1]."""
@@ -169,7 +171,7 @@ def _load_onnx(path: Path, n_threads: int) -> Recognizer:
         outputs: list[Any] = session.run(["logits"], {"samples": samples})
         return np.asarray(outputs[0], dtype=np.float32)
 
-    return Recognizer(info, logits)
+    return Recognizer(info, logits, path)
 
 
 def _load_checkpoint(path: Path) -> Recognizer:
@@ -188,4 +190,4 @@ def _load_checkpoint(path: Path) -> Recognizer:
         with torch.inference_mode():
             return np.asarray(net(torch.from_numpy(samples)).numpy(), dtype=np.float32)
 
-    return Recognizer(info, logits)
+    return Recognizer(info, logits, path)

@@ -455,15 +455,14 @@ def serve(
     """Open a page on this machine that listens: to a microphone, or to a sound file. Ctrl-C ends it."""
     try:
         from speechrnn.serving import app as server
-        from speechrnn.serving import conversation as service
     except ModuleNotFoundError as error:
         raise ConfigError(f"serve needs {error.name}, which is not installed: pip install 'speechrnn[web]'") from None
-    from speechrnn.recognizer import find_model, load
+    from speechrnn.recognizer import load
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server.check_certificate(certfile, keyfile)
     recognizer = load(model, operating_point=operating_point)
-    heard = service.Service(recognizer, find_model(model), _options(recognizer, threshold), max_clients=max_clients)
+    app = server.App(recognizer, _options(recognizer, threshold), max_clients=max_clients)
     listening = server.bind(host, port)
     with suppress(KeyboardInterrupt):
         for address in server.addresses(listening, "https" if certfile else "http"):
@@ -471,7 +470,7 @@ def serve(
         if not (certfile or server.is_loopback(listening)):
             _note("others can open it, but browsers give a microphone only to https: give --certfile and --keyfile")
         _note("Ctrl-C ends it")
-        server.make_server(heard, names=names, certfile=certfile, keyfile=keyfile).run([listening])
+        server.make_server(app, names=names, certfile=certfile, keyfile=keyfile).run([listening])
 
 
 @cli.command()

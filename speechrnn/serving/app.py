@@ -1,90 +1,36 @@
-"""The web server around the service: the page, who may come in, and how long they may take."""
+"""The web server: the page, what listens behind it, and its counters."""
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket
 
+from speechrnn.detector import check_words
 from speechrnn.errors import ConfigError, DeviceError
-from speechrnn.serving import protocol
-from speechrnn.serving.conversation import Service
+from speechrnn.recognizer import Recognizer
+from speechrnn.serving import guard, metrics, protocol
+from speechrnn.serving.admission import Admission
+from speechrnn.serving.batching import Batcher
+from speechrnn.serving.conversation import Conversation, Service
+from speechrnn.serving.uploads import MAX_UPLOAD_BYTES, Uploads
+from speechrnn.spec import Options
 
-_REQUEST_S = 20.0
-_CLOSED_S = 5.0
 _GRACE_S = 3
-_MAX_CONNECTIONS = 256
 _WEB = Path(__file__).parent / "web"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
-        "media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "permissions-policy": "microphone=(self)",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-cache",
-}
-
-
-class Guard:
-    """Lets in who speaks to this server by a name it has, from its own page or from no page; adds security headers.
-
-    A foreign page cannot reach it even by a name of its own that it points at this machine: only addresses,
-    `localhost`, this machine's name and those in `names` are taken.
-    """
-
-    def __init__(self, app: ASGIApp, names: Sequence[str] = ()) -> None:
-        self._app = app
-        self._names = {"localhost", socket.gethostname().lower(), *(name.lower() for name in names)}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, a WebSocket, or the server's start and end."""
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in _HEADERS.items())]
-            await send(message)
-
-        problem = None if scope["type"] == "lifespan" else self._problem(Headers(scope=scope))
-        app = PlainTextResponse(problem, HTTPStatus.FORBIDDEN) if problem else self._app
-        await app(scope, receive, send_with_headers)
-
-    def _problem(self, headers: Headers) -> str | None:
-        host, origin = headers.get("host", "").lower(), headers.get("origin")
-        if not self._is_known(host):
-            return f"This server is not known as {host or 'nothing'}; start it with --name NAME.\n"
-        if origin is not None and urlsplit(origin.lower()).netloc != host:
-            return f"Only pages of this server may use it, not those of {origin}.\n"
-        return None
-
-    def _is_known(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-            return name in self._names or bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
 
 
 def page() -> list[Route]:
@@ -98,60 +44,67 @@ def _constant(body: bytes, media_type: str) -> Callable[[Request], Response]:
     return lambda request: Response(body, media_type=media_type)
 
 
-def make_app(service: Service, names: Sequence[str] = ()) -> ASGIApp:
+class App:
+    """What one server does for its clients, with one recognizer that was loaded from a file.
+
+    At most `max_clients` clients are served at once, and no more than can be in real time. One that sends no step of
+    audio or reads no answer for `idle_s` is closed. Raises ConfigError for options that do not fit the model.
+    """
+
+    def __init__(self, recognizer: Recognizer, options: Options, *, max_clients: int = 64, idle_s: float = 20) -> None:
+        labels = recognizer.info.spec.labels
+        check_words(options, labels)
+        if recognizer.path is None:
+            raise ConfigError("expected a recognizer that was loaded from a file, for recordings are given to another")
+        self.metrics = metrics.Metrics()
+        self.batcher = Batcher(recognizer, lambda n_contexts: self.metrics.batches.inc())
+        self.admission = Admission(max_clients, options.step_ms / 1000, lambda: self.batcher.context_s)
+        self.uploads = Uploads(recognizer.path, labels, options, self.metrics)
+        self._ready = protocol.ready(recognizer.path.stem, recognizer.info, options, MAX_UPLOAD_BYTES)
+        self._service = Service(recognizer, options, self._ready, self.batcher, self.admission, self.metrics, idle_s)
+
+    async def listen(self, websocket: WebSocket) -> None:
+        """Hold a conversation."""
+        await websocket.accept()
+        await Conversation(websocket, self._service).run()
+
+    async def model(self, request: Request) -> Response:
+        """What listens here."""
+        return _json(protocol.encode(self._ready))
+
+    async def health(self, request: Request) -> Response:
+        """That the server is well, and how full."""
+        state = {"status": "ok", "clients": self.admission.n_clients, "capacity": self.admission.capacity}
+        return _json(msgspec.json.encode(state))
+
+    async def counters(self, request: Request) -> Response:
+        """All counters in Prometheus' text form."""
+        self.metrics.clients.set(self.admission.n_clients)
+        self.metrics.capacity.set(self.admission.capacity)
+        return Response(self.metrics.text(), media_type=metrics.MEDIA_TYPE)
+
+
+def _json(body: str | bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def make_asgi(app: App, names: Sequence[str] = ()) -> ASGIApp:
     """The whole ASGI application; `names` are hosts under which it may be opened besides this machine's own."""
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with service.batcher:
+    async def lifespan(starlette: Starlette) -> AsyncIterator[None]:
+        async with app.batcher:
             yield
 
     routes = [
         *page(),
-        Route(protocol.MODEL_PATH, service.model),
-        Route(protocol.TRANSCRIBE_PATH, service.transcribe, methods=["POST"]),
-        Route("/health", service.health),
-        Route("/metrics", service.counters),
-        WebSocketRoute(protocol.LISTEN_PATH, service.listen),
+        Route(protocol.MODEL_PATH, app.model),
+        Route(protocol.TRANSCRIBE_PATH, app.uploads.handle, methods=["POST"]),
+        Route("/health", app.health),
+        Route("/metrics", app.counters),
+        WebSocketRoute(protocol.LISTEN_PATH, app.listen),
     ]
-    return Guard(Starlette(routes=routes, lifespan=lifespan), names)
-
-
-class _Http(H11Protocol):
-    """HTTP with a bound on connections, and on the time until a request is there as a whole."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > _MAX_CONNECTIONS:
-            transport.abort()
-        self._expect_request()
-
-    def on_response_complete(self) -> None:
-        self._expect_request()
-        super().on_response_complete()
-
-    def _expect_request(self) -> None:
-        last = self.scope
-
-        def close_without_request() -> None:
-            if self.scope is last:
-                self.transport.abort()
-
-        self.loop.call_later(_REQUEST_S, close_without_request)
-
-
-class _WebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket that is closed even if its client does not read what was sent last."""
-
-    async def send(self, message: Any) -> None:
-        await self.writable.wait()
-        if self.close_sent:  # by the protocol, for a message that was too large
-            raise ClientDisconnected
-        await super().send(message)
-
-    def on_task_complete(self, task: asyncio.Task[None]) -> None:
-        super().on_task_complete(task)
-        self.loop.call_later(_CLOSED_S, self.transport.abort)
+    return guard.Guard(Starlette(routes=routes, lifespan=lifespan), names)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -179,24 +132,24 @@ def check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
 class _Server(uvicorn.Server):
     """Lets nobody wait for work that the end of the server interrupts."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, app: App) -> None:
         super().__init__(config)
-        self._service = service
+        self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._service.interrupt()
+        self._app.uploads.interrupt()
         await super().shutdown(sockets)
 
 
 def make_server(
-    service: Service, *, names: Sequence[str] = (), certfile: Path | None = None, keyfile: Path | None = None
+    app: App, *, names: Sequence[str] = (), certfile: Path | None = None, keyfile: Path | None = None
 ) -> uvicorn.Server:
     """The server, to be run on sockets of `bind`."""
     return _Server(
         uvicorn.Config(
-            make_app(service, names),
-            http=_Http,
-            ws=_WebSocket,
+            make_asgi(app, names),
+            http=guard.Http,
+            ws=guard.WebSocket,
             ws_max_size=protocol.MAX_MESSAGE_BYTES,
             ws_per_message_deflate=False,
             proxy_headers=False,
@@ -208,7 +161,7 @@ def make_server(
             log_level="error",
             timeout_graceful_shutdown=_GRACE_S,
         ),
-        service,
+        app,
     )
 
 

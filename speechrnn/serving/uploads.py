@@ -1,152 +1,121 @@
-"""A recording that someone else sent: found words, waveform and files, made by a process of its own with bounds."""
+"""Recordings that clients send: taken in, transcribed one at a time, and answered, within bounds."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
+from typing import IO
 
 import msgspec
-import numpy as np
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
-from speechrnn.audio import Samples, open_audio
-from speechrnn.detector import Detection
-from speechrnn.errors import AudioError, SpeechRnnError
-from speechrnn.formats import FORMATS, Transcript
-from speechrnn.listening import spot
-from speechrnn.recognizer import load
-from speechrnn.sources import FileSource
+from speechrnn.detector import check_words
+from speechrnn.errors import AudioError, ConfigError
+from speechrnn.labels import Labels
+from speechrnn.serving import protocol, transcription
+from speechrnn.serving.metrics import Metrics
+from speechrnn.serving.protocol import ProtocolError
 from speechrnn.spec import Options
-from speechrnn.spotter import KeywordSpotter
 
 MAX_UPLOAD_BYTES = 50_000_000
-MAX_UPLOAD_S = 3600.0
-MAX_WORK_S = 90.0
-_RATES_HZ = (1000, 384000)
-_MAX_CHANNELS = 32
-_MAX_PEAKS = 4000
-_PEAKS_PER_S = 100
-_OFFERED_FORMATS = ("json", "vtt", "audacity")
+_UPLOAD_S = 60.0
+_MAX_UPLOADS = 4
 
 
-class Job(msgspec.Struct, frozen=True):
-    """A recording at `path`, which its sender calls `name`, and what to find in it."""
-
-    path: str
-    name: str
-    model: str
-    options: Options
+class _TooLargeError(Exception):
+    """More was sent than is taken in."""
 
 
-class Upload(msgspec.Struct, frozen=True, tag="upload"):
-    """What was found in a recording, its waveform as `peaks` in [0, 1], equally long, and the files to keep."""
-
-    name: str
-    duration_s: float
-    detections: tuple[Detection, ...]
-    peaks: list[float]
-    files: dict[str, str]
+class _InterruptedError(Exception):
+    """The server ends before the recording was transcribed."""
 
 
-class _Problem(msgspec.Struct, frozen=True, tag="problem"):
-    message: str
+class Uploads:
+    """Takes recordings and gives them, one at a time, to a process of their own, which loads the model from `model`."""
+
+    def __init__(self, model: Path, labels: Labels, options: Options, metrics: Metrics) -> None:
+        self._model = model
+        self._labels = labels
+        self._options = options
+        self._metrics = metrics
+        self._n_uploads = 0
+        self._jobs: set[asyncio.Task[transcription.Result]] = set()
+        self._turn = asyncio.Semaphore(1)
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request whose body is a recording."""
+        status, body = await self._answer(request)
+        self._metrics.uploads.labels(status.value).inc()
+        return Response(body, status, media_type="application/json")
+
+    def interrupt(self) -> None:
+        """Give up the recordings that are being transcribed; their senders are told."""
+        for job in self._jobs:
+            job.cancel()
+
+    async def _answer(self, request: Request) -> tuple[HTTPStatus, bytes]:
+        if self._n_uploads >= _MAX_UPLOADS:
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "busy with other recordings; try again in a minute")
+        self._n_uploads += 1
+        try:
+            return HTTPStatus.OK, msgspec.json.encode(await self._transcribe(request))
+        except (ProtocolError, ConfigError) as error:
+            return _refusal(HTTPStatus.BAD_REQUEST, str(error))
+        except AudioError as error:
+            return _refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+        except _TooLargeError:
+            limit_mb = MAX_UPLOAD_BYTES // 1_000_000
+            return _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {limit_mb} MB; send a part of it")
+        except (TimeoutError, ClientDisconnect):
+            return _refusal(HTTPStatus.REQUEST_TIMEOUT, f"expected the whole recording within {_UPLOAD_S:g} s")
+        except _InterruptedError:
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server has been ended")
+        finally:
+            self._n_uploads -= 1
+
+    async def _transcribe(self, request: Request) -> transcription.Result:
+        query, options = self._choice(request.query_params)
+        with tempfile.NamedTemporaryFile(prefix="speechrnn-") as file:
+            async with asyncio.timeout(_UPLOAD_S):
+                await _receive(request.stream(), file)
+            return await self._run(transcription.Job(file.name, query.name, str(self._model), options))
+
+    def _choice(self, fields: Mapping[str, str]) -> tuple[protocol.UploadQuery, Options]:
+        query = protocol.decode_upload_query(fields)
+        options = query.options(self._options)
+        check_words(options, self._labels)
+        return query, options
+
+    async def _run(self, job: transcription.Job) -> transcription.Result:
+        task = asyncio.create_task(self._take_turn(job))
+        self._jobs.add(task)
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+            self._jobs.discard(task)
+        if task.cancelled():
+            raise _InterruptedError
+        return task.result()
+
+    async def _take_turn(self, job: transcription.Job) -> transcription.Result:
+        async with self._turn:
+            return await transcription.run(job)
 
 
-class Peaks:
-    """The largest absolute value in each hundredth of a second of a stream."""
-
-    def __init__(self, sample_rate_hz: int) -> None:
-        self._size = sample_rate_hz // _PEAKS_PER_S
-        self._rest = np.zeros(0, dtype=np.float32)
-        self._parts: list[Samples] = []
-
-    def push(self, block: Samples) -> None:
-        """Take the next samples [T]."""
-        samples = np.concatenate([self._rest, np.abs(block)])
-        n_whole = len(samples) // self._size
-        self._parts.append(samples[: n_whole * self._size].reshape(n_whole, self._size).max(axis=1, initial=0))
-        self._rest = samples[n_whole * self._size :]
-
-    def values(self, max_clients: int) -> list[float]:
-        """The waveform so far as at most `max_clients` values in [0, 1]."""
-        parts = [*self._parts, self._rest.max(keepdims=True)] if len(self._rest) else self._parts
-        peaks = np.concatenate(parts) if parts else self._rest
-        size = max(1, -(-len(peaks) // max_clients))
-        padded = np.pad(peaks, (0, -len(peaks) % size)).reshape(-1, size)
-        return [round(min(1.0, float(value)), 3) for value in padded.max(axis=1, initial=0)]
+async def _receive(parts: AsyncIterator[bytes], file: IO[bytes]) -> None:
+    n_bytes = 0
+    async for part in parts:
+        n_bytes += len(part)
+        if n_bytes > MAX_UPLOAD_BYTES:
+            raise _TooLargeError
+        file.write(part)
+    file.flush()
 
 
-async def transcribe(job: Job) -> Upload:
-    """Do a job in another process, which is ended with the task that waits for it.
-
-    Raises AudioError if the recording is unreadable, too long, or takes more than `MAX_WORK_S`; so do options that
-    do not fit the model.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", __name__),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,  # so that Ctrl-C does not reach it
-    )
-    try:
-        async with asyncio.timeout(MAX_WORK_S):
-            output, _ = await process.communicate(msgspec.json.encode(job))
-    except TimeoutError:
-        raise AudioError(f"{job.name}: took more than {MAX_WORK_S:g} s to transcribe; send a part of it") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-    if process.returncode != 0:
-        raise AudioError(f"{job.name}: not readable as audio; it ended the program that tried")
-    answer = msgspec.json.decode(output, type=Upload | _Problem)
-    if isinstance(answer, _Problem):
-        raise AudioError(answer.message)
-    return answer
-
-
-def main() -> None:
-    """The other process: a job on standard input, its answer on standard output. It gives way to those who are live."""
-    os.nice(10)
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    try:
-        answer: Upload | _Problem = _transcribe(Path(job.path), job.name, job.model, job.options)
-    except SpeechRnnError as error:
-        answer = _Problem(str(error).replace(job.path, job.name))
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
-
-
-def _transcribe(path: Path, name: str, model: str, options: Options) -> Upload:
-    _check_header(path, name)
-    spotter = KeywordSpotter(load(model), options)
-    peaks, found = Peaks(spotter.sample_rate_hz), []
-    with FileSource(path, spotter.sample_rate_hz) as source:
-        duration_s = source.duration_s or 0.0
-        for block, completed in spot(source.blocks(), spotter):
-            found += completed
-            peaks.push(block)
-    transcript = Transcript(name, duration_s, tuple(found))
-    files = {kind: FORMATS[kind]([transcript]) for kind in _OFFERED_FORMATS}
-    return Upload(name, duration_s, transcript.detections, peaks.values(_MAX_PEAKS), files)
-
-
-def _check_header(path: Path, name: str) -> None:
-    """Refuse what would need much memory or time, before any of it is decoded."""
-    with open_audio(path) as file:
-        duration_s = file.frames / file.samplerate
-        if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1] or file.channels > _MAX_CHANNELS:
-            raise AudioError(
-                f"{name}: expected {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz and at most {_MAX_CHANNELS} channels, "
-                f"got {file.samplerate} Hz and {file.channels}; convert it"
-            )
-        if duration_s > MAX_UPLOAD_S:
-            raise AudioError(
-                f"{name}: expected at most {MAX_UPLOAD_S / 60:g} minutes, got {duration_s / 60:.0f}; "
-                "use the command: speechrnn transcribe"
-            )
-
-
-if __name__ == "__main__":
-    main()
+def _refusal(status: HTTPStatus, message: str) -> tuple[HTTPStatus, bytes]:
+    return status, msgspec.json.encode(protocol.Error(message))

@@ -16,9 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from speechrnn.audio import Samples, to_int16
-from speechrnn.recognizer import Recognizer, find_model
+from speechrnn.recognizer import Recognizer
 from speechrnn.serving import app as server
-from speechrnn.serving.conversation import Service
 from speechrnn.spec import Options
 
 Answer = dict[str, Any]
@@ -40,8 +39,8 @@ class Serving:
     ) -> None:
         self.listening = server.bind("127.0.0.1", port)
         self.host = f"127.0.0.1:{self.listening.getsockname()[1]}"
-        self.service = Service(recognizer, find_model("commands8"), options or recognizer.info.options, **bounds)
-        self.server = server.make_server(self.service, names=names, certfile=certfile, keyfile=keyfile)
+        self.app = server.App(recognizer, options or recognizer.info.options, **bounds)
+        self.server = server.make_server(self.app, names=names, certfile=certfile, keyfile=keyfile)
         self._thread = threading.Thread(target=self.server.run, args=([self.listening],))
         self._thread.start()
         wait_until(lambda: self.server.started)

@@ -34,9 +34,8 @@ from websockets.sync.client import connect
 from speechrnn.audio import Resampler, Samples, from_int16, read, to_int16
 from speechrnn.cli.main import cli
 from speechrnn.recognizer import Recognizer, load
+from speechrnn.serving import admission, conversation, guard, transcription, uploads
 from speechrnn.serving import app as server
-from speechrnn.serving import conversation as service
-from speechrnn.serving import uploads
 from speechrnn.serving.batching import Batcher
 from speechrnn.spotter import KeywordSpotter
 from tests.helpers import fake_recognizer, noise, silence, word, write_audio
@@ -133,7 +132,7 @@ def test_a_client_chooses_its_keywords_and_its_threshold(
 def test_clients_at_once_share_runs_and_each_hears_what_it_would_alone(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.Service, "capacity", 9)  # they speak faster than in real time
+    monkeypatch.setattr(admission.Admission, "capacity", 9)  # they speak faster than in real time
     names = ["commands.wav", "drive.flac", "menu.ogg"] * 3
     heard: dict[int, list[dict[str, Any]]] = {}
     with Serving(recognizer) as running:
@@ -269,7 +268,7 @@ def test_no_more_are_heard_than_can_be_in_real_time() -> None:
         time.sleep(0.02 * len(samples))
         return fake.logits(samples)
 
-    with Serving(Recognizer(fake.info, slow)) as running:
+    with Serving(Recognizer(fake.info, slow, fake.path)) as running:
         assert 1 <= running.health()["capacity"] <= 3
 
 
@@ -280,7 +279,11 @@ def test_nobody_is_added_while_answers_come_late() -> None:
         time.sleep(0.15)
         return fake.logits(samples)
 
-    with Serving(Recognizer(fake.info, late)) as running, running.connect() as first, running.connect() as second:
+    with (
+        Serving(Recognizer(fake.info, late, fake.path)) as running,
+        running.connect() as first,
+        running.connect() as second,
+    ):
         assert running.health()["capacity"] > 1
         first.send(start())
         first.send(pcm(SPEECH[:8000]))
@@ -312,8 +315,8 @@ def send_slowly(websocket: Any, messages: list[str | bytes]) -> None:
 
 
 def test_who_reads_no_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_CLOSING_S", 0.1)
-    monkeypatch.setattr(server, "_CLOSED_S", 0.1)
+    monkeypatch.setattr(conversation, "_CLOSING_S", 0.1)
+    monkeypatch.setattr(guard, "_CLOSED_S", 0.1)
     with Serving(fake_recognizer(), idle_s=1) as running:
         running.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         with running.connect(max_queue=1) as websocket:
@@ -328,7 +331,7 @@ def test_who_reads_no_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "], ids=["nothing", "half a request"])
 def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(server, "_REQUEST_S", 0.3)
+    monkeypatch.setattr(guard, "_REQUEST_S", 0.3)
     with Serving(fake_recognizer()) as running, socket.create_connection(("127.0.0.1", running.port), 30) as plain:
         plain.sendall(sent)
         with pytest.raises(ConnectionResetError):
@@ -342,7 +345,7 @@ def raise_at_end(plain: socket.socket) -> None:
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(guard, "_MAX_CONNECTIONS", 3)
     with Serving(fake_recognizer()) as running:
         plain = [socket.create_connection(("127.0.0.1", running.port), 30) for _ in range(4)]
         with pytest.raises(ConnectionResetError):
@@ -548,21 +551,21 @@ def test_a_recording_that_is_too_large_is_refused(serving: Serving, monkeypatch:
 
 
 def test_a_recording_that_comes_too_slowly_is_refused(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_UPLOAD_S", 0.3)
+    monkeypatch.setattr(uploads, "_UPLOAD_S", 0.3)
     with socket.create_connection(("127.0.0.1", serving.port), 30) as plain:
         plain.sendall(b"POST /v1/transcribe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nRIFF")
         assert plain.recv(4096).startswith(b"HTTP/1.1 408")
 
 
 def test_a_recording_that_takes_too_long_is_given_up(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MAX_WORK_S", 0.05)
+    monkeypatch.setattr(transcription, "MAX_WORK_S", 0.05)
     status, answer = upload(serving, (EXAMPLES / "menu.ogg").read_bytes())
     assert status == 422
     assert "took more than 0.05 s" in answer["message"]
 
 
 def test_more_recordings_than_can_be_waited_for_are_refused(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_MAX_UPLOADS", 0)
+    monkeypatch.setattr(uploads, "_MAX_UPLOADS", 0)
     status, answer = upload(serving, b"")
     assert status == 503
     assert "try again" in answer["message"]
@@ -571,14 +574,14 @@ def test_more_recordings_than_can_be_waited_for_are_refused(serving: Serving, mo
 def test_what_was_sent_is_removed(real_serving: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     seen: list[int] = []
-    transcribe = uploads.transcribe
+    run = transcription.run
 
-    async def watch(job: uploads.Job) -> uploads.Upload:
+    async def watch(job: transcription.Job) -> transcription.Result:
         seen.append(Path(job.path).stat().st_size)
         assert Path(job.path).parent == tmp_path
-        return await transcribe(job)
+        return await run(job)
 
-    monkeypatch.setattr(uploads, "transcribe", watch)
+    monkeypatch.setattr(transcription, "run", watch)
     bodies = [(EXAMPLES / "menu.ogg").read_bytes(), b"no audio"]
     assert [upload(real_serving, body)[0] for body in bodies] == [200, 422]
     assert seen == [len(body) for body in bodies]
@@ -588,7 +591,7 @@ def test_what_was_sent_is_removed(real_serving: Serving, monkeypatch: pytest.Mon
 def test_peaks_are_the_loudest_of_each_stretch_however_the_stream_is_cut() -> None:
     samples = noise(16050)
     for size in (1, 77, 160, 16050):
-        peaks = uploads.Peaks(16000)
+        peaks = transcription.Peaks(16000)
         for begin in range(0, len(samples), size):
             peaks.push(samples[begin : begin + size])
         values = peaks.values(1000)
@@ -670,7 +673,7 @@ def shout(port: int, seed: int, n: int) -> None:
 def test_thousands_of_random_messages_do_not_disturb_the_good_client_beside_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service, "_LATE_S", 10.0)  # on a busy machine, the good client would be asked to come later
+    monkeypatch.setattr(admission, "_LATE_S", 10.0)  # on a busy machine, the good client would be asked to come later
     n_pests, n_messages = 6, 500
     with Serving(fake_recognizer()) as running:
 
@@ -716,7 +719,7 @@ def test_the_end_of_the_server_ends_the_transcription_of_a_recording(recognizer:
     with Serving(recognizer) as running:
         sender = threading.Thread(target=lambda: answers.append(upload(running, body)))
         sender.start()
-        wait_until(lambda: running.service._jobs)
+        wait_until(lambda: running.app.uploads._jobs)
     sender.join()
     ((status, answer),) = answers
     assert status == 503

@@ -178,7 +178,7 @@ def test_only_the_keywords_that_are_ticked_are_heard_and_one_is_left(page: Page)
 
 def test_a_threshold_that_is_moved_counts_from_then_on(browser: Browser, recognizer: Recognizer) -> None:
     deaf = msgspec.structs.replace(recognizer.info.options, threshold=1.0, thresholds={})
-    model = Recognizer(msgspec.structs.replace(recognizer.info, options=deaf), recognizer.logits)
+    model = Recognizer(msgspec.structs.replace(recognizer.info, options=deaf), recognizer.logits, recognizer.path)
     with Serving(model) as serving, open_page(browser, serving) as page:
         start(page)
         page.wait_for_timeout(6000)  # the first word is past
@@ -286,7 +286,7 @@ def test_a_page_leaves_a_server_that_cannot_keep_up_and_comes_again(browser: Bro
         return fake.logits(samples)
 
     is_free.set()
-    with Serving(Recognizer(fake.info, stuck)) as running, open_page(browser, running) as page:
+    with Serving(Recognizer(fake.info, stuck, fake.path)) as running, open_page(browser, running) as page:
         start(page)
         expect(page.locator("#lag")).to_contain_text("ms")
         is_free.clear()

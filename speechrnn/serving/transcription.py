@@ -1,0 +1,151 @@
+"""The keywords, waveform and files of one recording, made by a process of its own with bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from speechrnn.audio import Samples, open_audio
+from speechrnn.detector import Detection
+from speechrnn.errors import AudioError, SpeechRnnError
+from speechrnn.formats import FORMATS, Transcript
+from speechrnn.listening import spot
+from speechrnn.recognizer import load
+from speechrnn.sources import FileSource
+from speechrnn.spec import Options
+from speechrnn.spotter import KeywordSpotter
+
+MAX_DURATION_S = 3600.0
+MAX_WORK_S = 90.0
+_RATES_HZ = (1000, 384000)
+_MAX_CHANNELS = 32
+_MAX_PEAKS = 4000
+_PEAKS_PER_S = 100
+_OFFERED_FORMATS = ("json", "vtt", "audacity")
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A recording at `path`, which its sender calls `name`, and how to search it."""
+
+    path: str
+    name: str
+    model: str
+    options: Options
+
+
+class Result(msgspec.Struct, frozen=True, tag="result"):
+    """Detections in a recording, its waveform as `peaks` in [0, 1] of equally long stretches, and files to keep."""
+
+    name: str
+    duration_s: float
+    detections: tuple[Detection, ...]
+    peaks: list[float]
+    files: dict[str, str]
+
+
+class _Problem(msgspec.Struct, frozen=True, tag="problem"):
+    message: str
+
+
+class Peaks:
+    """The largest absolute value in each hundredth of a second of a stream."""
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        self._size = sample_rate_hz // _PEAKS_PER_S
+        self._rest = np.zeros(0, dtype=np.float32)
+        self._parts: list[Samples] = []
+
+    def push(self, block: Samples) -> None:
+        """Take the next samples [T]."""
+        samples = np.concatenate([self._rest, np.abs(block)])
+        n_whole = len(samples) // self._size
+        self._parts.append(samples[: n_whole * self._size].reshape(n_whole, self._size).max(axis=1, initial=0))
+        self._rest = samples[n_whole * self._size :]
+
+    def values(self, max_values: int) -> list[float]:
+        """The waveform so far as at most `max_values` values in [0, 1]."""
+        parts = [*self._parts, self._rest.max(keepdims=True)] if len(self._rest) else self._parts
+        peaks = np.concatenate(parts) if parts else self._rest
+        size = max(1, -(-len(peaks) // max_values))
+        padded = np.pad(peaks, (0, -len(peaks) % size)).reshape(-1, size)
+        return [round(min(1.0, float(value)), 3) for value in padded.max(axis=1, initial=0)]
+
+
+async def run(job: Job) -> Result:
+    """Do a job in another process, which is ended with the task that waits for it.
+
+    Raises AudioError if the recording is unreadable, too long, or takes more than `MAX_WORK_S`; so do options that
+    do not fit the model.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", __name__),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # so that Ctrl-C does not reach it
+    )
+    try:
+        async with asyncio.timeout(MAX_WORK_S):
+            output, _ = await process.communicate(msgspec.json.encode(job))
+    except TimeoutError:
+        raise AudioError(f"{job.name}: took more than {MAX_WORK_S:g} s to transcribe; send a part of it") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    if process.returncode != 0:
+        raise AudioError(f"{job.name}: not readable as audio; it ended the program that tried")
+    answer = msgspec.json.decode(output, type=Result | _Problem)
+    if isinstance(answer, _Problem):
+        raise AudioError(answer.message)
+    return answer
+
+
+def main() -> None:
+    """The other process: a job on standard input, its answer on standard output. It gives way to those who are live."""
+    os.nice(10)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    try:
+        answer: Result | _Problem = _transcribe(Path(job.path), job.name, job.model, job.options)
+    except SpeechRnnError as error:
+        answer = _Problem(str(error).replace(job.path, job.name))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+def _transcribe(path: Path, name: str, model: str, options: Options) -> Result:
+    _check_header(path, name)
+    spotter = KeywordSpotter(load(model), options)
+    peaks, found = Peaks(spotter.sample_rate_hz), []
+    with FileSource(path, spotter.sample_rate_hz) as source:
+        duration_s = source.duration_s or 0.0
+        for block, completed in spot(source.blocks(), spotter):
+            found += completed
+            peaks.push(block)
+    transcript = Transcript(name, duration_s, tuple(found))
+    files = {kind: FORMATS[kind]([transcript]) for kind in _OFFERED_FORMATS}
+    return Result(name, duration_s, transcript.detections, peaks.values(_MAX_PEAKS), files)
+
+
+def _check_header(path: Path, name: str) -> None:
+    """Refuse what would need much memory or time, before any of it is decoded."""
+    with open_audio(path) as file:
+        duration_s = file.frames / file.samplerate
+        if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1] or file.channels > _MAX_CHANNELS:
+            raise AudioError(
+                f"{name}: expected {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz and at most {_MAX_CHANNELS} channels, "
+                f"got {file.samplerate} Hz and {file.channels}; convert it"
+            )
+        if duration_s > MAX_DURATION_S:
+            raise AudioError(
+                f"{name}: expected at most {MAX_DURATION_S / 60:g} minutes, got {duration_s / 60:.0f}; "
+                "use the command: speechrnn transcribe"
+            )
+
+
+if __name__ == "__main__":
+    main()
