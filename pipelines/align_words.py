@@ -3,27 +3,62 @@
     pip install pocketsphinx
     python -m pipelines.align_words configs/commands8.toml --data data
 
-PocketSphinx guesses what is said and when. The list is the file that `data.aligned_words` names (aligned_words.csv below the data
-folder if it names none), and is there when all recordings were listened to; interrupted, this goes on where it was.
+PocketSphinx recognises what is said and when. The list is the file that `data.aligned_words` names (aligned_words.csv
+below the data folder if it names none); it is there once all recordings are done, and an interrupted run is resumed.
 `prepare` leaves out what must not be trained on: keywords, words held out, what sounds like either.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.pseudo_transcripts import decode, open_decoder, to_csv, write_list
+from speechrnn.audio import read, to_int16
+from speechrnn.cli import outputs
 from speechrnn.cli.main import run_program, track
-from speechrnn.config import load_experiment
-from speechrnn.data.pack import AlignedWord, alone_in, find_sources, read_aligned_words
+from speechrnn.config import TRAINING_RATE_HZ, load_experiment
+from speechrnn.data.pack import AlignedWord, FalseAlarm, alone_in, find_sources, read_aligned_words
 from speechrnn.errors import AudioError, DataError
 
-EXCERPTS = "aligned_words.csv"
+ALIGNED = "aligned_words.csv"
 _FRAMES_PER_S = 100
 _TELL_EVERY = 50
+
+
+def open_decoder(why: str) -> Any:
+    """PocketSphinx with its own English. Raises DataError, saying why it is needed, if it is not installed."""
+    try:
+        from pocketsphinx import Decoder
+    except ModuleNotFoundError:
+        raise DataError(f"{why}; install it") from None
+    return Decoder(samprate=TRAINING_RATE_HZ, loglevel="FATAL")
+
+
+def decode(decoder: Any, file: Path) -> None:
+    """Decode a whole recording; the decoder then has the words and their times. Raises AudioError."""
+    samples = to_int16(read(file, TRAINING_RATE_HZ))
+    decoder.start_utt()
+    decoder.process_raw(samples.tobytes(), full_utt=True)
+    decoder.end_utt()
+
+
+def to_csv(rows: Sequence[Sequence[object]]) -> str:
+    """Rows as lines of CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def write_list(
+    path: Path, kind: type[AlignedWord] | type[FalseAlarm], places: Sequence[AlignedWord | FalseAlarm]
+) -> None:
+    """Write a list of places with its header anew, aside first. Raises DeviceError."""
+    outputs.write_text(path, to_csv([kind._fields, *places]))
 
 
 def find_words(decoder: Any, file: Path, name: str) -> list[AlignedWord]:
@@ -83,7 +118,7 @@ def main() -> None:
     parser.add_argument("--data", help="where its data lies, in place of data.dir")
     arguments = parser.parse_args()
     data = load_experiment(arguments.config, data_dir=arguments.data).data
-    path = Path(data.dir) / (data.aligned_words or EXCERPTS)
+    path = Path(data.dir) / (data.aligned_words or ALIGNED)
     recordings = [clip.path for clip in find_sources(data) if clip.kind == "speech"]
     if not recordings:
         raise DataError(f"{arguments.config}: names no running speech; set data.speech")

@@ -4,7 +4,7 @@
 
 Misses and wrong words are counted on streams of validation words over noise (preset `tensorflow`, three seeds), false
 alarms on the running speech of the training data, of which the model has heard parts: expect more on other speech.
-Where `data.speech_validation_fraction` keeps speakers from training, the rates that are stored are of their speech alone.
+Where `data.speech_validation_fraction` keeps speakers from training, the stored rates are of their speech alone.
 Recordings in which, by their transcripts, a keyword is spoken are left out; without transcripts, such as
 pipelines.mine_hard_negatives guesses, a keyword that is spoken counts as a false alarm. Where the model was trained on
 what that pipeline mined in the same speech, the rates are those of speech it was corrected on.
@@ -76,7 +76,7 @@ class Chosen(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """Misses, wrong words and false alarms; each 10 ms by which decisions come too late class_weights as much as one."""
+        """Misses, wrong words and false alarms; each 10 ms by which decisions are late count as one more."""
         streams, late_ms = self.in_streams, max(0.0, self.in_streams.delay_p95_ms - _LATEST_MS)
         errors = streams.n_misses + streams.n_wrong + streams.n_false_alarms + self.in_speech.n_false_alarms
         return errors + late_ms / 10

@@ -1,13 +1,14 @@
-"""Let the spotter listen to the running speech of the training data, and list what it takes for keywords.
+"""Mine hard negatives: the false alarms of a model in the running speech of the training data.
 
     pip install pocketsphinx
     python -m pipelines.mine_hard_negatives configs/commands8.toml runs/commands8/best.pt --data data
 
-Adds its false alarms to the file that `data.hard_negatives` names (hard_negatives.csv below the data folder if it names none); those that
-are there already, of earlier rounds, stay. Training takes them as unknown where `unknown_mix` gives `mined` a weight.
+Adds its false alarms to the file that `data.hard_negatives` names (hard_negatives.csv below the data folder if it names
+none); those of earlier rounds stay. Training takes them as unknown words where `unknown_mix` gives `hard_negative` a
+weight.
 
-A detection is false only where the keyword was not spoken. Where a recording has no transcript, PocketSphinx guesses
-what is said in it, and the guess is added to `transcripts.txt` beside the recording. Interrupted, it goes on there.
+A detection is a false alarm only where the keyword was not spoken. A recording without a transcript is transcribed by
+PocketSphinx, and the text is added to `transcripts.txt` beside the recording. An interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pipelines.align_words import decode, open_decoder, write_list
 from pipelines.inputs import open_inputs, parse_inputs
-from pipelines.pseudo_transcripts import decode, open_decoder, write_list
 from speechrnn.cli.main import run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.data.pack import FalseAlarm, Pack, read_hard_negatives

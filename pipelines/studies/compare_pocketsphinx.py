@@ -1,12 +1,11 @@
-"""Listen with speechrnn and with the keyword spotting of PocketSphinx to the same recording, and compare.
+"""Compare speechrnn with the keyword spotting of PocketSphinx on the same recording.
 
     pip install pocketsphinx
     python -m pipelines.studies.compare_pocketsphinx configs/commands8.toml commands8 --data data
 
-The recording is a stream of validation words over noise (pipelines/streams.py says how it is made), and running speech
-that speechrnn was trained on. PocketSphinx is given for each keyword the threshold that has the highest F1 in a sweep,
-on a stream of other validation clips and other speech; where it hears several keywords at once, the one of the highest
-probability counts.
+The recording is a stream of validation words over noise (speechrnn.evaluation.synthetic_streams), and running speech
+that speechrnn was trained on. PocketSphinx gets, for each keyword, the threshold of the highest F1 in a sweep on a
+stream of other validation clips and other speech; where it finds several keywords at once, the most probable counts.
 """
 
 from __future__ import annotations
@@ -28,15 +27,13 @@ from speechrnn.config import TRAINING_RATE_HZ
 from speechrnn.data.pack import Clip, Int16, Pack
 from speechrnn.detector import Detection
 from speechrnn.evaluation.ground_truth import Word
+from speechrnn.evaluation.streams import Score, ScoredRecording, number, percent, score
 from speechrnn.evaluation.synthetic_streams import (
-    PRESETS,
-    join,
-    judge,
+    Recipe,
     make_stream,
-    match,
     of_pack,
-    percentiles_ms,
-    speech_clips,
+    read_packed,
+    recordings_of,
     validation_clips,
 )
 from speechrnn.recognizer import Recognizer
@@ -44,8 +41,10 @@ from speechrnn.spotter import KeywordSpotter
 
 _BLOCK = TRAINING_RATE_HZ // 10
 _THRESHOLDS = (1e-2, 1.0, 1e2, 1e4, 1e6, 1e8, 1e12)
+_RECIPE = Recipe(slot_s=2.4, noise_gain=(0.1, 0.1))
 _SWEPT_S = 360.0
 _MEASURED_S = 960.0
+_SPEECH_S = 1800
 _SEED = 5
 
 
@@ -58,7 +57,7 @@ class TestRecording(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one of both found in a recording, and the CPU time for each second of it."""
+    """What one of both found in a recording, and the CPU seconds for each second of it."""
 
     in_stream: list[Detection]
     in_speech: list[Detection]
@@ -102,19 +101,31 @@ def hear_pocketsphinx(decoder: Any, samples: Int16) -> Iterator[Detection]:
 
 
 def listen(hear: Callable[[Int16], Iterable[Detection]], recording: TestRecording) -> Result:
-    """Let one of both hear a recording."""
+    """Run one of both on a recording."""
     start_s = time.process_time()
     found = list(hear(recording.stream)), list(hear(recording.speech))
     duration_s = (len(recording.stream) + len(recording.speech)) / TRAINING_RATE_HZ
     return Result(*found, (time.process_time() - start_s) / duration_s)
 
 
-def f1_scores(heard: Result, words: list[Word], keywords: tuple[str, ...]) -> dict[str, float]:
-    """F1 of each keyword: false alarms in speech and wrong words lower its precision."""
-    hits = [word.label for word in match(heard.in_stream, words) if word is not None]
-    claimed = [found.label for found in heard.in_stream + heard.in_speech]
-    spoken = [word.label for word in words]
-    return {word: 2 * hits.count(word) / max(1, claimed.count(word) + spoken.count(word)) for word in keywords}
+def score_parts(heard: Result, recording: TestRecording, keywords: tuple[str, ...]) -> list[Score]:
+    """The scores of the stream and of the running speech, in which every detection is a false alarm."""
+    stream, words, speech = recording
+    parts = [(stream, heard.in_stream, words), (speech, heard.in_speech, [])]
+    return [
+        score([ScoredRecording("", len(samples) / TRAINING_RATE_HZ, found, truth)], keywords)
+        for samples, found, truth in parts
+    ]
+
+
+def f1_scores(heard: Result, recording: TestRecording, keywords: tuple[str, ...]) -> dict[str, float]:
+    """F1 of each keyword: wrong words and false alarms, those in speech included, lower its precision."""
+    in_stream, in_speech = (part.per_keyword for part in score_parts(heard, recording, keywords))
+    found = {}
+    for word, one in in_stream.items():
+        n_detected = one.n_hits + one.n_wrong + one.n_false_alarms + in_speech[word].n_false_alarms
+        found[word] = 2 * one.n_hits / max(1, n_detected + one.n_spoken)
+    return found
 
 
 def choose_thresholds(recording: TestRecording, keywords: tuple[str, ...]) -> dict[str, float]:
@@ -122,7 +133,7 @@ def choose_thresholds(recording: TestRecording, keywords: tuple[str, ...]) -> di
     scores = {}
     for threshold in _THRESHOLDS:
         decoder = make_decoder(dict.fromkeys(keywords, threshold))
-        scores[threshold] = f1_scores(listen(partial(hear_pocketsphinx, decoder), recording), recording.words, keywords)
+        scores[threshold] = f1_scores(listen(partial(hear_pocketsphinx, decoder), recording), recording, keywords)
         print(f"all thresholds {threshold:g}: mean F1 {np.mean(list(scores[threshold].values())):.3f}", flush=True)
     return {word: max(_THRESHOLDS, key=lambda threshold: scores[threshold][word]) for word in keywords}
 
@@ -133,22 +144,31 @@ def make_recordings(pack: Pack, keywords: tuple[str, ...]) -> tuple[TestRecordin
     others = [clip for number, clip in enumerate(speech) if number % 4]
 
     def record(clips: list[Clip], duration_s: float, speech: list[Clip]) -> TestRecording:
-        recipe = PRESETS["plain"]._replace(duration_s=duration_s)
+        recipe = _RECIPE._replace(duration_s=duration_s)
         stream, words = make_stream(of_pack(pack, keywords, clips), recipe, _SEED)
-        return TestRecording(to_int16(stream), words, to_int16(join(pack, speech)))
+        return TestRecording(to_int16(stream), words, _end_to_end(pack, speech))
 
     return record(clips[::2], _SWEPT_S, speech[::4]), record(clips[1::2], _MEASURED_S, others)
 
 
+def speech_clips(pack: Pack) -> list[Clip]:
+    """About half an hour of the running speech of the training data, drawn evenly; none if there is none."""
+    clips = recordings_of(pack, "training")
+    n_samples = sum(clip.n_samples for clip in clips)
+    return clips[:: max(1, n_samples // (_SPEECH_S * TRAINING_RATE_HZ))]
+
+
+def _end_to_end(pack: Pack, clips: list[Clip]) -> Int16:
+    return np.concatenate([np.zeros(0, dtype=np.int16), *(to_int16(read_packed(pack, clip)) for clip in clips)])
+
+
 def to_markdown(name: str, heard: Result, recording: TestRecording, keywords: tuple[str, ...]) -> str:
     """A row for docs/benchmarks.md."""
-    got = judge(heard.in_stream, recording.words, keywords)
-    hours = len(recording.speech) / TRAINING_RATE_HZ / 3600
-    p50, p95 = percentiles_ms(got.delays_s, 50, 95)
-    alarms = f"{len(heard.in_speech) / hours:.0f}" if hours else "-"
+    stream, speech = score_parts(heard, recording, keywords)
     return (
-        f"| {name} | {100 * heard.cost:.1f} % | {100 * got.found:.1f} % | {100 * got.wrong:.1f} % | {alarms} "
-        f"| {p50:.0f} | {p95:.0f} |"
+        f"| {name} | {percent(heard.cost)} | {percent(stream.hit_rate)} "
+        f"| {percent(stream.wrong_rate + stream.false_alarm_rate)} | {number(speech.false_alarms_per_hour, '.0f')} "
+        f"| {number(stream.delay_p50_ms, '.0f')} | {number(stream.delay_p95_ms, '.0f')} |"
     )
 
 
@@ -165,7 +185,7 @@ def main() -> None:
     keywords = recognizer.info.spec.labels.keywords
     thresholds = choose_thresholds(swept, keywords)
     print("thresholds: " + ", ".join(f"{word} {threshold:g}" for word, threshold in thresholds.items()), end="\n\n")
-    print("| | of a core | found | wrong | false alarms/h, speech | delay p50 ms | delay p95 ms |")
+    print("| | of a core | found | wrong or false | false alarms/h, speech | delay p50 ms | delay p95 ms |")
     print("|---|---|---|---|---|---|---|")
     heard = listen(partial(hear_speechrnn, recognizer), recording)
     print(to_markdown("speechrnn", heard, recording, keywords))

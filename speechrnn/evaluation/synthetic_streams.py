@@ -1,8 +1,8 @@
-"""Long recordings made of labelled clips, whose truth is known, and how detections are held against it.
+"""Long recordings made of labelled clips, with their ground truth.
 
 A recipe cuts the recording into slots of equal length. Each holds a keyword, another word, running speech or nothing,
 in drawn order and at a drawn place; background noise lies under all of them. The same material, recipe and seed make
-the same recording. Detections are judged by the default rule of speechrnn.evaluation.streams.
+the same recording.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from speechrnn.audio import Samples, find_audio, from_int16, read, to_int16
 from speechrnn.config import TRAINING_RATE_HZ, Range
 from speechrnn.data.pack import Clip, Pack, Split, word_extent
-from speechrnn.detector import Detection
 from speechrnn.errors import DataError
 from speechrnn.evaluation.clips import speech_power
 from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, find_ground_truth, read_ground_truth
-from speechrnn.evaluation.streams import StreamResult, judge_default, percentile_ms, spot_all
+from speechrnn.evaluation.streams import StreamResult, spot_all
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import Options
 
@@ -31,7 +30,6 @@ SPEECH = "_speech_"
 _UNSEEN_NOISE = 0.8  # training has the first part of every noise recording
 _FADE_S = 0.5
 _SPEECH_FADE_S = 0.02
-_SPEECH_HOURS = 0.5
 
 
 class Sound(NamedTuple):
@@ -70,7 +68,6 @@ class Recipe(NamedTuple):
 
 
 PRESETS = {
-    "plain": Recipe(duration_s=960.0, slot_s=2.4, noise_gain=(0.1, 0.1)),
     "clean": Recipe(),
     "tensorflow": Recipe(noise_gain=(0.0, 0.1), noise_piece_s=1.0),
     "mlperf": Recipe(duration_s=1200.0, keyword_fraction=0.125, unknown_fraction=0.375, snr_db=(10.0, 10.0)),
@@ -78,34 +75,14 @@ PRESETS = {
         duration_s=1800.0, keyword_fraction=0.3, unknown_fraction=0.2, speech_fraction=0.25, snr_db=(0.0, 30.0)
     ),
 }
-"""Words over noise every 2.4 s; words alone; TensorFlow's recipe for its streaming accuracy; 50 keywords among other
+"""Words alone; TensorFlow's recipe for its streaming accuracy; 50 keywords among other
 words at 10 dB after MLPerf Tiny, which has speech and music there, where keywords of everyday language would occur;
 and a bit of everything."""
-
-
-class Outcome(NamedTuple):
-    """What detections are worth: the share of keywords found, that of detections that are wrong, and the delays.
-
-    Both shares are of the number of keywords. `lags_s` and `delays_s` [n found] are from the word's end to the
-    detection's end and to its decision, on the sample clock.
-    """
-
-    found: float
-    wrong: float
-    lags_s: NDArray[np.float64]
-    delays_s: NDArray[np.float64]
 
 
 def validation_clips(pack: Pack) -> list[Clip]:
     """All words that are there to choose by."""
     return [clip for clip in pack.clips if clip.split == "validation" and clip.kind != "noise"]
-
-
-def speech_clips(pack: Pack) -> list[Clip]:
-    """Some half an hour of the running speech, drawn evenly; none if there is none."""
-    clips = [clip for clip in pack.clips if clip.kind == "speech"]
-    n_samples = sum(clip.n_samples for clip in clips)
-    return clips[:: max(1, int(n_samples / (_SPEECH_HOURS * 3600 * TRAINING_RATE_HZ)))]
 
 
 def recordings_of(pack: Pack, split: Split) -> list[Clip]:
@@ -115,18 +92,13 @@ def recordings_of(pack: Pack, split: Split) -> list[Clip]:
 
 def speech_of(pack: Pack, split: Split) -> Iterator[Samples]:
     """All running speech of a split, recording by recording [T]."""
-    return (_read_packed(pack, clip) for clip in recordings_of(pack, split))
-
-
-def join(pack: Pack, clips: Iterable[Clip]) -> Samples:
-    """Clips end to end [T]."""
-    return np.concatenate([np.zeros(0, dtype=np.float32), *(_read_packed(pack, clip) for clip in clips)])
+    return (read_packed(pack, clip) for clip in recordings_of(pack, split))
 
 
 def of_pack(pack: Pack, keywords: Sequence[str], clips: Iterable[Clip] | None = None) -> Material:
     """Validation words, or these clips, running speech of the training data, and the parts of noise not trained on."""
     words = [_packed(pack, clip) for clip in (validation_clips(pack) if clips is None else clips)]
-    noise = [_read_packed(pack, clip) for clip in pack.clips if clip.kind == "noise"]
+    noise = [read_packed(pack, clip) for clip in pack.clips if clip.kind == "noise"]
     return Material(
         *_by_keyword(words, keywords),
         [_packed(pack, clip) for clip in pack.clips if clip.kind == "speech"],
@@ -184,10 +156,11 @@ def _by_keyword(words: list[Sound], keywords: Sequence[str]) -> tuple[dict[str, 
 
 
 def _packed(pack: Pack, clip: Clip) -> Sound:
-    return Sound(clip.word, partial(_read_packed, pack, clip))
+    return Sound(clip.word, partial(read_packed, pack, clip))
 
 
-def _read_packed(pack: Pack, clip: Clip) -> Samples:
+def read_packed(pack: Pack, clip: Clip) -> Samples:
+    """The samples [T] of a packed clip."""
     return from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
 
 
@@ -298,27 +271,3 @@ def spot_with_truth(
     """What each of these options finds in a recording, given in blocks [T], beside what is spoken in it."""
     found, duration_s, posteriors = spot_all(blocks, recognizer, choices)
     return StreamResult(audio, duration_s, truth, found, posteriors)
-
-
-def match(found: Iterable[Detection], words: list[Word]) -> list[Word | None]:
-    """The word that each detection found, or None where it is wrong."""
-    verdicts = judge_default(list(found), words, ())
-    return [verdict.word if verdict.kind == "hit" else None for verdict in verdicts]
-
-
-def judge(found: list[Detection], words: list[Word], keywords: tuple[str, ...]) -> Outcome:
-    """Hold detections against the words of their stream."""
-    matched = match(found, words)
-    n_keywords = sum(word.label in keywords for word in words)
-    hits = [(detection, word) for detection, word in zip(found, matched, strict=True) if word is not None]
-    return Outcome(
-        len(hits) / n_keywords,
-        matched.count(None) / n_keywords,
-        np.array([detection.end_s - word.end_s for detection, word in hits]),
-        np.array([detection.decided_s - word.end_s for detection, word in hits]),
-    )
-
-
-def percentiles_ms(times_s: NDArray[np.float64], *percentiles: float) -> list[float]:
-    """Percentiles of times, in ms; NaN if there is none."""
-    return [percentile_ms(times_s, percentile) for percentile in percentiles]

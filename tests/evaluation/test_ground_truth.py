@@ -1,4 +1,4 @@
-"""GroundTruth files: every form gives the same words, each recording its own file, and one line for what cannot be read."""
+"""Ground truth files: every form gives the same words; each recording has its own; one line for what is unreadable."""
 
 from __future__ import annotations
 

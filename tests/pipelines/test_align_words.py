@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pipelines import align_words as cut_words
+from pipelines import align_words
 from speechrnn.data.pack import AlignedWord, prepare, read_aligned_words
 from speechrnn.errors import DataError
 from tests import made_data
@@ -52,14 +52,14 @@ class FakeDecoder:
 @pytest.fixture
 def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=FakeDecoder))
-    monkeypatch.setattr(sys, "argv", ["cut_words", CONFIG, "--data", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["align_words", CONFIG, "--data", str(tmp_path)])
     monkeypatch.setattr(FakeDecoder, "heard", 0)
     monkeypatch.setattr(FakeDecoder, "fails_at", -1)
     return made_data.write(tmp_path, n_speakers=16)
 
 
 def test_words_are_listed_with_their_times_and_trained_on(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cut_words.main()
+    align_words.main()
     words = read_aligned_words(talk / "aligned_words.csv")
     names = [f"speech/training/{i}.wav" for i in range(4)]
     assert words[:2] == [AlignedWord(names[0], 0.1, 0.3, "the"), AlignedWord(names[0], 0.41, 0.8, "apple")]
@@ -71,44 +71,44 @@ def test_words_are_listed_with_their_times_and_trained_on(talk: Path, capsys: py
 
 @pytest.mark.parametrize("lost", [0, 5, 20, 60, 100, 1000])
 def test_an_interrupted_list_is_gone_on_with(talk: Path, monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
-    cut_words.main()
+    align_words.main()
     complete = read_aligned_words(talk / "aligned_words.csv")
     (talk / "aligned_words.csv").unlink()
     monkeypatch.setattr(FakeDecoder, "fails_at", FakeDecoder.heard + 3)
     with pytest.raises(KeyboardInterrupt):
-        cut_words.main()
+        align_words.main()
     assert not (talk / "aligned_words.csv").exists()
     part = talk / "aligned_words.csv.part"
     part.write_bytes(part.read_bytes()[: -lost or None])
     before = FakeDecoder.heard
-    cut_words.main()
+    align_words.main()
     assert read_aligned_words(talk / "aligned_words.csv") == complete
     again = FakeDecoder.heard - before
     assert again == (3 if lost < 50 else 4)  # two that were not heard, and the last in the list, maybe incomplete
-    assert [path.name for path in talk.glob("excerpts*")] == ["aligned_words.csv"]
+    assert [path.name for path in talk.glob("aligned*")] == ["aligned_words.csv"]
 
 
 def test_of_two_processes_that_list_the_same_words_one_listens(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeDecoder, "end_utt", lambda self: time.sleep(0.01))
     with ThreadPoolExecutor() as pool:
-        for done in [pool.submit(cut_words.main) for _ in range(2)]:
+        for done in [pool.submit(align_words.main) for _ in range(2)]:
             done.result()
     recordings = {word.audio for word in read_aligned_words(talk / "aligned_words.csv")}
     assert FakeDecoder.heard == len(recordings) > 1
 
 
 def test_a_complete_list_follows_the_recordings_there_are(talk: Path) -> None:
-    cut_words.main()
+    align_words.main()
     (talk / "speech" / "training" / "3.wav").rename(talk / "speech" / "training" / "4.wav")
     before = FakeDecoder.heard
-    cut_words.main()
+    align_words.main()
     assert FakeDecoder.heard == before + 1
     assert {Path(word.audio).stem for word in read_aligned_words(talk / "aligned_words.csv")} == {"0", "1", "2", "4"}
 
 
 def test_a_recording_that_cannot_be_read_is_left_out_and_said(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (talk / "speech" / "training" / "1.wav").write_bytes(b"RIFF")
-    cut_words.main()
+    align_words.main()
     assert "left out: " in (said := capsys.readouterr().out)
     assert "1.wav" in said
     assert len(read_aligned_words(talk / "aligned_words.csv")) == 6
@@ -117,5 +117,5 @@ def test_a_recording_that_cannot_be_read_is_left_out_and_said(talk: Path, capsys
 def test_without_pocketsphinx_it_says_so(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(DataError, match=r"pocketsphinx: not found.*install it"):
-        cut_words.main()
+        align_words.main()
     assert not (talk / "aligned_words.csv").exists()

@@ -59,7 +59,7 @@ def test_where_speech_shows_no_target_thresholds_rise_while_no_word_is_missed(mo
             ]
         return [result(0, 1 if i < 1 else 0) for i in range(len(levels))]
 
-    monkeypatch.setattr(operating_points, "sweep", sweep)
+    monkeypatch.setattr(operating_points, "sweep_thresholds", sweep)
     hour = StreamResult("", 3600.0, [], {})
     monkeypatch.setattr(operating_points.Recordings, "speech_hours", 1.0)
     recordings = operating_points.Recordings([hour], [])
@@ -79,7 +79,7 @@ def heard(*words: str) -> StreamResult:
 
 def test_of_equally_good_smoothings_the_longest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = scoring.score([], ("yes", "no"))
-    monkeypatch.setattr(operating_points, "decide", lambda *_: nothing)
+    monkeypatch.setattr(operating_points, "score_detector", lambda *_: nothing)
     monkeypatch.setattr(operating_points, "candidates", lambda *_: {name: {"yes": 0.9, "no": 0.8} for name in TARGETS})
     chosen = operating_points.choose(operating_points.Recordings([], []), Labels(keywords=("yes", "no")), Options())
     assert {one.options.smoothing_ms for one in chosen.values()} == {600}

@@ -1,4 +1,4 @@
-"""The pipelines that measure listening: streams and their truth, options, latency, endurance, PocketSphinx."""
+"""The pipelines that measure listening: synthetic streams, endurance, PocketSphinx, hard negatives."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
-from pipelines import choose_options, evaluate_held_out, inputs, latency, mine_hard_negatives
+from pipelines import evaluate_held_out, inputs, mine_hard_negatives
 from pipelines import make_stream as make_stream_command
 from pipelines.benchmarks import endurance, robustness
 from pipelines.media import make_picture
@@ -31,61 +30,24 @@ from speechrnn.evaluation.synthetic_streams import (
     PRESETS,
     SPEECH,
     Recipe,
-    join,
-    judge,
     make_stream,
-    match,
     of_folders,
     of_pack,
-    percentiles_ms,
-    speech_clips,
 )
 from speechrnn.recognizer import cached, load
-from speechrnn.spec import Options
-from speechrnn.spotter import KeywordSpotter
 from tests import made_data
 from tests.helpers import RATE_HZ, assert_one_line, fake_recognizer, noise, silence, word, write_audio
 
 ROOT = Path(__file__).parents[2]
 KEYWORDS = ("yes", "no")
 WORDS = [Word("yes", 1.0, 1.5), Word("bed", 3.0, 3.5), Word("no", 5.0, 5.5), Word("no", 5.9, 6.4)]
+RECORDING = compare_pocketsphinx.TestRecording(
+    np.zeros(10 * RATE_HZ, dtype=np.int16), WORDS, np.zeros(30 * RATE_HZ, dtype=np.int16)
+)
 
 
 def heard(label: str, decided_s: float) -> Detection:
     return Detection(label, decided_s - 0.6, decided_s - 0.1, 0.9, decided_s)
-
-
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        ([], []),
-        ([heard("yes", 1.7)], [0]),
-        ([heard("yes", 0.9)], [0]),
-        ([heard("yes", 0.89)], [None]),
-        ([heard("yes", 2.5)], [0]),
-        ([heard("yes", 2.51)], [None]),
-        ([heard("no", 1.7)], [None]),
-        ([heard("yes", 3.6)], [None]),
-        ([heard("yes", 1.6), heard("yes", 2.0)], [0, None]),
-        ([heard("no", 6.2), heard("no", 6.6)], [2, 3]),
-    ],
-)
-def test_a_detection_is_held_against_the_words_around_it(found: list[Detection], expected: list[int | None]) -> None:
-    assert match(found, WORDS) == [None if index is None else WORDS[index] for index in expected]
-
-
-def test_shares_are_of_the_keywords_and_delays_of_what_is_found() -> None:
-    got = judge([heard("yes", 1.7), heard("yes", 3.4), heard("no", 5.8)], WORDS, KEYWORDS)
-    assert [got.found, got.wrong] == pytest.approx([2 / 3, 1 / 3])
-    assert got.delays_s == pytest.approx([0.2, 0.3])
-    assert got.lags_s == pytest.approx([0.1, 0.2])
-    assert percentiles_ms(got.delays_s, 50, 100) == pytest.approx([250, 300])
-
-
-def test_where_nothing_is_found_there_is_no_delay() -> None:
-    got = judge([], WORDS, KEYWORDS)
-    assert (got.found, got.wrong) == (0, 0)
-    assert np.isnan(percentiles_ms(got.delays_s, 50, 95)).all()
 
 
 WORDY = Recipe(duration_s=60.0, slot_s=2.0)
@@ -284,14 +246,6 @@ def test_what_no_stream_can_be_made_of_is_one_line_before_the_work(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_without_running_speech_there_is_an_empty_recording_and_no_rate_of_alarms(made_pack: Pack) -> None:
-    mute = made_pack._replace(clips=[clip for clip in made_pack.clips if clip.kind != "speech"])
-    speech = join(mute, speech_clips(mute))
-    assert (len(speech), speech.dtype.name) == (0, "float32")
-    rows = choose_options.compare(fake_recognizer(), SPOKEN, SPOKEN_WORDS, speech)
-    assert np.isnan([row.alarms_per_h for row in rows]).all()
-
-
 def test_a_recognizer_with_a_memory_answers_the_same_and_runs_once_for_each_context() -> None:
     asked: list[Samples] = []
     plain, remembered = fake_recognizer(), cached(fake_recognizer(heard=asked))
@@ -299,49 +253,6 @@ def test_a_recognizer_with_a_memory_answers_the_same_and_runs_once_for_each_cont
     for context in contexts:
         np.testing.assert_array_equal(remembered.logits(context[None]), plain.logits(context[None]))
     assert len(asked) == 2
-
-
-SPOKEN = np.concatenate([silence(1), word("yes"), silence(2), word("no"), silence(2), word("unknown"), silence(1)])
-SPOKEN_WORDS = [Word("yes", 1.0, 1.3), Word("no", 3.3, 3.6), Word("other", 5.6, 5.9)]
-ALARMING = np.concatenate([silence(2), word("no"), silence(2)])
-
-
-def test_options_are_compared_by_what_the_spotter_finds() -> None:
-    rows = choose_options.compare(fake_recognizer(), SPOKEN, SPOKEN_WORDS, ALARMING)
-    expected_hours = len(ALARMING) / RATE_HZ / 3600
-    for row in rows:
-        options = Options(step_ms=row.step_ms, smoothing_ms=row.smoothing_ms, threshold=row.threshold)
-        spotter = KeywordSpotter(fake_recognizer(), options)
-        found = spotter.push(SPOKEN) + spotter.finish()
-        assert (row.found, row.wrong) == (1, 0)
-        assert row.alarms_per_h == pytest.approx(1 / expected_hours)
-        assert row.delay_p50_ms == pytest.approx(
-            500 * sum(f.decided_s - end for f, end in zip(found, (1.3, 3.6), strict=True))
-        )
-    slowest = max(row.delay_p95_ms for row in rows if row.smoothing_ms == 200)
-    assert slowest < max(row.delay_p95_ms for row in rows if row.smoothing_ms == 500)
-
-
-def test_the_comparison_is_a_table_and_a_picture(tmp_path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    rows = choose_options.compare(fake_recognizer(), SPOKEN, SPOKEN_WORDS, ALARMING)
-    header, _, *lines = choose_options.to_markdown(rows).splitlines()
-    assert len(lines) == len(rows) == len({row[:3] for row in rows})
-    assert {line.count("|") for line in lines} == {header.count("|")}
-    choose_options.draw(rows, tmp_path / "latency.png")
-    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
-    assert plt.get_fignums() == []
-
-
-def test_latency_is_from_the_end_of_the_word_on_the_sample_clock() -> None:
-    info = msgspec.structs.replace(fake_recognizer().info, options=Options(smoothing_ms=200, threshold=0.6))
-    delays_s, push_s = latency.measure(fake_recognizer(info), SPOKEN, SPOKEN_WORDS)
-    spotter = KeywordSpotter(fake_recognizer(info))
-    found = spotter.push(SPOKEN)
-    assert delays_s == pytest.approx([found[0].decided_s - 1.3, found[1].decided_s - 3.6])
-    assert len(push_s) == 2
-    assert min(push_s) > 0
 
 
 def test_an_hour_is_as_long_as_asked_and_the_same_for_the_same_seed() -> None:
@@ -384,7 +295,22 @@ def test_the_f1_of_each_keyword(
     in_stream: list[Detection], in_speech: list[Detection], expected: dict[str, float]
 ) -> None:
     found = compare_pocketsphinx.Result(in_stream, in_speech, 0.0)
-    assert compare_pocketsphinx.f1_scores(found, WORDS, KEYWORDS) == pytest.approx(expected)
+    assert compare_pocketsphinx.f1_scores(found, RECORDING, KEYWORDS) == pytest.approx(expected)
+
+
+def test_the_comparison_is_a_row_of_the_one_scorer() -> None:
+    in_stream = [heard("yes", 1.7), heard("no", 3.6), heard("yes", 5.8)]
+    found = compare_pocketsphinx.Result(in_stream, [heard("no", 9.0)], 0.015)
+    row = compare_pocketsphinx.to_markdown("speechrnn", found, RECORDING, KEYWORDS)
+    assert row == "| speechrnn | 1.5 % | 33.3 % | 66.7 % | 120 | 200 | 200 |"
+
+
+def test_of_running_speech_the_comparison_takes_what_was_trained_on(made_pack: Pack) -> None:
+    pack, others = compare_pocketsphinx.make_recordings(made_pack, KEYWORDS)
+    trained_on = sum(clip.n_samples for clip in made_pack.clips if clip.kind == "speech")
+    assert len(pack.speech) + len(others.speech) == trained_on
+    mute = made_pack._replace(clips=[clip for clip in made_pack.clips if clip.kind != "speech"])
+    assert [len(one.speech) for one in compare_pocketsphinx.make_recordings(mute, KEYWORDS)] == [0, 0]
 
 
 class FakeDecoder:
@@ -585,7 +511,6 @@ KEPT_ASIDE = ["configs/commands8.toml", "commands8", "--clips", "examples/audio"
 @pytest.mark.parametrize(
     ("main", "arguments"),
     [
-        (choose_options.main, ["configs/commands8.toml", "commands8", "--picture", "PLACE.xyz"]),
         (robustness.main, ["configs/commands8.toml", "commands8", "--picture", "PLACE.xyz"]),
         (evaluate_held_out.main, [*KEPT_ASIDE, "--speech", "examples/audio", "--curve", "PLACE.xyz"]),
         (evaluate_held_out.main, [*KEPT_ASIDE, "--speech", "examples/audio", "--curve", "PLACE.json"]),
@@ -615,7 +540,7 @@ def test_a_curve_of_false_alarms_needs_the_speech_to_count_them_in(
     assert_one_line(caught.value, "--curve", "--speech")
 
 
-@pytest.mark.parametrize("pipeline", ["choose_options", "latency"])
+@pytest.mark.parametrize("pipeline", ["mine_hard_negatives", "benchmarks.robustness"])
 def test_a_missing_model_is_one_line(pipeline: str) -> None:
     command = [sys.executable, "-m", f"pipelines.{pipeline}", "configs/commands8.toml", "no-such-model"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
