@@ -1,21 +1,51 @@
-# make demo   hear the shipped model work: a virtual environment without torch, and the words in examples/
-# make test   everything that development needs, then lint, types and all tests
+# `make` alone lists what there is. PYTHON chooses the Python that .venv is made of: make demo PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+SITE := build/docs
 
-.PHONY: demo test clean
+.PHONY: help demo setup format lint types test-fast test docs wheel bench clean
 
-demo: .venv/.inference
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.inference  ## transcribe three recordings with the shipped model, in a virtual environment without torch
 	@$(BIN)/speechrnn transcribe examples/audio
 
-test: .venv/.development
+setup: .venv/.development  ## install everything that development needs into .venv, torch among it
 	@tests/install-system-packages
+
+format: .venv/.development  ## put the code into its format, and mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lint: .venv/.development  ## ruff: style and format, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/.development  ## mypy, strict
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-fast: .venv/.development  ## tests without training, browser and sound server: under a minute
+	$(PYTEST) -m 'not slow'
+
+test: setup lint types  ## install what is missing, then lint, types and all tests
+	$(PYTEST)
+
+docs: .venv/.development  ## build the documentation into build/docs; any warning is an error
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs $(SITE)
+	@echo "open $(SITE)/index.html"
+
+wheel: .venv/.development  ## build the wheel and the source archive into dist
+	$(BIN)/python -m build --outdir dist .
+
+bench: .venv/.development  ## measure speed and memory on this machine (docs/benchmarks.md)
+	$(BIN)/python -m pipelines.benchmarks.speed
+
+clean:  ## remove .venv and everything that was built
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/notebooks
 
 .venv/.inference: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
@@ -29,6 +59,3 @@ test: .venv/.development
 	@echo "installing what development needs, torch among it (once, a few minutes)"
 	@$(PIP) --editable '.[dev]'
 	@touch $@
-
-clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
