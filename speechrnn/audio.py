@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +159,15 @@ class Resampler:
         if self._stream is None:
             return block
         return np.asarray(self._stream.resample_chunk(block, last=last), dtype=np.float32)
+
+
+def resampled(blocks: Iterable[Samples], from_hz: float, to_hz: float) -> Iterator[Samples]:
+    """Blocks [T] of one stream at another rate; an empty block, by which a live source says that it waits, stays one."""
+    resampler = Resampler(from_hz, to_hz)
+    for block in blocks:
+        converted = resampler.push(block)
+        if len(converted) or not len(block):
+            yield converted
+    rest = resampler.push(np.zeros(0, dtype=np.float32), last=True)
+    if len(rest):
+        yield rest

@@ -13,7 +13,7 @@ import numpy as np
 from speechrnn.audio import Samples
 from speechrnn.detector import Detection
 from speechrnn.recognizer import Recognizer, load
-from speechrnn.sources import AudioSource, Microphone
+from speechrnn.sources import AudioSource, open_source
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 
@@ -37,8 +37,8 @@ def listen(
     """
     recognizer = model if isinstance(model, Recognizer) else load(model)
     spotter = KeywordSpotter(recognizer, options)
-    with closing(source or Microphone(spotter.sample_rate_hz)) as opened:
-        for _, found in spot(opened.blocks(), spotter):
+    with closing(open_source(source)) as opened:
+        for _, found in spot(opened.blocks(spotter.sample_rate_hz), spotter):
             yield from found
 
 
@@ -60,7 +60,7 @@ class BackgroundListener:
     ) -> None:
         recognizer = model if isinstance(model, Recognizer) else load(model)
         self._spotter = KeywordSpotter(recognizer, options)
-        self._source = source or Microphone(self._spotter.sample_rate_hz)
+        self._source = open_source(source)
         self._on_detection = on_detection
         self._error: BaseException | None = None
         self._stopping = threading.Event()
@@ -79,7 +79,7 @@ class BackgroundListener:
             self._error = error
 
     def _blocks(self) -> Iterator[Samples]:
-        for block in self._source.blocks():
+        for block in self._source.blocks(self._spotter.sample_rate_hz):
             if self._stopping.is_set():
                 return
             yield block

@@ -1,50 +1,52 @@
-"""Where audio comes from: blocks of mono float32 at the rate that was asked for, whatever lies behind."""
+"""Where audio comes from: blocks of mono float32 at the rate that is asked for, whatever lies behind."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import queue
+import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Resampler, Samples, blocks_of, check_samples, from_int16, open_audio, to_mono
+from speechrnn.audio import Resampler, Samples, blocks_of, check_samples, from_int16, open_audio, resampled, to_mono
 from speechrnn.errors import DeviceError
 
 _LOST_AFTER_S = 2.0
 _RETRY_EVERY_S = 1.0
 
 
-class AudioSource(Protocol):
-    """A stream of audio. `duration_s` is None where the end is not known beforehand. `close` may be called twice."""
+class AudioSource(ABC):
+    """A stream of mono audio, which tells its own rate and is asked for another.
 
-    name: str
+    For a source of your own, derive from this, set `sample_rate_hz`, and yield its audio in `native_blocks`.
+    `duration_s` is None where the end is not known beforehand.
+    """
+
+    name: str = "audio"
     sample_rate_hz: int
-    duration_s: float | None
+    duration_s: float | None = None
 
-    def blocks(self) -> Iterator[Samples]:
-        """Yield the audio once, as float32 [T] in [-1, 1].
+    @abstractmethod
+    def native_blocks(self) -> Iterator[Samples]:
+        """Yield the audio once, as float32 [T] in [-1, 1] at `sample_rate_hz`.
 
         T is any length; 0 where a live source has nothing for a while, so that who listens can stop.
         """
-        ...
 
-    def close(self) -> None:
-        """Let go of the file or device."""
-        ...
+    def blocks(self, rate_hz: int) -> Iterator[Samples]:
+        """Yield the audio once, as float32 [T] in [-1, 1] at `rate_hz`, resampled where the source has another rate."""
+        return resampled(self.native_blocks(), self.sample_rate_hz, rate_hz)
 
-
-class _Closing:
-    """`with source:` for every source."""
-
-    def close(self) -> None:
-        """Nothing to let go of."""
+    def close(self) -> None:  # noqa: B027 (most sources hold nothing)
+        """Release the file or device, if there is one; may be called twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -53,82 +55,70 @@ class _Closing:
         self.close()
 
 
-class ArraySource(_Closing):
-    """Samples that are in memory, float32 [T] at `sample_rate_hz`, in blocks of `block_samples`."""
+class ArraySource(AudioSource):
+    """Samples in memory, float32 [T] in [-1, 1] at `sample_rate_hz`, in blocks of `block_samples`.
+
+    Raises AudioError for samples of another type or shape, and for values that are not finite.
+    """
 
     def __init__(self, samples: Samples, sample_rate_hz: int, *, block_samples: int = 16000) -> None:
         self.name = "array"
         self.sample_rate_hz = sample_rate_hz
-        self.duration_s: float | None = len(samples) / sample_rate_hz
+        self.duration_s = len(samples) / sample_rate_hz
         self._samples = check_samples(samples, "array")
         self._block_samples = block_samples
 
-    def blocks(self) -> Iterator[Samples]:
+    def native_blocks(self) -> Iterator[Samples]:
         """Yield the samples in order."""
         for start in range(0, len(self._samples), self._block_samples):
             yield self._samples[start : start + self._block_samples]
 
 
-class FileSource(_Closing):
+class FileSource(AudioSource):
     """An audio file of any length, rate and channel count that libsndfile reads, one second at a time.
 
     Raises AudioError on construction if the file is missing or damaged, and while reading if damage shows later.
     """
 
-    def __init__(self, path: str | Path, sample_rate_hz: int) -> None:
+    def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self.name = path.name
         self._file = open_audio(path)
-        self.sample_rate_hz = sample_rate_hz
-        self.duration_s: float | None = self._file.frames / self._file.samplerate
+        self.sample_rate_hz = self._file.samplerate
+        self.duration_s = self._file.frames / self._file.samplerate
 
-    def blocks(self) -> Iterator[Samples]:
-        """Yield the file from its beginning, mixed to mono and resampled."""
-        resampler = Resampler(self._file.samplerate, self.sample_rate_hz)
-        for mono in blocks_of(self._file):
-            block = resampler.push(mono)
-            if len(block):
-                yield block
-        block = resampler.push(np.zeros(0, dtype=np.float32), last=True)
-        if len(block):
-            yield block
+    def native_blocks(self) -> Iterator[Samples]:
+        """Yield the file from its beginning, its channels mixed to mono."""
+        return blocks_of(self._file)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-class PipeSource(_Closing):
-    """Raw 16-bit little-endian PCM from a pipe, such as standard input, as it arrives."""
+class PipeSource(AudioSource):
+    """Raw 16-bit little-endian PCM at `sample_rate_hz` from a pipe, such as standard input, as it arrives."""
 
-    def __init__(self, pipe: IO[bytes], rate_hz: int, sample_rate_hz: int, *, channels: int = 1) -> None:
+    def __init__(self, pipe: IO[bytes], sample_rate_hz: int, *, channels: int = 1) -> None:
         self.name = "pipe"
         self.sample_rate_hz = sample_rate_hz
-        self.duration_s: float | None = None
         self._pipe = pipe
-        self._rate_hz = rate_hz
         self._channels = channels
 
-    def blocks(self) -> Iterator[Samples]:
+    def native_blocks(self) -> Iterator[Samples]:
         """Yield what has arrived, at most a tenth of a second at a time, until the pipe is closed."""
-        resampler = Resampler(self._rate_hz, self.sample_rate_hz)
         frame_bytes = 2 * self._channels
         rest = b""
-        while data := os.read(self._pipe.fileno(), frame_bytes * self._rate_hz // 10):
+        while data := os.read(self._pipe.fileno(), frame_bytes * self.sample_rate_hz // 10):
             data = rest + data
             whole = len(data) - len(data) % frame_bytes
             rest = data[whole:]
-            samples = from_int16(np.frombuffer(data[:whole], dtype="<i2").reshape(-1, self._channels))
-            block = resampler.push(to_mono(samples))
-            if len(block):
-                yield block
-        block = resampler.push(np.zeros(0, dtype=np.float32), last=True)
-        if len(block):
-            yield block
+            if whole:
+                yield to_mono(from_int16(np.frombuffer(data[:whole], dtype="<i2").reshape(-1, self._channels)))
 
 
-class RealTimeSource(_Closing):
-    """Another source at the speed of the sound: each block comes when a microphone would have heard its end."""
+class RealTimeSource(AudioSource):
+    """Another source at the speed of the sound: each block comes when a microphone would have recorded its end."""
 
     def __init__(self, source: AudioSource) -> None:
         self._source = source
@@ -136,11 +126,11 @@ class RealTimeSource(_Closing):
         self.sample_rate_hz = source.sample_rate_hz
         self.duration_s = source.duration_s
 
-    def blocks(self) -> Iterator[Samples]:
+    def native_blocks(self) -> Iterator[Samples]:
         """Yield the blocks of the other source, cut to a tenth of a second."""
         size = self.sample_rate_hz // 10
         started, n_samples = time.monotonic(), 0
-        for block in self._source.blocks():
+        for block in self._source.native_blocks():
             for part in np.split(block, range(size, len(block), size)):
                 n_samples += len(part)
                 time.sleep(max(0.0, started + n_samples / self.sample_rate_hz - time.monotonic()))
@@ -151,27 +141,25 @@ class RealTimeSource(_Closing):
         self._source.close()
 
 
-class Microphone(_Closing):
+class Microphone(AudioSource):
     """A microphone through PortAudio, opened at the rate it offers, its channels mixed.
 
-    The audio callback copies into a bounded queue and does nothing else. Blocks that the consumer was too slow for
-    are counted in `n_dropped_samples` and replaced by silence of the same length, so that times stay true. If the
+    `device` is a number or a part of a name, the default input for None. The audio callback copies into a bounded queue
+    of `queue_s` and does nothing else. Samples that the consumer was too slow for are counted in `n_dropped_samples` and
+    replaced by silence of the same length, so that times stay true. If the
     device goes away, `on_event` is told, and the stream goes on when it is back and free; its clock stands still
     meanwhile, and blocks are empty. Raises DeviceError if there is no such device, it is busy, or PortAudio is not
-    installed: only a device that was heard once is waited for.
+    installed: only a device that was opened once is waited for.
     """
 
     def __init__(
         self,
-        sample_rate_hz: int,
         *,
         device: str | int | None = None,
         queue_s: float = 5.0,
         on_event: Callable[[str], None] = lambda message: None,
     ) -> None:
-        self.sample_rate_hz = sample_rate_hz
-        self.duration_s: float | None = None
-        self.n_dropped_samples = 0
+        self._dropped_s = 0.0
         self._device = device
         self._queue_s = queue_s
         self._on_event = on_event
@@ -179,11 +167,12 @@ class Microphone(_Closing):
         self._closed = False
         self._stream: Any = None
         self._open()
+        self.sample_rate_hz = self._opened_hz
 
     @property
-    def rate_hz(self) -> int:
-        """The rate that the device was opened at."""
-        return self._rate_hz
+    def n_dropped_samples(self) -> int:
+        """Samples at `sample_rate_hz` that were replaced by silence, since the consumer was too slow for them."""
+        return round(self._dropped_s * self.sample_rate_hz)
 
     def _open(self) -> None:
         sounddevice = self._sounddevice
@@ -192,16 +181,16 @@ class Microphone(_Closing):
         except (sounddevice.PortAudioError, ValueError) as error:
             asked = "no microphone found" if self._device is None else f"microphone {self._device}"
             raise DeviceError(f"{asked} ({_reason(error)}); see the inputs with: speechrnn devices") from None
-        self._rate_hz = int(info["default_samplerate"])
+        self._opened_hz = int(info["default_samplerate"])
         self.name = str(info["name"])
         self._queue: queue.Queue[tuple[int, NDArray[np.float32]]] = queue.Queue(maxsize=int(self._queue_s * 50))
         self._n_missed = 0
         try:
             self._stream = sounddevice.InputStream(
                 device=self._device,
-                samplerate=self._rate_hz,
+                samplerate=self._opened_hz,
                 channels=min(2, int(info["max_input_channels"])),
-                blocksize=self._rate_hz // 50,
+                blocksize=self._opened_hz // 50,
                 dtype="float32",
                 callback=self._receive,
             )
@@ -220,14 +209,14 @@ class Microphone(_Closing):
             self._n_missed = 0
         except queue.Full:
             self._n_missed += n_frames
-            self.n_dropped_samples += round(n_frames * self.sample_rate_hz / self._rate_hz)
+            self._dropped_s += n_frames / self._opened_hz
 
-    def blocks(self) -> Iterator[Samples]:
-        """Yield what the microphone hears until the source is closed."""
-        resampler, is_gone = Resampler(self._rate_hz, self.sample_rate_hz), False
+    def native_blocks(self) -> Iterator[Samples]:
+        """Yield what the microphone records until the source is closed; a device that comes back may have a new rate."""
+        resampler, is_gone = Resampler(self._opened_hz, self.sample_rate_hz), False
         while not self._closed:
             try:
-                n_misses, data = self._queue.get(timeout=_LOST_AFTER_S)
+                n_missed, data = self._queue.get(timeout=_LOST_AFTER_S)
             except queue.Empty:
                 if self._closed:
                     return
@@ -235,12 +224,12 @@ class Microphone(_Closing):
                     self._on_event(f"{self.name}: the microphone is gone; waiting for it to come back")
                 is_gone = True
                 yield from self._reopen()
-                resampler = Resampler(self._rate_hz, self.sample_rate_hz)
+                resampler = Resampler(self._opened_hz, self.sample_rate_hz)
                 continue
             if is_gone:  # said when there is sound again, for a device may open and stay mute a while
                 self._on_event(f"{self.name}: the microphone is back")
                 is_gone = False
-            for part in (np.zeros(n_misses, dtype=np.float32), to_mono(data)):
+            for part in (np.zeros(n_missed, dtype=np.float32), to_mono(data)):
                 block = resampler.push(part)
                 if len(block):
                     yield block
@@ -267,9 +256,27 @@ class Microphone(_Closing):
                 stream.close()
 
     def close(self) -> None:
-        """Stop listening and let go of the device."""
+        """Stop listening and release the device."""
         self._closed = True
         self._abort()
+
+
+def open_source(
+    source: AudioSource | str | Path | None = None,
+    *,
+    device: str | int | None = None,
+    pipe_rate_hz: int = 16000,
+    on_event: Callable[[str], None] = lambda message: None,
+) -> AudioSource:
+    """A source from what a user says: an audio file, "-" for raw PCM on standard input, None for the microphone.
+
+    A source is given back as it is. Raises AudioError for a file and DeviceError for a microphone that cannot be used.
+    """
+    if isinstance(source, AudioSource):
+        return source
+    if source is None:
+        return Microphone(device=device, on_event=on_event)
+    return PipeSource(sys.stdin.buffer, pipe_rate_hz) if source == "-" else FileSource(source)
 
 
 def input_devices() -> list[dict[str, Any]]:

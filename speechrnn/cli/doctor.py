@@ -42,9 +42,9 @@ def check_all(model: str, device: str | int | None) -> Iterator[Finding]:
     yield check_speed(recognizer, model)
     rate_hz = recognizer.info.spec.sample_rate_hz
     try:
-        with Microphone(rate_hz, device=device) as microphone:
-            yield Finding(True, "microphone", f"{microphone.name}, opened at {microphone.rate_hz} Hz")
-            yield from check_sound(_record(microphone))
+        with Microphone(device=device) as microphone:
+            yield Finding(True, "microphone", f"{microphone.name}, opened at {microphone.sample_rate_hz} Hz")
+            yield from check_sound(_record(microphone, rate_hz))
     except SpeechRnnError as error:
         yield Finding(False, "microphone", str(error), "plug one in, allow its use, or choose another with --device")
 
@@ -81,10 +81,10 @@ def check_sound(samples: Samples) -> Iterator[Finding]:
     yield Finding(abs(offset) <= _MAX_OFFSET, "DC offset", f"{offset:+.3f}", "a fault of the device or its cable")
 
 
-def _record(microphone: Microphone) -> Samples:
+def _record(microphone: Microphone, rate_hz: int) -> Samples:
     blocks: list[Samples] = []
-    for block in microphone.blocks():
+    for block in microphone.blocks(rate_hz):
         blocks.append(block)
-        if sum(map(len, blocks)) >= _RECORDED_S * microphone.sample_rate_hz:
+        if sum(map(len, blocks)) >= _RECORDED_S * rate_hz:
             break
     return np.concatenate(blocks)

@@ -80,7 +80,7 @@ class LiveView:
         if self._message:
             rows.append(Text(self._message, style="yellow"))
         minutes, seconds = divmod(int(position_s), 60)
-        dropped_s = getattr(self._source, "n_dropped_samples", 0) / self._spotter.sample_rate_hz
+        dropped_s = getattr(self._source, "n_dropped_samples", 0) / self._source.sample_rate_hz
         subtitle = f"{self._n_found} heard   {dropped_s:.1f} s dropped   Ctrl-C ends"
         return Panel(
             Group(*rows),

@@ -262,9 +262,9 @@ def _transcribe_file(spotter: KeywordSpotter, file: Path) -> Transcript:
     from speechrnn.sources import FileSource
 
     spotter.reset()
-    with FileSource(file, spotter.sample_rate_hz) as source:
+    with FileSource(file) as source:
         duration_s = source.duration_s or 0.0
-        blocks = track(source.blocks(), round(duration_s), _shown(file.name))
+        blocks = track(source.blocks(spotter.sample_rate_hz), round(duration_s), _shown(file.name))
         found = [detection for _, completed in spot(blocks, spotter) for detection in completed]
     return Transcript(_shown(file), duration_s, tuple(found))
 
@@ -350,7 +350,7 @@ def listen(
     sinks: list[Sink] = []
     if command is not None:
         sinks.append(CommandRunner(command, lambda line: notes[-1](line)))
-    opened = _open_source(source, rate_hz, realtime, device, spotter.sample_rate_hz, lambda line: notes[-1](line))
+    opened = _open_source(source, rate_hz, realtime, device, lambda line: notes[-1](line))
     if save is not None:
         sinks.append(Recorder(save, spotter.sample_rate_hz))
     if jsonl or not sys.stdout.isatty():
@@ -370,10 +370,9 @@ def _open_source(
     rate_hz: int | None,
     realtime: bool,
     device: str | None,
-    to_hz: int,
     note: Callable[[str], None],
 ) -> AudioSource:
-    from speechrnn.sources import FileSource, Microphone, PipeSource, RealTimeSource
+    from speechrnn.sources import RealTimeSource, open_source
 
     if rate_hz is not None and source != "-":
         raise ConfigError(f"--rate {rate_hz}: belongs to --source -; a recording and a microphone tell theirs")
@@ -381,12 +380,7 @@ def _open_source(
         raise ConfigError("--realtime: belongs to --source; a microphone is as fast as the sound")
     if device is not None and source is not None:
         raise ConfigError(f"--device {device}: is not used with --source {source}; give one of them")
-    if source is None:
-        return Microphone(to_hz, device=_device(device), on_event=note)
-    is_pipe = source == "-"
-    opened: AudioSource = (
-        PipeSource(sys.stdin.buffer, rate_hz or 16000, to_hz) if is_pipe else FileSource(Path(source), to_hz)
-    )
+    opened = open_source(source, device=_device(device), pipe_rate_hz=rate_hz or 16000, on_event=note)
     return RealTimeSource(opened) if realtime else opened
 
 
@@ -705,9 +699,10 @@ def _hear_all(recognizer: Recognizer, choices: dict[str, Options], inputs: _Inpu
     ]
     for file, truth in zip(recordings, truths[len(written) :], strict=True):
         try:
-            with FileSource(file, recognizer.info.spec.sample_rate_hz) as source:
-                blocks = track(source.blocks(), round(source.duration_s or 0.0), _shown(file.name))
-                found, duration_s, posteriors = spot_all(blocks, recognizer, choices)
+            with FileSource(file) as source:
+                blocks = source.blocks(recognizer.info.spec.sample_rate_hz)
+                tracked = track(blocks, round(source.duration_s or 0.0), _shown(file.name))
+                found, duration_s, posteriors = spot_all(tracked, recognizer, choices)
         except SpeechRnnError as error:
             _note(f"speechrnn: {error}")
             failed += 1

@@ -43,7 +43,7 @@ def run(source: AudioSource, spotter: KeywordSpotter, sinks: Sequence[Sink], dur
             stack.callback(sink.close)
         stack.callback(source.close)
         try:
-            for block, found in spot(_limited(source, duration_s), spotter):
+            for block, found in spot(_limited(source, spotter.sample_rate_hz, duration_s), spotter):
                 _give(sinks, block, found)
         except KeyboardInterrupt:
             _give(sinks, np.zeros(0, dtype=np.float32), spotter.finish())
@@ -54,9 +54,9 @@ def _give(sinks: Sequence[Sink], block: Samples, found: list[Detection]) -> None
         sink.write(block, found)
 
 
-def _limited(source: AudioSource, duration_s: float | None) -> Iterator[Samples]:
-    left = None if duration_s is None else round(duration_s * source.sample_rate_hz)
-    for block in source.blocks():
+def _limited(source: AudioSource, rate_hz: int, duration_s: float | None) -> Iterator[Samples]:
+    left = None if duration_s is None else round(duration_s * rate_hz)
+    for block in source.blocks(rate_hz):
         yield block[:left]
         if left is not None:
             left -= len(block)

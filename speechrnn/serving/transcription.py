@@ -121,9 +121,9 @@ def _transcribe(path: Path, name: str, model: str, options: Options) -> Result:
     _check_header(path, name)
     spotter = KeywordSpotter(load(model), options)
     peaks, found = Peaks(spotter.sample_rate_hz), []
-    with FileSource(path, spotter.sample_rate_hz) as source:
+    with FileSource(path) as source:
         duration_s = source.duration_s or 0.0
-        for block, completed in spot(source.blocks(), spotter):
+        for block, completed in spot(source.blocks(spotter.sample_rate_hz), spotter):
             found += completed
             peaks.push(block)
     transcript = Transcript(name, duration_s, tuple(found))

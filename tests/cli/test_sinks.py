@@ -35,8 +35,8 @@ def test_duration_ends_it_on_the_sample_clock(recognizer: Recognizer, tmp_path: 
 
 def test_the_saved_file_gives_the_same_words(recognizer: Recognizer, tmp_path: Path) -> None:
     saved = tmp_path / "heard.flac"
-    run(FileSource(EXAMPLE, 16000), KeywordSpotter(recognizer), [Recorder(saved, 16000)])
-    again = [found.label for found in listen(FileSource(saved, 16000), model=recognizer)]
+    run(FileSource(EXAMPLE), KeywordSpotter(recognizer), [Recorder(saved, 16000)])
+    again = [found.label for found in listen(FileSource(saved), model=recognizer)]
     labels = saved.with_suffix(".labels.txt").read_text().splitlines()
     assert [line.split("\t")[2] for line in labels] == again != []
 

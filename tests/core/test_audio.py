@@ -25,8 +25,8 @@ PIPE_SIZES = (0xFFFFFFFF, 0x7FFFFFFF)
 
 
 def read_by_blocks(path: Path, sample_rate_hz: int) -> Samples:
-    with FileSource(path, sample_rate_hz) as source:
-        return np.concatenate(list(source.blocks()))
+    with FileSource(path) as source:
+        return np.concatenate(list(source.blocks(sample_rate_hz)))
 
 
 both_readers = pytest.mark.parametrize("read_file", [read, read_by_blocks])

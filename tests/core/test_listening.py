@@ -74,7 +74,7 @@ def test_a_pipe_is_mixed_and_resampled(rate_hz: int, channels: int) -> None:
     with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as target:
         data = pcm(tone)
         threading.Thread(target=_write_in_odd_pieces, args=(target, data)).start()
-        heard = np.concatenate(list(PipeSource(pipe, rate_hz, 16000, channels=channels).blocks()))
+        heard = np.concatenate(list(PipeSource(pipe, rate_hz, channels=channels).blocks(16000)))
     assert len(heard) == pytest.approx(16000, abs=2)
     assert np.abs(np.fft.rfft(heard)).argmax() == pytest.approx(440, abs=1)
 
@@ -97,15 +97,21 @@ def test_only_the_chosen_keywords_fire() -> None:
 def test_a_real_time_source_keeps_the_time_of_the_sound() -> None:
     source = RealTimeSource(ArraySource(np.zeros(8000, dtype=np.float32), 16000))
     started = time.monotonic()
-    assert sum(map(len, source.blocks())) == 8000
+    assert sum(map(len, source.blocks(16000))) == 8000
     assert 0.45 < time.monotonic() - started < 5
 
 
 def test_listen_yields_and_the_background_calls(recognizer: Recognizer) -> None:
-    yielded = list(listen(FileSource(EXAMPLE, 16000), model=recognizer))
+    yielded = list(listen(FileSource(EXAMPLE), model=recognizer))
     called: list[Detection] = []
-    BackgroundListener(called.append, FileSource(EXAMPLE, 16000), model=recognizer).wait()
+    BackgroundListener(called.append, FileSource(EXAMPLE), model=recognizer).wait()
     assert called == yielded != []
+
+
+@pytest.mark.parametrize("rate_hz", [16000, 22050, 44100, 48000])
+def test_the_words_do_not_depend_on_the_rate_of_the_source(recognizer: Recognizer, rate_hz: int) -> None:
+    found = list(listen(ArraySource(read(EXAMPLE, rate_hz), rate_hz), model=recognizer))
+    assert [detection.label for detection in found] == ["yes", "no", "up", "down", "left", "right", "stop", "go"]
 
 
 def test_an_error_of_the_callback_comes_back(recognizer: Recognizer) -> None:
@@ -113,7 +119,7 @@ def test_an_error_of_the_callback_comes_back(recognizer: Recognizer) -> None:
         raise ZeroDivisionError(found.label)
 
     with pytest.raises(ZeroDivisionError):
-        BackgroundListener(fail, FileSource(EXAMPLE, 16000), model=recognizer).wait()
+        BackgroundListener(fail, FileSource(EXAMPLE), model=recognizer).wait()
 
 
 class Watched(ArraySource):
@@ -123,9 +129,9 @@ class Watched(ArraySource):
         super().__init__(example(), 16000, block_samples=1600)
         self.threads: list[str] = []
 
-    def blocks(self) -> Iterator[Samples]:
+    def native_blocks(self) -> Iterator[Samples]:
         self.threads.append(threading.current_thread().name)
-        yield from super().blocks()
+        yield from super().native_blocks()
 
     def close(self) -> None:
         self.threads.append(threading.current_thread().name)
@@ -169,7 +175,7 @@ def test_a_blocked_pipe_is_left_to_its_thread(recognizer: Recognizer, monkeypatc
     monkeypatch.setattr(listening, "_PATIENCE_S", 0.1)
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as target:
-        listener = BackgroundListener(print, PipeSource(pipe, 16000, 16000), model=recognizer)
+        listener = BackgroundListener(print, PipeSource(pipe, 16000), model=recognizer)
         listener.stop()
         target.write(b"..")
         target.flush()
@@ -177,7 +183,7 @@ def test_a_blocked_pipe_is_left_to_its_thread(recognizer: Recognizer, monkeypatc
 
 
 def test_options_that_do_not_fit_open_no_source(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "Microphone", lambda rate_hz: pytest.fail("the microphone was opened"))
+    monkeypatch.setattr(sources, "Microphone", lambda **options: pytest.fail("the microphone was opened"))
     with pytest.raises(ConfigError, match="maybe"):
         BackgroundListener(print, model=recognizer, options=Options(keywords=("maybe",)))
 
@@ -191,6 +197,7 @@ class FakeSound:
     def __init__(self) -> None:
         self.callback: Callable[..., None] = lambda *arguments: None
         self.refuses = ""
+        self.rate_hz = 16000.0
         self.n_open = 0
         self.plays = np.zeros((0, 1), dtype=np.float32)
 
@@ -201,7 +208,7 @@ class FakeSound:
 
     def query_devices(self, device: object, kind: str) -> dict[str, Any]:
         self._step("query", 0)
-        return {"name": "fake", "default_samplerate": 16000.0, "max_input_channels": 1}
+        return {"name": "fake", "default_samplerate": self.rate_hz, "max_input_channels": 1}
 
     def InputStream(self, callback: Callable[..., None], **options: object) -> SimpleNamespace:  # noqa: N802
         self._step("open", 1)
@@ -241,7 +248,7 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> FakeSound:
 def test_a_device_that_refuses_is_one_line_and_not_kept_open(sound: FakeSound, step: str, expected: str) -> None:
     sound.refuses = step
     with pytest.raises(DeviceError) as caught:
-        Microphone(16000)
+        Microphone()
     assert_one_line(caught.value, expected)
     assert sound.n_open == 0
 
@@ -249,8 +256,8 @@ def test_a_device_that_refuses_is_one_line_and_not_kept_open(sound: FakeSound, s
 @pytest.mark.parametrize("step", ["query", "open", "start", "initialize", "terminate"])
 def test_a_device_that_went_away_is_waited_for_until_it_can_be_opened(sound: FakeSound, step: str) -> None:
     events: list[str] = []
-    with Microphone(16000, on_event=events.append) as microphone:
-        blocks = microphone.blocks()
+    with Microphone(on_event=events.append) as microphone:
+        blocks = microphone.blocks(16000)
         sound.refuses = step
         assert [len(next(blocks)) for _ in range(3)] == [0, 0, 0]
         sound.refuses, sound.plays = "", np.ones((320, 1), dtype=np.float32)
@@ -270,11 +277,11 @@ def test_a_listener_whose_microphone_went_away_can_be_stopped(sound: FakeSound, 
 
 
 def test_a_slow_consumer_loses_blocks_but_not_the_time(sound: FakeSound) -> None:
-    microphone = Microphone(16000, queue_s=1.0)
+    microphone = Microphone(queue_s=1.0)
     for number in range(80):  # 1.6 s, of which 1 s has room
         sound.callback(np.full((320, 1), number / 100, dtype=np.float32), 320, None, None)
     assert microphone.n_dropped_samples == 30 * 320
-    blocks = microphone.blocks()
+    blocks = microphone.blocks(16000)
     heard = [next(blocks)]
     sound.callback(np.ones((320, 1), dtype=np.float32), 320, None, None)
     heard += [next(blocks) for _ in range(51)]
@@ -285,10 +292,20 @@ def test_a_slow_consumer_loses_blocks_but_not_the_time(sound: FakeSound) -> None
     microphone.close()
 
 
+def test_a_device_that_comes_back_at_another_rate_is_resampled_to_the_first(sound: FakeSound) -> None:
+    with Microphone() as microphone:
+        blocks = microphone.native_blocks()
+        sound.rate_hz, sound.plays = 48000.0, np.zeros((48000, 1), dtype=np.float32)
+        lengths = [len(next(blocks)) for _ in range(2)]
+        assert microphone.sample_rate_hz == 16000
+    assert lengths[0] == 0
+    assert 15000 < lengths[1] <= 16000
+
+
 def test_the_view_shows_level_bars_and_detections(recognizer: Recognizer) -> None:
     spotter = KeywordSpotter(recognizer)
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=40)
-    view = LiveView(FileSource(EXAMPLE, 16000), spotter, console=console)
+    view = LiveView(FileSource(EXAMPLE), spotter, console=console)
     block = np.ones(16000, dtype=np.float32)
     spotter.push(block)
     view.write(block, [WORD])

@@ -36,8 +36,8 @@ def truth(name: str, recognizer: Recognizer) -> list[tuple[str, float, float]]:
 
 def spot(name: str, recognizer: Recognizer) -> list[Detection]:
     spotter = KeywordSpotter(recognizer)
-    with FileSource(EXAMPLES / name, spotter.sample_rate_hz) as source:
-        found = [detection for block in source.blocks() for detection in spotter.push(block)]
+    with FileSource(EXAMPLES / name) as source:
+        found = [detection for block in source.blocks(spotter.sample_rate_hz) for detection in spotter.push(block)]
     return found + spotter.finish()
 
 
