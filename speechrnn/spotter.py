@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -43,6 +44,7 @@ class KeywordSpotter:
         self._n_samples = 0
         self._n_decided = 0
         self._n_heard = 0
+        self._end_s = math.inf
         self.latest = np.zeros(len(self.recognizer.labels), dtype=np.float32)
         self._detector.reset()
 
@@ -86,23 +88,24 @@ class KeywordSpotter:
         found = self._detector.push(posteriors[None])
         if found:
             self._n_heard = self._n_decided + self._n_tail
-        return found
+        return [_within(detection, self._end_s) for detection in found]
 
     def finish(self) -> list[Detection]:
         """End the stream: one context of silence follows it, so its last word is found too. Times stay within it."""
-        duration_s = self.position_s
+        found = []
+        for context in self.last_contexts():
+            found += self.decide(self.recognizer.posteriors(context[None])[0])
+        return found
+
+    def last_contexts(self) -> Iterator[Samples]:
+        """Yield the contexts of the silence that ends the stream; with `decide`, `finish` in two halves.
+
+        Each is decided before the next one is asked for. After the last one a new stream starts.
+        """
+        self._end_s = self.position_s
         n_silent = len(self._context) + -self._n_samples % self._step_samples
-        detections = self.push(np.zeros(n_silent, dtype=np.float32))
+        yield from self.contexts(np.zeros(n_silent, dtype=np.float32))
         self.reset()
-        return [
-            msgspec.structs.replace(
-                found,
-                start_s=min(found.start_s, duration_s),
-                end_s=min(found.end_s, duration_s),
-                decided_s=min(found.decided_s, duration_s),
-            )
-            for found in detections
-        ]
 
     def posteriors(self, samples: Samples) -> NDArray[np.float32]:
         """Take the next samples [T] and return the posteriors [n, C] of the steps that they complete, undetected.
@@ -128,3 +131,13 @@ class KeywordSpotter:
                 self._n_decided += self._step_samples
                 self._context = np.concatenate([self._context, self._next])[-len(self._context) :]
                 yield self._context.copy()
+
+
+def _within(found: Detection, duration_s: float) -> Detection:
+    """A detection with no time after the end of the audio."""
+    return msgspec.structs.replace(
+        found,
+        start_s=min(found.start_s, duration_s),
+        end_s=min(found.end_s, duration_s),
+        decided_s=min(found.decided_s, duration_s),
+    )

@@ -287,3 +287,15 @@ def test_a_real_model_gives_the_same_however_the_stream_is_cut(small_model: Smal
     found = whole.push(samples)
     assert [detection for block in blocks for detection in cut_up.push(block)] == found
     assert len(found) >= 1
+
+
+def test_the_contexts_that_end_a_stream_are_decided_elsewhere_as_finish_decides_them() -> None:
+    samples = np.concatenate([silence(1.33), word("yes", 0.2)])
+    spotter, whole = KeywordSpotter(fake_recognizer()), KeywordSpotter(fake_recognizer())
+    found = []
+    for contexts in (spotter.contexts(samples), spotter.last_contexts()):
+        for context in contexts:
+            found += spotter.decide(fake_recognizer().posteriors(context[None])[0])
+    assert found == whole.push(samples) + whole.finish() != []
+    assert max(detection.end_s for detection in found) <= len(samples) / 16000
+    assert spotter.position_s == 0
