@@ -99,7 +99,6 @@ def make_candidate(
 def export_with_options(checkpoint: Path, experiment: Experiment, pack: Pack, target: Path) -> ModelInfo:
     """Export a checkpoint with the options of the configuration, checked on validation contexts."""
     net, info = load_checkpoint(checkpoint)
-    info = msgspec.structs.replace(info, options=experiment.options, operating_points=experiment.operating_points)
     batch = validation_set(Examples(pack, info.spec, experiment.data, "validation"), ()).batch
     contexts = from_int16(batch.samples[:: max(1, len(batch.samples) // _N_CHECKED)])
     print(f"{target}: at most {export(net, info, contexts, target):.1e} from torch")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from speechrnn.errors import ConfigError
-from speechrnn.spec import OperatingPoint, Options, Spec, Struct, check
+from speechrnn.spec import Options, Spec, Struct, check
 
 Range = tuple[float, float]
 TRAINING_RATE_HZ = 16000
@@ -174,28 +174,39 @@ class Train(Struct, frozen=True):
         check(0 <= self.ema_decay < 1, f"expected 0 <= ema_decay < 1, got {self.ema_decay}")
 
 
+class Calibration(Struct, frozen=True):
+    """Targets of calibration: false alarms per hour of running speech at each operating point. No answers."""
+
+    strict: float = 0.1
+    balanced: float = 0.5
+    sensitive: float = 5.0
+
+    def __post_init__(self) -> None:
+        rates = [self.strict, self.balanced, self.sensitive]
+        check(
+            0 < rates[0] <= rates[1] <= rates[2] < math.inf,
+            f"expected 0 < strict <= balanced <= sensitive, got {', '.join(f'{rate:g}' for rate in rates)}",
+        )
+
+
 class Experiment(Struct, frozen=True):
-    """A whole run: what is made, from what, how, and how it will decide."""
+    """A whole run: what is made, from what, how, and which operating points are aimed at.
+
+    `options` are what a model has until it is calibrated, which chooses its thresholds.
+    """
 
     model: Spec
     data: Data = Data()
     augment: Augment = Augment()
     train: Train = Train()
     options: Options = Options()
-    operating_points: dict[str, OperatingPoint] = msgspec.field(default_factory=dict)
+    calibration: Calibration = Calibration()
 
     def __post_init__(self) -> None:
         labels, context_ms = self.model.labels, self.model.context_ms
-        named = {"options.only": self.options.keywords, "options.thresholds": tuple(self.options.thresholds)}
-        for name, point in self.operating_points.items():
-            try:
-                point.applied_to(self.options)
-            except ValueError as error:
-                raise ValueError(f"operating_points.{name}: {error}") from None
-            named[f"operating_points.{name}.thresholds"] = tuple(point.thresholds)
-        for place, words in named.items():
-            strangers = ", ".join(word for word in words if word not in labels.keywords)
-            check(not strangers, f"expected keywords of the model in {place}, got {strangers}")
+        strangers = ", ".join(word for word in self.options.keywords if word not in labels.keywords)
+        check(not strangers, f"expected keywords of the model in options.only, got {strangers}")
+        check(not self.options.thresholds, "expected no options.thresholds: `speechrnn calibrate` measures them")
         check(
             self.options.step_ms <= context_ms,
             f"expected options.step_ms of at most model.context_ms, {context_ms}, got {self.options.step_ms}",

@@ -349,8 +349,7 @@ class Trainer:
             saved = msgspec.json.decode(state["experiment"], type=Experiment)
         except (KeyError, msgspec.DecodeError) as error:
             raise ConfigError(f"--resume: last.pt is of another version of speechrnn ({error}); start anew") from None
-        now = self.experiment
-        if msgspec.structs.replace(saved, options=now.options, operating_points=now.operating_points) != now:
+        if saved != self.experiment:
             raise ConfigError("--resume: the run was started with another configuration; use its config.toml")
         if state.get("clips") != self.digests["clips"]:
             raise ConfigError("--resume: the run was started with other clips; put them back, or start anew")
@@ -377,7 +376,6 @@ class Trainer:
         return ModelInfo(
             spec=self.experiment.model,
             options=self.experiment.options,
-            operating_points=self.experiment.operating_points,
             provenance=provenance,
         )
 

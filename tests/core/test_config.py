@@ -10,11 +10,11 @@ import msgspec
 import pytest
 import tomli_w
 
-from speechrnn.config import Augment, Data, Experiment, Train, load_experiment, to_tree
+from speechrnn.config import Augment, Calibration, Data, Experiment, Train, load_experiment, to_tree
 from speechrnn.errors import ConfigError
 from speechrnn.labels import Labels
 from speechrnn.model.network import RecognizerNet
-from speechrnn.spec import Classifier, Conv, LogMel, OperatingPoint, Options, Spec
+from speechrnn.spec import Classifier, Conv, LogMel, Options, Spec
 from tests.conftest import CONFIGS
 
 MINIMAL = '[model.labels]\nkeywords = ["yes", "no"]\n'
@@ -75,8 +75,8 @@ def test_a_value_of_every_kind_survives_a_round_trip(tmp_path: Path) -> None:
         data=Data(dir='a "quoted" folder \\ é', words=("a", "b")),
         augment=Augment(gain_db=(-3.0, 2.5), n_time_masks=2),
         train=Train(epochs=3, precision="bf16-mixed"),
-        options=Options(thresholds={"on": 0.25}),
-        operating_points={"strict": OperatingPoint(threshold=0.9, thresholds={"off": 0.95}, misses=0.1)},
+        options=Options(smoothing_ms=400),
+        calibration=Calibration(strict=0.05),
     )
     assert load_experiment(write(tmp_path, tomli_w.dumps(to_tree(experiment)))) == experiment
 
@@ -100,7 +100,7 @@ def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
         ("model.classifier.bidirectional=false", "model.classifier.bidirectional", False),
         ('model.labels.keywords=["on", "off"]', "model.labels.keywords", ("on", "off")),
         ("augment.gain_db=[-6, 3.5]", "augment.gain_db", (-6.0, 3.5)),
-        ("options.thresholds.yes=0.5", "options.thresholds", {"yes": 0.5}),
+        ("calibration.strict=0.05", "calibration.strict", 0.05),
         ("model.classifier.conv.kernel_frames=7", "model.classifier.conv.kernel_frames", 7),
         (" train.seed = 9", "train.seed", 9),
     ],
@@ -149,7 +149,8 @@ def test_wrong_overrides_are_explained(tmp_path: Path, override: str, parts: lis
             '[model.features]\ntype = "log_mel"\nn_coefficients = 3\n',
             ["`n_coefficients` in [model.features]", "expected one of: n_mels, frame_ms"],
         ),
-        ("[operating_points.strict]\nthreshhold = 0.9\n", ["in [operating_points]", "did you mean `threshold`?"]),
+        ("[calibration]\nbalance = 0.5\n", ["`balance` in [calibration]", "did you mean `balanced`?"]),
+        ("[operating_points.strict]\nthreshold = 0.9\n", ["unknown key `operating_points`"]),
         ("[augment]\nzzz = 1\n", ["unknown key `zzz` in [augment]", "expected one of: shift_ms, resample"]),
     ],
 )
@@ -254,19 +255,12 @@ def test_numbers_that_contradict_each_other_are_refused_with_their_place(
     ("text", "expected"),
     [
         ('[options]\nonly = ["yes", "maybe"]', "keywords of the model in options.only, got maybe"),
-        ("[options]\nthresholds = { maybe = 0.5 }", "keywords of the model in options.thresholds, got maybe"),
+        ("[options]\nthresholds = { yes = 0.5 }", "no options.thresholds: `speechrnn calibrate` measures them"),
+        ("[calibration]\nstrict = 1.0", "0 < strict <= balanced <= sensitive, got 1, 0.5, 5"),
+        ("[calibration]\nstrict = 0.0", "0 < strict <= balanced <= sensitive, got 0, 0.5, 5"),
         (
             "[options]\nstep_ms = 1100\nsmoothing_ms = 1100",
             "options.step_ms of at most model.context_ms, 1000, got 1100",
-        ),
-        ("[operating_points.strict]\nthreshold = 1.5", "strict: expected a threshold above 0 and at most 1"),
-        (
-            "[operating_points.strict]\nthreshold = 0.9\nsmoothing_ms = 50",
-            "operating_points.strict: expected smoothing_ms of at least one step (100), got 50",
-        ),
-        (
-            "[operating_points.strict]\nthreshold = 0.9\nthresholds = { maybe = 0.5 }",
-            "keywords of the model in operating_points.strict.thresholds, got maybe",
         ),
         ('[data]\nheld_out = ["bed", "no"]', "words that are no keywords in data.held_out, got no"),
         ("[model]\nsample_rate_hz = 44100", "model.sample_rate_hz = 16000 for training, got 44100"),

@@ -25,7 +25,7 @@ from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation.metrics import class_weights, expected_calibration_error, reliability
 from speechrnn.labels import Labels
 from speechrnn.model.network import RecognizerNet, load_checkpoint, load_plain, save_checkpoint, write_atomically
-from speechrnn.spec import Classifier, Conv, Conv2d, LogMel, OperatingPoint, Options, Spec
+from speechrnn.spec import Classifier, Conv, Conv2d, LogMel, Spec
 from speechrnn.training import trainer as training
 from speechrnn.training.trainer import (
     Calibration,
@@ -716,15 +716,6 @@ def test_another_configuration_is_not_resumed(
     with pytest.raises(ConfigError, match="--resume: the run was started with another configuration"):
         resume(change(tiny, **changes), made_pack, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_other_options_do_not_hinder_resuming_and_are_kept(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
-    stop(tiny, made_pack, tmp_path, 20, KeyboardInterrupt)
-    points = {"strict": OperatingPoint(threshold=0.9)}
-    other = msgspec.structs.replace(tiny, options=Options(threshold=0.4), operating_points=points)
-    resume(other, made_pack, tmp_path)
-    info = load_checkpoint(tmp_path / "best.pt")[1]
-    assert (info.options.threshold, info.operating_points) == (0.4, points)
 
 
 def test_a_folder_with_a_run_in_it_is_refused(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
