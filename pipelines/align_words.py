@@ -22,7 +22,9 @@ from speechrnn.audio import read, to_int16
 from speechrnn.cli import outputs
 from speechrnn.cli.main import run_program, track
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
-from speechrnn.data.pack import AlignedWord, FalseAlarm, alone_in, find_sources, read_aligned_words
+from speechrnn.data.annotations import AlignedWord, FalseAlarm, read_aligned_words
+from speechrnn.data.clips import alone_in
+from speechrnn.data.pack import find_sources
 from speechrnn.errors import AudioError, DataError
 
 ALIGNED = "aligned_words.csv"

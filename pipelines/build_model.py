@@ -29,8 +29,8 @@ from speechrnn.audio import from_int16
 from speechrnn.cli import outputs
 from speechrnn.cli.main import pack_audio, run_program
 from speechrnn.config import Data, Experiment, load_experiment
+from speechrnn.data.clips import Pack, Split
 from speechrnn.data.examples import Examples, validation_set
-from speechrnn.data.pack import Pack, Split
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation import clips as evaluation
 from speechrnn.evaluation import report

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.cli.main import run_program
-from speechrnn.data.pack import Pack, Split
+from speechrnn.data.clips import Pack, Split
 from speechrnn.evaluation.streams import KeywordScore, Score, StreamResult, score, score_detector, sweep_thresholds
 from speechrnn.evaluation.synthetic_streams import PRESETS, make_stream, of_pack, speech_of, spot_with_truth
 from speechrnn.labels import Labels

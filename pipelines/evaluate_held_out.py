@@ -22,7 +22,7 @@ import numpy as np
 from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.audio import find_audio, read
 from speechrnn.cli.main import check_curve, run_program, write_curve
-from speechrnn.data.pack import Pack
+from speechrnn.data.clips import Pack
 from speechrnn.errors import ConfigError
 from speechrnn.evaluation import clips as evaluation
 from speechrnn.evaluation.clips import Evaluation

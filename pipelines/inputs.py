@@ -9,7 +9,7 @@ import msgspec
 
 from speechrnn.cli.main import pack_audio
 from speechrnn.config import load_experiment
-from speechrnn.data.pack import Pack
+from speechrnn.data.clips import Pack
 from speechrnn.evaluation.synthetic_streams import without_keywords
 from speechrnn.recognizer import Recognizer, load
 

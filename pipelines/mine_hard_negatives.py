@@ -22,8 +22,9 @@ from pipelines.align_words import decode, open_decoder, write_list
 from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.cli.main import run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
-from speechrnn.data.pack import FalseAlarm, Pack, read_hard_negatives
-from speechrnn.data.tts import SOUND_LIKE
+from speechrnn.data.annotations import FalseAlarm, read_hard_negatives
+from speechrnn.data.clips import Pack
+from speechrnn.data.lexicon import SOUND_LIKE
 from speechrnn.errors import DataError
 from speechrnn.evaluation.ground_truth import count_words, find_ground_truth, read_ground_truth
 from speechrnn.evaluation.synthetic_streams import recordings_of, speech_of

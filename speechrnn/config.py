@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,6 +69,7 @@ class Data(Struct, frozen=True):
     channel_transfer_rate: float = 0.0
     packed: str = "packed"
     held_out: tuple[str, ...] = ()
+    held_out_like: str = ""
     unknown_fraction: float = 0.1
     unknown_mix: dict[UnknownSource, float] = msgspec.field(
         default_factory=lambda: {"command": 1.0, "word": 1.0, "speech": 1.0}
@@ -77,6 +79,10 @@ class Data(Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in ("n_tts_per_word", "n_tts_per_keyword", "n_confusables_per_keyword"):
             check(getattr(self, name) >= 0, f"expected {name} of at least 0, got {getattr(self, name)}")
+        try:
+            re.compile(self.held_out_like)
+        except re.error as error:
+            raise ValueError(f"expected a regular expression in held_out_like, got {error}") from None
         share = self.speech_validation_fraction
         check(0 <= share < 1, f"expected 0 <= speech_validation_fraction < 1, got {share}")
         check(

@@ -14,7 +14,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from speechrnn.data.pack import Pack, prepare
+from speechrnn.data.clips import Pack
+from speechrnn.data.pack import prepare
 from speechrnn.labels import Labels
 from speechrnn.spec import Classifier, Conv, Mfcc, ModelInfo, OperatingPoint, Options, Provenance, Spec
 from tests import made_data

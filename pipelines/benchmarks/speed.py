@@ -23,7 +23,7 @@ from lightning_fabric import Fabric
 
 from speechrnn.cli.main import run_program
 from speechrnn.config import Experiment, load_experiment
-from speechrnn.data.pack import Clip, ClipKind, Pack, Split
+from speechrnn.data.clips import Clip, ClipKind, Pack, Source, Split
 from speechrnn.model.network import RecognizerNet, save_checkpoint
 from speechrnn.recognizer import load
 from speechrnn.spec import ModelInfo
@@ -69,7 +69,7 @@ def made_pack(experiment: Experiment) -> Pack:
     clips, offset = [], 0
     for number, (kind, split, word, size) in enumerate(recordings):
         extent = (4000, 12000) if kind == "command" else (0, 0)
-        clips.append(Clip(f"{number}.wav", 2 * size, 0, kind, split, word, offset, size, *extent))
+        clips.append(Clip(Source(f"{number}.wav", 2 * size, 0, kind, split, word), offset, size, *extent))
         offset += size
     return Pack(clips, samples, [])
 

@@ -13,7 +13,7 @@ import msgspec
 
 from speechrnn.cli.main import pack_audio, run_program
 from speechrnn.config import Experiment, load_experiment
-from speechrnn.data.pack import Pack
+from speechrnn.data.clips import Pack
 from speechrnn.training.trainer import Progress, fit, keep_freed_memory
 
 _ROWS: dict[str, tuple[str, ...]] = {

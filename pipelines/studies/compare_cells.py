@@ -25,8 +25,8 @@ from speechrnn.audio import Samples, from_int16
 from speechrnn.cli import outputs
 from speechrnn.cli.main import pack_audio, run_program
 from speechrnn.config import Augment, Experiment, load_experiment
+from speechrnn.data.clips import Pack
 from speechrnn.data.examples import Batch, Examples, validation_set
-from speechrnn.data.pack import Pack
 from speechrnn.model.classifier import summarise
 from speechrnn.model.network import RecognizerNet, load_checkpoint
 from speechrnn.recognizer import load

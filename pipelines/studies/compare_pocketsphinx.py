@@ -24,7 +24,7 @@ from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.audio import from_int16, to_int16
 from speechrnn.cli.main import run_program
 from speechrnn.config import TRAINING_RATE_HZ
-from speechrnn.data.pack import Clip, Int16, Pack
+from speechrnn.data.clips import Clip, Int16, Pack
 from speechrnn.detector import Detection
 from speechrnn.evaluation.ground_truth import Word
 from speechrnn.evaluation.streams import Score, ScoredRecording, number, percent, score

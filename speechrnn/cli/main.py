@@ -25,7 +25,7 @@ from speechrnn.errors import ConfigError, DataError, DeviceError, SpeechRnnError
 
 if TYPE_CHECKING:
     from speechrnn.config import Experiment
-    from speechrnn.data.pack import Pack, Split
+    from speechrnn.data.clips import Pack, Split
     from speechrnn.evaluation.streams import StreamCurve, StreamResult
     from speechrnn.formats import Transcript
     from speechrnn.recognizer import Recognizer
@@ -732,7 +732,7 @@ def describe(model: str) -> None:
 def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download: str | None) -> None:
     """Pack the audio of CONFIG into one memory-mapped file, and report clips that cannot be used."""
     from speechrnn.config import TRAINING_RATE_HZ, load_experiment
-    from speechrnn.data import pack as dataset
+    from speechrnn.data import speech_commands
 
     experiment = load_experiment(config, overrides, data_dir=data)
     if download:
@@ -740,8 +740,8 @@ def prepare(config: Path, overrides: tuple[str, ...], data: str | None, download
         target = Path("SpeechCommands") / f"speech_commands_{download}"
         if Path(experiment.data.commands) != target:
             raise ConfigError(f"--download {download}: {config} reads {expected}; add --set data.commands={target}")
-        dataset.download(Path(experiment.data.dir), download)
-        dataset.download_test_set(Path(experiment.data.dir), download)
+        speech_commands.download(Path(experiment.data.dir), download)
+        speech_commands.download_test_set(Path(experiment.data.dir), download)
     pack = pack_audio(experiment)
     hours = len(pack.samples) / TRAINING_RATE_HZ / 3600
     click.echo(f"{Path(experiment.data.dir) / experiment.data.packed}: {len(pack.clips)} clips, {hours:.2f} hours")
@@ -753,9 +753,9 @@ def pack_audio(experiment: Experiment) -> Pack:
 
     keywords = experiment.model.labels.keywords
     pack = dataset.prepare(experiment.data, lambda clips, n: track(clips, n, "preparing"), keywords=keywords)
-    if pack.problems:
+    if pack.refused:
         report = Path(experiment.data.dir) / experiment.data.packed / dataset.PROBLEMS
-        _note(f"{len(pack.problems)} clips cannot be used; they are listed in {report}")
+        _note(f"{len(pack.refused)} clips cannot be used; they are listed in {report}")
     return pack
 
 

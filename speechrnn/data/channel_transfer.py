@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import Samples, from_int16
 from speechrnn.config import TRAINING_RATE_HZ
-from speechrnn.data.pack import Clip, ClipKind, Int16, speaker_of
+from speechrnn.data.clips import Clip, ClipKind, Int16
+from speechrnn.data.speech_commands import speaker_of
 
 OUT_OF_DOMAIN_KINDS: tuple[ClipKind, ...] = ("aligned", "tts", "confusable")
 

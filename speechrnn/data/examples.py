@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from speechrnn.audio import from_int16, to_int16
 from speechrnn.config import Data, UnknownSource
 from speechrnn.data.channel_transfer import OUT_OF_DOMAIN_KINDS, ChannelTransfer
-from speechrnn.data.pack import Clip, Int16, Pack, Split
+from speechrnn.data.clips import Clip, Int16, Pack, Split
 from speechrnn.errors import DataError
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN
 from speechrnn.spec import Spec
@@ -232,7 +232,7 @@ class Examples:
         return [plan[i] for i in order]
 
     def batch(self, plan: list[PlannedContext], seed: int, first: int = 0) -> Batch:
-        """WordSegment the contexts of a part of an epoch; what is drawn for a context depends on its place, from `first` on."""
+        """Cut the contexts of a part of an epoch; what is drawn for one depends on its place, from `first` on."""
         samples = np.zeros((len(plan), self._context), dtype=np.int16)
         words = np.zeros((len(plan), 2), dtype=np.int64)
         for row, planned in enumerate(plan):

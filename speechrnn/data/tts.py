@@ -1,4 +1,4 @@
-"""Words spoken by espeak-ng, as a further source of training clips: new unknown words, keywords and what is nearly one.
+"""Words synthesised by espeak-ng as training clips: unknown words, keywords, and confusables of the keywords.
 
 Every clip of a word follows from the word and its number alone, so a folder that was made in part is completed.
 """
@@ -23,6 +23,7 @@ import soxr
 from speechrnn.audio import to_int16
 from speechrnn.config import Data
 from speechrnn.data.confusables import Sounds, confusables, notation
+from speechrnn.data.lexicon import Excluded, words
 from speechrnn.errors import DataError
 
 TTS_RATE_HZ = 16000
@@ -40,37 +41,6 @@ _STRESS = "',"
 _PRONUNCIATIONS = "pronunciations.json"
 _PEAK = 0.5
 _QUIET = 1e-3  # of full scale; what espeak-ng puts around a word is below it
-
-SOUND_LIKE = {
-    "no": {"know", "noh"},
-    "right": {"write", "rite", "wright"},
-    "one": {"won"},
-    "two": {"to", "too"},
-    "four": {"for", "fore"},
-    "eight": {"ate"},
-}
-"""Words that nobody can tell from a keyword by ear."""
-
-OPEN_SET_WORDS = ("on", "off", "back", "forward")
-"""Words that stand for all that a recogniser was never trained on; it hears nothing that is said like them, either."""
-_LIKE_OPEN_SET = re.compile(
-    r"of|often|awf.*|awn.*|honest.*|honou?r.*|.*pon|.*reon|(on|off|back|forward).*|.*(off|back|forward)s?"
-)
-_NOT_LIKE_OPEN_SET = {"one", "ones", "oneself", "once", "only"}
-
-
-def words() -> list[str]:
-    """Common English words, and those of Speech Commands that are nobody's commands. They are spoken as unknown words.
-
-    "on", "off", "back" and "forward", what sounds like them, and words that begin with them are left out on purpose:
-    they stand for words that nobody foresaw.
-    """
-    return Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split()
-
-
-def is_excluded(word: str) -> bool:
-    """Whether a word is, begins or ends with, or sounds nearly like one that nobody foresaw."""
-    return word not in _NOT_LIKE_OPEN_SET and _LIKE_OPEN_SET.fullmatch(word) is not None
 
 
 class TtsClip(NamedTuple):
@@ -90,13 +60,13 @@ class TtsClip(NamedTuple):
 
 
 def plan(data: Data, keywords: tuple[str, ...]) -> list[TtsClip]:
-    """The clips that a configuration asks for: other words, the keywords themselves, and what is nearly a keyword.
+    """The clips that a configuration asks for: unknown words, the keywords themselves, and confusables of these.
 
     Without synthesised keywords a network would learn that a synthesiser never says one. Raises DataError if espeak-ng
     is needed for the sounds of a keyword, and missing.
     """
-    alike = {word for keyword in keywords for word in SOUND_LIKE.get(keyword, ())}
-    others = [word for word in words() if word not in {*keywords, *data.held_out, *alike}]
+    excluded = Excluded.of(data, keywords)
+    others = [word for word in words() if word not in excluded]
     wanted = [(word, data.n_tts_per_word) for word in others]
     wanted += [(word, data.n_tts_per_keyword) for word in keywords]
     clips = {_draw(word, _random(word, number)) for word, n in wanted for number in range(n)}
@@ -104,17 +74,18 @@ def plan(data: Data, keywords: tuple[str, ...]) -> list[TtsClip]:
 
 
 def _plan_confusables(data: Data, keywords: tuple[str, ...]) -> set[TtsClip]:
-    """For each keyword a number of clips, each of another word that is nearly the keyword, as long as there are any.
+    """For each keyword a number of clips, each of another confusable of it, as long as there are any.
 
-    Which ones they are hardly changes when a word more or less must not be said.
+    None is like a word held out. Which ones they are hardly changes when one word more is held out.
     """
     if not data.n_confusables_per_keyword:
         return set()
-    never = (*OPEN_SET_WORDS, *data.held_out)
-    sounds = pronunciations(Path(data.dir) / data.tts, (*keywords, *never))
+    sounds = pronunciations(Path(data.dir) / data.tts, (*keywords, *data.held_out))
     planned = set()
     for keyword in keywords:
-        near = confusables(sounds[keyword], [sounds[word] for word in keywords], [sounds[word] for word in never])
+        near = confusables(
+            sounds[keyword], [sounds[word] for word in keywords], [sounds[word] for word in data.held_out]
+        )
         order = sorted(near, key=lambda one: _seed(f"nearly {keyword} {one}"))
         for word in map(notation, order[: data.n_confusables_per_keyword]):
             planned.add(_draw(word, _random(word, 0))._replace(kind="confusable"))

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 
 from speechrnn.audio import Samples, find_audio, read
-from speechrnn.data.pack import Split, splits_of
+from speechrnn.data.clips import Split
+from speechrnn.data.speech_commands import splits_of
 from speechrnn.errors import AudioError, DataError
 from speechrnn.evaluation import metrics
 from speechrnn.evaluation.metrics import Counts, Floats

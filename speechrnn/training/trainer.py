@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 import speechrnn
 from speechrnn.audio import INT16_SCALE
 from speechrnn.config import Experiment, Train, to_tree
+from speechrnn.data.clips import Int16, Pack
 from speechrnn.data.examples import Batch, Examples, PlannedContext, validation_set
-from speechrnn.data.pack import Int16, Pack
 from speechrnn.errors import ConfigError, DataError, first_line
 from speechrnn.evaluation import metrics
 from speechrnn.labels import SILENCE, UNKNOWN

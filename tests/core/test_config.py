@@ -202,7 +202,7 @@ CONTRADICTIONS = [
     ("model.classifier.conv", "kernel_frames = 4", "an odd kernel_frames, got 4"),
     ("model.classifier.conv", "n_channels = 0", "n_channels of at least 1, got 0"),
     ("model.classifier.conv", "kernel_frames = 3\nstride_frames = 4", "stride_frames <= kernel_frames, got 4 and 3"),
-    ("data", "unknown_fraction = 0.5\nsilence_share = 0.5", "sum to less than 1, got 0.5 and 0.5"),
+    ("data", "unknown_fraction = 0.5\nsilence_fraction = 0.5", "sum to less than 1, got 0.5 and 0.5"),
     ("data", "unknown_fraction = -0.1", "shares of at least 0"),
     ("data", "unknown_fraction = nan", "shares of at least 0"),
     ("data", "n_tts_per_word = -1", "n_tts_per_word of at least 0, got -1"),
@@ -210,7 +210,7 @@ CONTRADICTIONS = [
     ("data", "unknown_mix = { word = -1.0 }", "weights of at least 0 in unknown_mix"),
     ("data", "unknown_mix = { word = 0.0 }", "and one above"),
     ("augment", "placement_rate = 1.5", "0 <= placement_rate <= 1, got 1.5"),
-    ("augment", "placement_rate = 0.6\ncut_share = 0.6", "placement_rate + truncation_rate of at most 1"),
+    ("augment", "placement_rate = 0.6\ntruncation_rate = 0.6", "placement_rate + truncation_rate of at most 1"),
     ("augment", "resample = 0.5", "0 <= resample < 0.5, got 0.5"),
     ("augment", "room_rate = nan", "0 <= room_rate <= 1, got nan"),
     ("augment", "mixup_rate = -1.0", "0 <= mixup_rate <= 1, got -1.0"),
@@ -264,7 +264,10 @@ def test_numbers_that_contradict_each_other_are_refused_with_their_place(
         ),
         ('[data]\nheld_out = ["bed", "no"]', "words that are no keywords in data.held_out, got no"),
         ("[model]\nsample_rate_hz = 44100", "model.sample_rate_hz = 16000 for training, got 44100"),
-        ("[model.labels]\nunknown = false\n[augment]\ncut_share = 0.1", "truncation_rate = 0 without an unknown class"),
+        (
+            "[model.labels]\nunknown = false\n[augment]\ntruncation_rate = 0.1",
+            "truncation_rate = 0 without an unknown class",
+        ),
     ],
 )
 def test_sections_that_contradict_each_other_are_refused(tmp_path: Path, text: str, expected: str) -> None:

@@ -10,8 +10,8 @@ import pytest
 from speechrnn.audio import Samples, from_int16, to_int16
 from speechrnn.config import Data
 from speechrnn.data.channel_transfer import ChannelTransfer
+from speechrnn.data.clips import Clip, ClipKind, Pack, Source, Split
 from speechrnn.data.examples import Examples, PlannedContext
-from speechrnn.data.pack import Clip, ClipKind, Pack, Split
 from speechrnn.labels import Labels
 from speechrnn.spec import Spec
 
@@ -32,7 +32,7 @@ def burst(random: np.random.Generator, loudness: float, cut_hz: float = RATE_HZ)
 def pack_of(*recordings: tuple[str, ClipKind, Split, Samples]) -> Pack:
     """Recordings of a second with a word from START to END."""
     clips = [
-        Clip(path, 1, 1, kind, split, path.split("/")[0], i * RATE_HZ, RATE_HZ, START, END)
+        Clip(Source(path, 1, 1, kind, split, path.split("/")[0]), i * RATE_HZ, RATE_HZ, START, END)
         for i, (path, kind, split, _) in enumerate(recordings)
     ]
     return Pack(clips, np.concatenate([to_int16(samples) for *_, samples in recordings]), [])

@@ -14,7 +14,7 @@ import pytest
 from speechrnn.audio import from_int16, to_int16
 from speechrnn.config import Data, UnknownSource
 from speechrnn.data import examples as contexts
-from speechrnn.data import pack as dataset
+from speechrnn.data.clips import Clip, ClipKind, Int16, Pack, Source, Split, word_extent
 from speechrnn.data.examples import (
     Batch,
     Examples,
@@ -25,7 +25,6 @@ from speechrnn.data.examples import (
     take_part,
     validation_set,
 )
-from speechrnn.data.pack import Clip, Pack, word_extent
 from speechrnn.errors import DataError
 from speechrnn.labels import FOLDER_LABELS, Labels
 from speechrnn.spec import Spec
@@ -35,17 +34,13 @@ SPEC = Spec(labels=Labels(("yes", "no")))
 CONTEXT = SPEC.context_samples
 
 
-def examples(pack: Pack, split: dataset.Split = "training", spec: Spec = SPEC, **data: Any) -> Examples:
+def examples(pack: Pack, split: Split = "training", spec: Spec = SPEC, **data: Any) -> Examples:
     return Examples(pack, spec, Data(**data), split)
 
 
 def equal(one: Batch, other: Batch) -> bool:
     pairs: Iterable[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = zip(one, other, strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)
-
-
-def samples_of(pack: Pack, clip: Clip) -> dataset.Int16:
-    return pack.samples[clip.offset : clip.offset + clip.n_samples]
 
 
 # Epochs and batches
@@ -130,7 +125,7 @@ def test_unknown_is_mixed_as_configured_of_the_sources_that_are_there(made_pack:
 
 def test_mined_stretches_are_unknown_in_their_share_and_nothing_is_spliced_of_them(made_pack: Pack) -> None:
     speech = next(clip for clip in made_pack.clips if clip.kind == "speech")
-    mined = msgspec.structs.replace(speech, kind="hard_negative", n_samples=20000)
+    mined = speech.part(0, 20000).labelled("hard_negative")
     pack = made_pack._replace(clips=[*made_pack.clips, mined])
     training = examples(pack, unknown_fraction=0.5, unknown_mix={"hard_negative": 1.0, "splice": 3.0})
     plan = [planned for planned in training.epoch(np.random.default_rng(0)) if planned.label == 2]
@@ -143,7 +138,7 @@ def test_mined_stretches_are_unknown_in_their_share_and_nothing_is_spliced_of_th
 
 def test_a_word_cut_from_speech_is_an_unknown_word_alone_that_fades_in_and_out(made_pack: Pack) -> None:
     speech = next(clip for clip in made_pack.clips if clip.kind == "speech")
-    cut = msgspec.structs.replace(speech, kind="aligned", word="the", n_samples=6000, word_start=0, word_end=6000)
+    cut = speech.part(0, 6000).labelled("aligned", "the")
     pack = made_pack._replace(clips=[*made_pack.clips, cut])
     training = examples(pack, unknown_fraction=0.5, unknown_mix={"aligned": 1.0})
     plan = [planned for planned in training.epoch(np.random.default_rng(0)) if planned.label == 2]
@@ -172,7 +167,7 @@ def test_words_held_out_are_in_validation_alone_and_marked_there(made_pack: Pack
 
 
 def test_a_spoken_keyword_is_one_and_other_spoken_words_are_unknown(made_pack: Pack) -> None:
-    clips = [msgspec.structs.replace(c, kind="tts") if c.kind == "word" else c for c in made_pack.clips]
+    clips = [c.labelled("tts") if c.kind == "word" else c for c in made_pack.clips]
     spec = Spec(labels=Labels(("yes", "no", "cat")))
     training = examples(Pack(clips, made_pack.samples, []), spec=spec, unknown_mix={"tts": 1}, unknown_fraction=0.5)
     words = {(p.label, p.clip.word) for p in training.epoch(np.random.default_rng(0)) if p.clip}
@@ -183,7 +178,7 @@ def test_the_digest_tells_any_change_of_the_clips(made_pack: Pack) -> None:
     def digest(clips: list[Clip]) -> str:
         return examples(Pack(clips, made_pack.samples, [])).digest()
 
-    changed = [msgspec.structs.replace(c, mtime_ns=c.mtime_ns + 1) for c in made_pack.clips]
+    changed = [msgspec.structs.replace(c, word_end=c.word_end + 1) for c in made_pack.clips]
     assert digest(made_pack.clips) == digest(list(made_pack.clips))
     assert len({digest(made_pack.clips), digest(made_pack.clips[1:]), digest(changed)}) == 3
 
@@ -219,20 +214,20 @@ def test_a_short_clip_stands_in_the_middle_of_its_context(made_pack: Pack) -> No
     (clip, *_) = [c for c in made_pack.clips if c.kind == "command" and c.split == "training" and c.n_samples < 15000]
     batch = examples(made_pack).batch([PlannedContext(0, clip)], 0)
     pad = (CONTEXT - clip.n_samples) // 2
-    assert np.array_equal(batch.samples[0, pad : pad + clip.n_samples], samples_of(made_pack, clip))
+    assert np.array_equal(batch.samples[0, pad : pad + clip.n_samples], made_pack.samples_of(clip))
     assert not batch.samples[0, :pad].any()
     assert not batch.samples[0, pad + clip.n_samples :].any()
     assert (batch.word_start[0], batch.word_end[0]) == (clip.word_start + pad, clip.word_end + pad)
 
 
-def pack_of(samples: dataset.Int16, kind: dataset.ClipKind = "speech") -> tuple[Pack, Clip]:
+def pack_of(samples: Int16, kind: ClipKind = "speech") -> tuple[Pack, Clip]:
     """A pack of one recording, without the files."""
     start, end = word_extent(samples)
-    clip = Clip("a.wav", 0, 0, kind, "training", "a", 0, len(samples), start, end)
+    clip = Clip(Source("a.wav", 0, 0, kind, "training", "a"), 0, len(samples), start, end)
     return Pack([clip], samples, []), clip
 
 
-def long_speech() -> tuple[dataset.Int16, slice]:
+def long_speech() -> tuple[Int16, slice]:
     """Ten seconds of faint hiss with one second of loud sound in it, and where that is."""
     random = np.random.default_rng(0)
     samples, loud = made_data.hiss(160000, random), slice(70000, 86000)
@@ -240,7 +235,7 @@ def long_speech() -> tuple[dataset.Int16, slice]:
     return to_int16(samples), loud
 
 
-def contexts_of(samples: dataset.Int16, spec: Spec, n: int) -> Batch:
+def contexts_of(samples: Int16, spec: Spec, n: int) -> Batch:
     """Many contexts cut from one long recording."""
     pack, clip = pack_of(samples)
     training = examples(pack, spec=spec, silence_fraction=0.0)
@@ -379,7 +374,9 @@ def test_running_speech_begins_or_ends_within_a_context() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_a_reversed_word_is_the_clip_backwards() -> None:
     whole = burst(2000, 7000)
-    pack = Pack([clip := Clip("a", 0, 0, "command", "training", "yes", 0, CONTEXT, 2000, 7000)], whole.samples, [])
+    pack = Pack(
+        [clip := Clip(Source("a", 0, 0, "command", "training", "yes"), 0, CONTEXT, 2000, 7000)], whole.samples, []
+    )
     batch = examples(pack).batch([PlannedContext(2, clip, "reversed")], 0)
     assert np.array_equal(batch.samples[0], whole.samples[::-1])
     assert (batch.word_start[0], batch.word_end[0]) == (CONTEXT - 7000, CONTEXT - 2000)
@@ -388,7 +385,7 @@ def test_a_reversed_word_is_the_clip_backwards() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_a_reversed_word_of_a_long_clip_is_in_the_context() -> None:
     whole = burst(40000, 47000, n_samples=50000)
-    clip = Clip("a", 0, 0, "word", "training", "wow", 0, 50000, 40000, 47000)
+    clip = Clip(Source("a", 0, 0, "word", "training", "wow"), 0, 50000, 40000, 47000)
     batch = examples(Pack([clip], whole.samples, [])).batch([PlannedContext(2, clip, "reversed")], 0)
     assert batch.word_end[0] - batch.word_start[0] == 7000
     assert (from_int16(batch.samples[0]) ** 2).sum() == pytest.approx((from_int16(whole.samples) ** 2).sum())
@@ -396,7 +393,7 @@ def test_a_reversed_word_of_a_long_clip_is_in_the_context() -> None:
 
 def test_words_that_end_alike_are_not_spliced(made_pack: Pack) -> None:
     spec = Spec(labels=Labels(("yes", "no", "zero")))
-    clips = [msgspec.structs.replace(c, kind="command") if c.word == "zero" else c for c in made_pack.clips]
+    clips = [c.labelled("command") if c.word == "zero" else c for c in made_pack.clips]
     training = examples(Pack(clips, made_pack.samples, []), spec=spec, unknown_fraction=0.8, unknown_mix={"splice": 1})
     pairs = [(p.clip.word, p.other.word) for p in training.epoch(np.random.default_rng(0)) if p.clip and p.other]
     assert len(pairs) > 100
@@ -419,7 +416,9 @@ def test_words_that_end_in_one_sound_are_known_by_their_spelling(keyword: str, o
 def test_room_responses_begin_with_their_direct_sound(made_pack: Pack) -> None:
     response = np.zeros(20000, dtype=np.int16)
     response[500:900] = np.linspace(20000, 0, 400)
-    room = Clip("room.wav", 0, 0, "room", "training", "rooms", len(made_pack.samples), len(response))
+    room = Clip(
+        Source("room.wav", 0, 0, "room", "training", "rooms"), len(made_pack.samples), len(response), 0, len(response)
+    )
     pack = Pack([*made_pack.clips, room], np.concatenate([made_pack.samples, response]), [])
     rows = examples(pack).room_samples()
     assert rows.shape == (1, CONTEXT)
@@ -431,7 +430,7 @@ def test_room_responses_begin_with_their_direct_sound(made_pack: Pack) -> None:
 
 
 def test_no_clip_is_in_two_splits(made_pack: Pack) -> None:
-    splits: tuple[dataset.Split, ...] = ("training", "validation", "testing")
+    splits: tuple[Split, ...] = ("training", "validation", "testing")
     paths = [
         {
             clip.path
@@ -455,7 +454,7 @@ def test_silence_of_training_and_validation_comes_from_disjoint_parts_of_the_noi
         places[clip.offset : clip.offset + clip.n_samples] = 100 * number + blocks
     marked = Pack(made_pack.clips, places, [])
     seen: dict[str, set[int]] = {}
-    splits: tuple[dataset.Split, ...] = ("training", "validation")
+    splits: tuple[Split, ...] = ("training", "validation")
     for split in splits:
         part = examples(marked, split)
         contexts = part.batch([PlannedContext(3, None)] * 300, 0).samples
@@ -469,7 +468,7 @@ def test_silence_of_training_and_validation_comes_from_disjoint_parts_of_the_noi
 def test_validation_takes_its_silence_from_the_noise_of_speech_commands_or_from_all_if_it_has_none(
     made_pack: Pack,
 ) -> None:
-    def noises(pack: Pack, split: dataset.Split) -> set[str]:
+    def noises(pack: Pack, split: Split) -> set[str]:
         return {Path(clip.path).name for clip in examples(pack, split).noise}
 
     without = [clip for clip in made_pack.clips if clip.word not in FOLDER_LABELS]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from speechrnn.audio import Samples
-from speechrnn.data.pack import Split
+from speechrnn.data.clips import Split
 from speechrnn.errors import AudioError, DataError
 from speechrnn.evaluation.clips import (
     Evaluation,

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from pipelines import align_words
-from speechrnn.data.pack import AlignedWord, prepare, read_aligned_words
+from speechrnn.data.annotations import AlignedWord, read_aligned_words
+from speechrnn.data.pack import prepare
 from speechrnn.errors import DataError
 from tests import made_data
 

@@ -20,7 +20,7 @@ from pipelines import build_model as speech_commands
 from pipelines import evaluate_held_out as kept_aside
 from speechrnn.cli.main import cli, run_program
 from speechrnn.config import Data, Experiment, load_experiment
-from speechrnn.data.pack import Pack
+from speechrnn.data.clips import Pack
 from speechrnn.errors import ConfigError, DataError, DeviceError
 from speechrnn.evaluation import clips as evaluation
 from speechrnn.evaluation.streams import StreamCurve

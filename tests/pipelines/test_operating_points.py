@@ -15,7 +15,7 @@ import pytest
 from pipelines import choose_operating_points as operating_points
 from pipelines.benchmarks import robustness as levels
 from pipelines.choose_operating_points import TARGETS, allocate_thresholds, tighten
-from speechrnn.data.pack import Clip, Pack
+from speechrnn.data.clips import Clip, Pack
 from speechrnn.evaluation import streams as scoring
 from speechrnn.evaluation.streams import StreamResult, spot_all
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Sound

@@ -20,7 +20,9 @@ from pipelines.studies import compare_cells, compare_pocketsphinx
 from speechrnn.audio import Samples, read, to_int16
 from speechrnn.cli.main import run_program
 from speechrnn.config import load_experiment
-from speechrnn.data.pack import FalseAlarm, Pack, prepare, read_hard_negatives
+from speechrnn.data.annotations import FalseAlarm, read_hard_negatives
+from speechrnn.data.clips import Pack
+from speechrnn.data.pack import prepare
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DataError, DeviceError
 from speechrnn.evaluation import synthetic_streams
@@ -428,7 +430,7 @@ def test_what_is_taken_for_a_keyword_in_running_speech_is_listed_and_trained_on(
     assert (talk / "speech" / "training" / "transcripts.txt").read_text().splitlines()[1:] == [f"0 {Guesser.said}"]
     pack = prepare(made_data.data(talk, hard_negatives="hard_negatives.csv"))
     (clip,) = [clip for clip in pack.clips if clip.kind == "hard_negative"]
-    samples = pack.samples[clip.offset : clip.offset + clip.n_samples]
+    samples = pack.samples_of(clip)
     assert len(samples) == 1.4 * RATE_HZ
     assert np.count_nonzero(np.abs(samples) > 1000) >= 0.35 * RATE_HZ
 

@@ -19,8 +19,8 @@ import torch
 from lightning_fabric import Fabric
 
 from speechrnn.config import Augment, Experiment, Train, load_experiment, to_tree
+from speechrnn.data.clips import Pack
 from speechrnn.data.examples import Batch, Examples, PlannedContext, validation_set
-from speechrnn.data.pack import Pack
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation.metrics import class_weights, expected_calibration_error, reliability
 from speechrnn.labels import Labels
@@ -350,7 +350,7 @@ def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment,
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment()), made_pack)
     (clip, *_) = [c for c in made_pack.clips if c.word == "yes" and c.split == "training" and c.n_samples == 16000]
     samples, labels, *_ = augmented(trainer, [PlannedContext(0, clip)])
-    packed = made_pack.samples[clip.offset : clip.offset + clip.n_samples]
+    packed = made_pack.samples_of(clip)
     assert torch.equal(samples[0], torch.from_numpy(packed.astype(np.float32) / 32768))
     assert labels.tolist() == [0]
 
