@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from speechrnn.audio import read, to_int16
-from speechrnn.cli import outputs
-from speechrnn.cli.main import run_program, track
+from speechrnn.cli.console import run_program, track
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.data.annotations import AlignedWord, FalseAlarm, read_aligned_words
 from speechrnn.data.clips import alone_in
 from speechrnn.data.pack import find_sources
 from speechrnn.errors import AudioError, DataError
+from speechrnn.files import write_text
 
 ALIGNED = "aligned_words.csv"
 _FRAMES_PER_S = 100
@@ -60,7 +60,7 @@ def write_list(
     path: Path, kind: type[AlignedWord] | type[FalseAlarm], places: Sequence[AlignedWord | FalseAlarm]
 ) -> None:
     """Write a list of places with its header anew, aside first. Raises DeviceError."""
-    outputs.write_text(path, to_csv([kind._fields, *places]))
+    write_text(path, to_csv([kind._fields, *places]))
 
 
 def find_words(decoder: Any, file: Path, name: str) -> list[AlignedWord]:

@@ -26,8 +26,7 @@ import numpy as np
 
 from pipelines.evaluate_held_out import clip_figures, clip_table, live_lines, open_streams, read_speech
 from speechrnn.audio import from_int16
-from speechrnn.cli import outputs
-from speechrnn.cli.main import pack_audio, run_program
+from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import Data, Experiment, load_experiment
 from speechrnn.data.clips import Pack, Split
 from speechrnn.data.examples import Examples, validation_set
@@ -35,6 +34,7 @@ from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation import clips as evaluation
 from speechrnn.evaluation import report
 from speechrnn.evaluation.clips import Evaluation
+from speechrnn.files import check_place, write_text
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
 from speechrnn.model.classifier import summarise
 from speechrnn.model.network import load_checkpoint
@@ -272,7 +272,7 @@ def main() -> None:
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
     name = arguments.config.stem
     target = arguments.target / f"{name}.onnx"
-    outputs.check_place(target)
+    check_place(target)
     for option, folder in ("--test", arguments.test), ("--test-speech", arguments.test_speech):
         if folder is not None and not folder.is_dir():
             raise DataError(f"{folder}: expected a folder of audio; correct {option}")
@@ -303,7 +303,7 @@ def main() -> None:
     test = f"the {arguments.split} split of {test}" if arguments.split else test
     text = card(name, candidates, experiment.data, command, validation, other_sounds, test, live)
     shutil.copyfile(candidates[0].model, target)
-    outputs.write_text(target.with_suffix(".md"), text)
+    write_text(target.with_suffix(".md"), text)
 
 
 def with_seed(experiment: Experiment, seed: int) -> Experiment:

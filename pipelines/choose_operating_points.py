@@ -30,7 +30,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from pipelines.inputs import open_inputs, parse_inputs
-from speechrnn.cli.main import run_program
+from speechrnn.cli.console import run_program
 from speechrnn.data.clips import Pack, Split
 from speechrnn.evaluation.streams import KeywordScore, Score, StreamResult, score, score_detector, sweep_thresholds
 from speechrnn.evaluation.synthetic_streams import PRESETS, make_stream, of_pack, speech_of, spot_with_truth

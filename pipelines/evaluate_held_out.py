@@ -21,12 +21,13 @@ import numpy as np
 
 from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.audio import find_audio, read
-from speechrnn.cli.main import check_curve, run_program, write_curve
+from speechrnn.cli.console import run_program
 from speechrnn.data.clips import Pack
 from speechrnn.errors import ConfigError
 from speechrnn.evaluation import clips as evaluation
 from speechrnn.evaluation.clips import Evaluation
 from speechrnn.evaluation.ground_truth import GroundTruth, find_ground_truth, read_ground_truth
+from speechrnn.evaluation.plots import check_curve, write_curve
 from speechrnn.evaluation.streams import (
     THRESHOLDS,
     Score,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from speechrnn.cli.main import pack_audio
+from speechrnn.cli.console import pack_audio
 from speechrnn.config import load_experiment
 from speechrnn.data.clips import Pack
 from speechrnn.evaluation.synthetic_streams import without_keywords

@@ -16,20 +16,20 @@ from pathlib import Path
 import soundfile
 
 from speechrnn.audio import Samples, find_audio, to_int16
-from speechrnn.cli import outputs
-from speechrnn.cli.main import pack_audio, run_program
+from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation.ground_truth import Word
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Recipe, make_stream, of_folders, of_pack, words_of
+from speechrnn.files import check_place, write_text, writing
 
 
 def write(target: Path, stream: Samples, words: list[Word]) -> Path:
     """Write a stream [T] as 16-bit audio and its words as labels beside it; the path of these."""
     labels = target.with_suffix(".labels.txt")
-    with outputs.writing(target):
+    with writing(target):
         soundfile.write(target, to_int16(stream), TRAINING_RATE_HZ)
-    outputs.write_text(labels, "".join(f"{word.start_s:.3f}\t{word.end_s:.3f}\t{word.label}\n" for word in words))
+    write_text(labels, "".join(f"{word.start_s:.3f}\t{word.end_s:.3f}\t{word.label}\n" for word in words))
     return labels
 
 
@@ -37,7 +37,7 @@ def check_target(target: Path) -> None:
     """Raise ConfigError or DeviceError now, rather than after the work, if no audio can be written there."""
     if not soundfile.check_format(target.suffix[1:].upper()):
         raise ConfigError(f"{target}: expected the name of an audio file, such as stream.wav")
-    outputs.check_place(target)
+    check_place(target)
 
 
 def read_recipe(preset: str, minutes: float | None) -> Recipe:

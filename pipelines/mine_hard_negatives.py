@@ -20,7 +20,7 @@ from typing import Any
 
 from pipelines.align_words import decode, open_decoder, write_list
 from pipelines.inputs import open_inputs, parse_inputs
-from speechrnn.cli.main import run_program
+from speechrnn.cli.console import run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.data.annotations import FalseAlarm, read_hard_negatives
 from speechrnn.data.clips import Pack

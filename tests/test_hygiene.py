@@ -88,6 +88,11 @@ def test_a_module_imports_only_the_rooms_below_its_own(module: str) -> None:
     assert not {name for name in others if not {_room(name), name} & allowed and module != "__main__"}
 
 
+def test_pipelines_import_the_console_of_the_command_line_and_nothing_else_of_it() -> None:
+    imported = {name for path in (ROOT / "pipelines").rglob("*.py") for name in _modules(path, everywhere=True)}
+    assert {name for name in imported if _room(name) == "cli"} == {"cli.console"}
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_the_train_extra_is_imported_where_it_belongs(module: str) -> None:
     if _room(module) not in WITH_TORCH and module != "evaluation.plots":

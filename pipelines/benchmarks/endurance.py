@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from speechrnn.audio import Samples, read
-from speechrnn.cli.main import run_program
+from speechrnn.cli.console import run_program
 from speechrnn.detector import Detection
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.spotter import KeywordSpotter

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import matplotlib
 
 from pipelines.inputs import open_inputs, parse_inputs
-from speechrnn.cli import outputs
-from speechrnn.cli.main import run_program
+from speechrnn.cli.console import run_program
+from speechrnn.evaluation.plots import check_picture
 from speechrnn.evaluation.streams import Score, ScoredRecording, score, spot_all
 from speechrnn.evaluation.synthetic_streams import Material, Recipe, make_stream, of_pack
 from speechrnn.recognizer import Recognizer
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="streams for each condition")
     arguments = parse_inputs(parser)
     if arguments.picture:
-        outputs.check_picture(arguments.picture)
+        check_picture(arguments.picture)
     recognizer, pack = open_inputs(arguments)
     material = of_pack(pack, recognizer.info.spec.labels.keywords)
     conditions = measure_all(recognizer, material, arguments.minutes, range(1, arguments.seeds + 1))

@@ -21,7 +21,7 @@ import soundfile
 import torch
 from lightning_fabric import Fabric
 
-from speechrnn.cli.main import run_program
+from speechrnn.cli.console import run_program
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.data.clips import Clip, ClipKind, Pack, Source, Split
 from speechrnn.model.network import RecognizerNet, save_checkpoint

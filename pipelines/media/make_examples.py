@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 from speechrnn.audio import Samples
-from speechrnn.cli.main import run_program
+from speechrnn.cli.console import run_program
 from speechrnn.errors import DeviceError
 
 _SPOKEN_LEVEL = 0.01  # amplitude from which a synthesised word counts as begun

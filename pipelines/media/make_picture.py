@@ -12,8 +12,8 @@ import matplotlib
 import numpy as np
 
 from speechrnn.audio import read
-from speechrnn.cli import outputs
-from speechrnn.cli.main import run_program
+from speechrnn.cli.console import run_program
+from speechrnn.evaluation.plots import check_picture
 from speechrnn.recognizer import load
 from speechrnn.spotter import KeywordSpotter
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--model", default="commands8")
     parser.add_argument("--to", type=float, help="seconds to draw; all of it if not given")
     arguments = parser.parse_args()
-    outputs.check_picture(arguments.target)
+    check_picture(arguments.target)
     draw(arguments.audio, arguments.target, arguments.model, arguments.to)
 
 

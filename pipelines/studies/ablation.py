@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from speechrnn.cli.main import pack_audio, run_program
+from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.data.clips import Pack
 from speechrnn.training.trainer import Progress, fit, keep_freed_memory

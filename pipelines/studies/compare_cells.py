@@ -22,11 +22,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from speechrnn.audio import Samples, from_int16
-from speechrnn.cli import outputs
-from speechrnn.cli.main import pack_audio, run_program
+from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import Augment, Experiment, load_experiment
 from speechrnn.data.clips import Pack
 from speechrnn.data.examples import Batch, Examples, validation_set
+from speechrnn.evaluation.plots import check_picture
 from speechrnn.model.classifier import summarise
 from speechrnn.model.network import RecognizerNet, load_checkpoint
 from speechrnn.recognizer import load
@@ -221,7 +221,7 @@ def main() -> None:
     arguments = parser.parse_args()
     gradients, losses = arguments.docs / "cells-gradients.png", arguments.docs / "cells-losses.png"
     for picture in (gradients, losses):
-        outputs.check_picture(picture)
+        check_picture(picture)
     base = load_experiment(arguments.config, data_dir=arguments.data)
     pack = pack_audio(base)
     outcomes = {}

@@ -22,7 +22,7 @@ import numpy as np
 
 from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.audio import from_int16, to_int16
-from speechrnn.cli.main import run_program
+from speechrnn.cli.console import run_program
 from speechrnn.config import TRAINING_RATE_HZ
 from speechrnn.data.clips import Clip, Int16, Pack
 from speechrnn.detector import Detection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -15,9 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
+from speechrnn.errors import DeviceError
 from speechrnn.evaluation.clips import ANY_KEYWORD, Evaluation
 from speechrnn.evaluation.metrics import Floats
 from speechrnn.evaluation.streams import StreamCurve
+from speechrnn.files import check_place, write_json, writing
 
 _BLUE, _ORANGE = "#3d85c8", "#dd7a2b"
 _INK = "#010203"
@@ -181,3 +184,30 @@ def _probit(shares: Floats) -> Floats:
     """Shares as quantiles of the normal distribution, cut at the limits of the picture."""
     low, high = _DET_LIMITS
     return np.array([NormalDist().inv_cdf(min(max(share, low), high)) for share in shares])
+
+
+def check_picture(path: Path) -> None:
+    """As `check_place`, for a picture: raise DeviceError now, too, if matplotlib cannot write what its suffix says."""
+    try:
+        Figure().savefig(io.BytesIO(), format=path.suffix[1:])
+    except Exception:  # every format fails in its own way, such as for want of another program
+        raise DeviceError(f"{path}: matplotlib cannot write such a picture; give a name that ends in .png") from None
+    check_place(path)
+
+
+def check_curve(path: Path) -> None:
+    """Raise DeviceError now, rather than after the work, if `write_curve` could not write."""
+    check_picture(path)
+    check_place(curve_json(path))
+
+
+def write_curve(curve: StreamCurve, path: Path) -> None:
+    """Draw a curve, and write the same as JSON beside the picture. Raises DeviceError."""
+    write_json(curve_json(path), curve)
+    with writing(path):
+        draw_curve(curve).savefig(path, dpi=110)
+
+
+def curve_json(curve_path: Path) -> Path:
+    """Where `write_curve` writes the numbers of a picture."""
+    return curve_path.with_suffix(".json")

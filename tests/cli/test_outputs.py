@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
 from speechrnn.cli import outputs
-from speechrnn.errors import DeviceError
 from speechrnn.formats import Transcript, Write, to_jsonl
-from tests.helpers import assert_one_line
 
 Choose = Callable[[Write, Callable[[str], None]], AbstractContextManager[outputs.Add]]
 ONE, TWO = Transcript("a/one.wav", 1.0, ()), Transcript("two.wav", 2.0, ())
@@ -59,44 +55,3 @@ def test_what_is_done_is_printed_also_after_an_interruption(choose: Choose, n_pi
         raise KeyboardInterrupt
     assert "".join(printed) == to_jsonl([ONE, TWO])
     assert len(printed) == n_pieces
-
-
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "real").write_text("old")
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    outputs.write_text(tmp_path / "link", "new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_text() == "new"
-
-
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    outputs.check_place(tmp_path / "pipe")
-    outputs.write_text(tmp_path / "pipe", "words")
-    assert os.read(reader, 100) == b"words"
-    os.close(reader)
-    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
-
-
-@pytest.mark.parametrize("place", ["", "file/words.csv"])
-def test_a_place_where_no_file_can_go_is_known_before_the_work(place: str, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DeviceError, match=str(tmp_path)):
-        outputs.check_place(tmp_path / place)
-
-
-@pytest.mark.parametrize("name", ["curve.png", "CURVE.PNG", "new/curve.svg", "curve.pdf", "curve.jpg"])
-def test_a_picture_that_matplotlib_writes_may_go_there(name: str, tmp_path: Path) -> None:
-    outputs.check_picture(tmp_path / name)
-    Figure().savefig(tmp_path / name)
-    assert (tmp_path / name).stat().st_size > 0
-
-
-@pytest.mark.parametrize("name", ["curve", "curve.json", "curve.xyz", ".png", "file/curve.png"])
-def test_a_picture_that_cannot_be_written_is_known_before_the_work(name: str, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(DeviceError) as caught:
-        outputs.check_picture(tmp_path / name)
-    assert_one_line(caught.value, str(tmp_path / name))
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]

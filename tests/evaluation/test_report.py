@@ -14,16 +14,18 @@ import matplotlib.image
 import msgspec
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
+from speechrnn.errors import DeviceError
 from speechrnn.evaluation.clips import Evaluation, evaluate
-from speechrnn.evaluation.plots import draw_all, draw_curve, to_svg
+from speechrnn.evaluation.plots import check_picture, draw_all, draw_curve, to_svg
 from speechrnn.evaluation.report import to_html, to_table
 from speechrnn.evaluation.streams import THRESHOLDS, CurvePoint, StreamCurve
 from speechrnn.labels import Labels
 from speechrnn.spec import ModelInfo, Spec
 from tests.evaluation.test_clips import CLIPS, write_clips
-from tests.helpers import RATE_HZ, fake_recognizer, noise, write_audio
+from tests.helpers import RATE_HZ, assert_one_line, fake_recognizer, noise, write_audio
 
 PICTURES = ["confusion", "detection", "calibration", "conditions"]
 _NEVER_CLOSED = {"meta", "br"}
@@ -218,3 +220,19 @@ def test_names_are_text_and_never_markup(result: Evaluation) -> None:
 def test_the_page_of_a_single_clip_is_whole(silent: Evaluation) -> None:
     page = _Page(to_html(silent, "a model"))
     assert (page.open, page.seen.count("svg")) == ([], 3)
+
+
+@pytest.mark.parametrize("name", ["curve.png", "CURVE.PNG", "new/curve.svg", "curve.pdf", "curve.jpg"])
+def test_a_picture_that_matplotlib_writes_may_go_there(name: str, tmp_path: Path) -> None:
+    check_picture(tmp_path / name)
+    Figure().savefig(tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["curve", "curve.json", "curve.xyz", ".png", "file/curve.png"])
+def test_a_picture_that_cannot_be_written_is_known_before_the_work(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError) as caught:
+        check_picture(tmp_path / name)
+    assert_one_line(caught.value, str(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 from pipelines import build_model as speech_commands
 from pipelines import evaluate_held_out as kept_aside
-from speechrnn.cli.main import cli, run_program
+from speechrnn.cli.console import run_program
+from speechrnn.cli.main import cli
 from speechrnn.config import Data, Experiment, load_experiment
 from speechrnn.data.clips import Pack
 from speechrnn.errors import ConfigError, DataError, DeviceError

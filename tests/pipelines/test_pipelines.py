@@ -18,7 +18,7 @@ from pipelines.benchmarks import endurance, robustness
 from pipelines.media import make_picture
 from pipelines.studies import compare_cells, compare_pocketsphinx
 from speechrnn.audio import Samples, read, to_int16
-from speechrnn.cli.main import run_program
+from speechrnn.cli.console import run_program
 from speechrnn.config import load_experiment
 from speechrnn.data.annotations import FalseAlarm, read_hard_negatives
 from speechrnn.data.clips import Pack

@@ -1,0 +1,75 @@
+"""Files that are written: whole or not at all, to a place checked before the work, and over nothing that is read."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from speechrnn.errors import ConfigError, DeviceError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write into one line that names the place. Raises DeviceError."""
+    try:
+        yield
+    except OSError as error:
+        raise DeviceError(f"{path}: cannot write there ({error.strerror}); give another place") from None
+
+
+def check_place(path: Path) -> None:
+    """Make the folders above `path`, and raise DeviceError now, rather than after the work, if no file can go there."""
+    if path.is_dir():
+        raise DeviceError(f"{path}: expected the name of a file, got a folder")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_special(path):
+            tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file, then let it take the place of the old one. Raises DeviceError."""
+    part = write_part(path, text)
+    if not _is_special(path):
+        with writing(path):
+            part.replace(path.resolve())
+
+
+def write_part(path: Path, text: str) -> Path:
+    """Write a whole file beside the old one as PATH.part, and say where. Raises DeviceError."""
+    target = path.resolve()
+    part = path if _is_special(path) else target.with_name(target.name + ".part")
+    with writing(path):
+        part.write_text(text, encoding="utf-8")
+    return part
+
+
+def _is_special(path: Path) -> bool:
+    """Whether this is a device or a pipe, which is written to and not replaced."""
+    return path.exists() and not path.is_file()
+
+
+def write_json(path: Path, result: msgspec.Struct) -> None:
+    """As `write_text`, of a result as JSON for people and programs. Raises DeviceError."""
+    write_text(path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+
+
+def check_apart(written: Mapping[str, Path | None], read: Mapping[str, Iterable[Path]]) -> None:
+    """Raise ConfigError if a file that would be written, by what it is, is another one of them or one that is read."""
+    places = [(what, path) for what, path in written.items() if path is not None]
+    inputs = [(what, path) for what, paths in read.items() for path in paths]
+    for number, (what, path) in enumerate(places):
+        for other_what, other in places[number + 1 :] + (inputs if path.exists() else []):
+            if is_same(path, other):
+                raise ConfigError(f"{path}: is both {what} and {other_what}; give another name")
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two names mean one file; a device, which writing does not replace, may be named twice."""
+    if one.exists() and other.exists():
+        return one.is_file() and one.samefile(other)
+    return one.resolve() == other.resolve()
