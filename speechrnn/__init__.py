@@ -18,6 +18,7 @@ _ROOMS = {
     "SpeechRnnError": "errors",
     "listen": "listening",
     "load": "recognizer",
+    "posteriors": "spotter",
 }
 __all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the names are those of the table)
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from speechrnn.sources import PipeSource as PipeSource
     from speechrnn.spec import Options as Options
     from speechrnn.spotter import KeywordSpotter as KeywordSpotter
+    from speechrnn.spotter import posteriors as posteriors
 else:
 
     def __getattr__(name):  # noqa: ANN001, ANN202

@@ -15,16 +15,22 @@ from speechrnn.detector import Detection
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import AudioSource, open_source
 from speechrnn.spec import Options
-from speechrnn.spotter import KeywordSpotter
+from speechrnn.spotter import KeywordSpotter, Step
 
 _PATIENCE_S = 5.0
 
 
-def spot(blocks: Iterable[Samples], spotter: KeywordSpotter) -> Iterator[tuple[Samples, list[Detection]]]:
-    """Each block [T] with the keywords that it completes; last, an empty one with those that the end completes."""
+def spot(blocks: Iterable[Samples], spotter: KeywordSpotter) -> Iterator[Step]:
+    """Yield what becomes of each block [T] at the model's rate; last, an empty one with the detections of the end."""
     for block in blocks:
-        yield block, spotter.push(block)
-    yield np.zeros(0, dtype=np.float32), spotter.finish()
+        yield spotter.step(block)
+    yield end(spotter)
+
+
+def end(spotter: KeywordSpotter) -> Step:
+    """End a stream: an empty block with the detections that the end completes."""
+    position_s = spotter.position_s
+    return Step(np.zeros(0, dtype=np.float32), None, spotter.finish(), position_s)
 
 
 def listen(
@@ -38,8 +44,8 @@ def listen(
     recognizer = model if isinstance(model, Recognizer) else load(model)
     spotter = KeywordSpotter(recognizer, options)
     with closing(open_source(source)) as opened:
-        for _, found in spot(opened.blocks(spotter.sample_rate_hz), spotter):
-            yield from found
+        for step in spot(opened.blocks(spotter.sample_rate_hz), spotter):
+            yield from step.detections
 
 
 class BackgroundListener:
@@ -70,8 +76,8 @@ class BackgroundListener:
     def _run(self) -> None:
         try:
             with closing(self._source):
-                for _, found in spot(self._blocks(), self._spotter):
-                    for detection in found:
+                for step in spot(self._blocks(), self._spotter):
+                    for detection in step.detections:
                         if self._stopping.is_set():
                             return
                         self._on_detection(detection)

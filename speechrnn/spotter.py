@@ -1,9 +1,10 @@
-"""Audio in blocks of any size to detections: the one path for files, pipes and microphones."""
+"""Audio in blocks of any size to posteriors and detections: the one path for files, pipes and microphones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,125 +13,185 @@ from numpy.typing import NDArray
 from speechrnn.audio import Samples, check_samples
 from speechrnn.detector import Detection, Detector
 from speechrnn.recognizer import Recognizer
-from speechrnn.spec import Options
+from speechrnn.spec import Options, Spec
 
 _TAIL_S = 0.2
+
+
+class Step(NamedTuple):
+    """What became of one block [T] of a stream.
+
+    `posteriors` [C] are those of the last step that the block completed, None if it completed none. `position_s` is the
+    length of the stream up to the end of the block.
+    """
+
+    block: Samples
+    posteriors: NDArray[np.float32] | None
+    detections: list[Detection]
+    position_s: float
+
+
+class _ContextBuffer:
+    """A stream in blocks [T] to the context [context_samples] that ends with each of its steps; it starts in silence."""
+
+    def __init__(self, spec: Spec, step_ms: int) -> None:
+        self._step_samples = step_ms * spec.sample_rate_hz // 1000
+        self._context = np.zeros(spec.context_samples, dtype=np.float32)
+        self._pending = np.zeros(0, dtype=np.float32)
+        self.n_pushed = 0
+        """Samples that were pushed."""
+        self.n_completed = 0
+        """Samples in the steps whose context was taken."""
+
+    @property
+    def n_missing(self) -> int:
+        """Samples that the last step, begun but not complete, still needs."""
+        return -self.n_pushed % self._step_samples
+
+    def push(self, samples: Samples) -> None:
+        """Add samples [T], a copy of them. Raises AudioError for another type or shape, and if they are not finite."""
+        self._pending = np.concatenate([self._pending, check_samples(samples, "audio block")])
+        self.n_pushed += len(samples)
+
+    @property
+    def has_step(self) -> bool:
+        """Whether the context of a further step can be taken."""
+        return len(self._pending) >= self._step_samples
+
+    def take(self) -> Samples:
+        """A copy of the context [context_samples] that ends with the next step."""
+        step, self._pending = np.split(self._pending, [self._step_samples])
+        self._context = np.concatenate([self._context, step])[-len(self._context) :]
+        self.n_completed += self._step_samples
+        return self._context.copy()
 
 
 class KeywordSpotter:
     """Finds keywords in a stream of samples at the model's rate.
 
     The stream starts in silence; every step of samples gives one decision over the context that ends with it. The
-    same audio gives the same posteriors and detections however it is cut into blocks. Spotters may share a recognizer.
-    `latest` holds the posteriors [C] of the last step that `push` decided.
+    same audio gives the same detections whatever the blocks that it arrives in. Spotters may share a recognizer.
+
+    Raises ConfigError for options that name a word which is no keyword of the model.
     """
 
     def __init__(self, recognizer: Recognizer, options: Options | None = None) -> None:
-        spec = recognizer.info.spec
         self.recognizer = recognizer
         self.options = options or recognizer.info.options
-        self.sample_rate_hz = spec.sample_rate_hz
-        self._detector = Detector(spec.labels, self.options)
-        self._step_samples = self.options.step_ms * spec.sample_rate_hz // 1000
-        self._n_tail = round(_TAIL_S * spec.sample_rate_hz)
-        self._context = np.zeros(spec.context_samples, dtype=np.float32)
-        self._next = np.zeros(self._step_samples, dtype=np.float32)
+        self.sample_rate_hz = recognizer.info.spec.sample_rate_hz
+        self._detector = Detector(recognizer.info.spec.labels, self.options)
+        self._n_tail = round(_TAIL_S * self.sample_rate_hz)
         self.reset()
 
     def reset(self) -> None:
         """Start a new stream."""
-        self._context[:] = 0
-        self._n_next = 0
-        self._n_samples = 0
-        self._n_decided = 0
-        self._n_heard = 0
+        self._buffer = _ContextBuffer(self.recognizer.info.spec, self.options.step_ms)
+        self._silent_until = 0
         self._end_s = math.inf
-        self.latest = np.zeros(len(self.recognizer.labels), dtype=np.float32)
+        self._is_undecided = False
         self._detector.reset()
 
     @property
     def position_s(self) -> float:
         """Length of the audio that was pushed."""
-        return self._n_samples / self.sample_rate_hz
+        return self._buffer.n_pushed / self.sample_rate_hz
 
     @property
     def decided_s(self) -> float:
-        """End of the last step that was completed, in the audio that was pushed."""
-        return self._n_decided / self.sample_rate_hz
+        """End of the last step whose context was taken, in the audio that was pushed."""
+        return self._buffer.n_completed / self.sample_rate_hz
 
     def push(self, samples: Samples) -> list[Detection]:
-        """Take the next samples [T], float32 in [-1, 1], and return the keywords that they complete.
+        """Take the next samples [T], float32 in [-1, 1], and return the detections at the steps that they complete.
 
-        What a keyword was heard in, and the 200 ms that may hold its end, count as silence from then on: so one word
-        does not fire twice, and the same word said again does.
+        After a detection, the audio up to 200 ms past the decision is silence in later contexts, so that one utterance
+        fires once and a repetition fires again.
 
         Raises AudioError for another type or shape, and for values that are not finite.
         """
-        found = []
-        for context in self.contexts(samples):
-            found += self.decide(self.recognizer.posteriors(context[None])[0])
-        return found
+        return self.step(samples).detections
+
+    def step(self, samples: Samples) -> Step:
+        """As `push`, with the posteriors of the last step and the position in the stream."""
+        self._add(samples)
+        found: list[Detection] = []
+        posteriors = None
+        while self._buffer.has_step:
+            posteriors = self.recognizer.posteriors(self._take()[None])[0]
+            found += self._detect(posteriors)
+        return Step(samples, posteriors, found, self.position_s)
 
     def contexts(self, samples: Samples) -> Iterator[Samples]:
         """Take the next samples [T] and yield the context [context_samples] of each step that they complete.
 
-        With `decide`, `push` in two halves, for those who run the contexts of many spotters at once: each context is
-        decided before the next one is asked for, which depends on it. Raises AudioError as `push` does.
+        With `decide`, `push` in two halves, for those who run the contexts of many spotters at once. Each context
+        depends on the decision before it: RuntimeError is raised where one is asked for, or samples are pushed, before
+        `decide` was given the posteriors of the last. Contexts that were not asked for come with the next samples.
+        Raises AudioError as `push` does.
         """
-        for context in self._contexts(samples):
-            n_new = max(0, self._n_decided - self._n_heard)
-            context[: max(0, len(context) - n_new)] = 0
-            yield context
+        self._add(samples)
+        return self._contexts()
 
     def decide(self, posteriors: NDArray[np.float32]) -> list[Detection]:
-        """Take the posteriors [C] of the context that `contexts` has just yielded; return what they complete."""
-        self.latest = posteriors
-        found = self._detector.push(posteriors[None])
-        if found:
-            self._n_heard = self._n_decided + self._n_tail
-        return [_within(detection, self._end_s) for detection in found]
+        """Take the posteriors [C] of the context that `contexts` has yielded, and return the detections at its step.
+
+        Raises RuntimeError if there is no such context, or it was decided.
+        """
+        if not self._is_undecided:
+            raise RuntimeError("decide: expected a context from `contexts` first, got none since the last decision")
+        self._is_undecided = False
+        return self._detect(posteriors)
 
     def finish(self) -> list[Detection]:
         """End the stream: one context of silence follows it, so its last word is found too. Times stay within it."""
-        found = []
-        for context in self.last_contexts():
-            found += self.decide(self.recognizer.posteriors(context[None])[0])
+        self._add_silence()
+        found = self.push(np.zeros(0, dtype=np.float32))
+        self.reset()
         return found
 
     def last_contexts(self) -> Iterator[Samples]:
         """Yield the contexts of the silence that ends the stream; with `decide`, `finish` in two halves.
 
-        Each is decided before the next one is asked for. After the last one a new stream starts.
+        As with `contexts`, each is decided before the next one is asked for. After the last one a new stream starts.
         """
-        self._end_s = self.position_s
-        n_silent = len(self._context) + -self._n_samples % self._step_samples
-        yield from self.contexts(np.zeros(n_silent, dtype=np.float32))
+        self._add_silence()
+        yield from self._contexts()
+        self._check_decided()
         self.reset()
 
-    def posteriors(self, samples: Samples) -> NDArray[np.float32]:
-        """Take the next samples [T] and return the posteriors [n, C] of the steps that they complete, undetected.
+    def _add(self, samples: Samples) -> None:
+        self._check_decided()
+        self._buffer.push(samples)
 
-        For those who decide for themselves. Here every context is as it was heard: unlike `push`, this makes nothing
-        silent that a keyword was heard in. After a detection the two therefore differ, and a `Detector` over these rows
-        takes the same word said twice in a row for one more often than `push` does. Use one of both on a stream.
-        """
-        rows = [self.recognizer.posteriors(context[None]) for context in self._contexts(samples)]
-        return np.concatenate(rows) if rows else np.zeros((0, len(self.recognizer.labels)), dtype=np.float32)
+    def _add_silence(self) -> None:
+        """Once for a stream, also where its end was interrupted and is asked for again."""
+        self._check_decided()
+        if math.isinf(self._end_s):
+            self._end_s = self.position_s
+            n_silent = self.recognizer.info.spec.context_samples + self._buffer.n_missing
+            self._buffer.push(np.zeros(n_silent, dtype=np.float32))
 
-    def _contexts(self, samples: Samples) -> Iterator[Samples]:
-        """A copy of the context [context_samples] of each step that the next samples [T] complete."""
-        samples = check_samples(samples, "audio block")
-        self._n_samples += len(samples)
-        while len(samples):
-            taken = samples[: self._step_samples - self._n_next]
-            self._next[self._n_next : self._n_next + len(taken)] = taken
-            self._n_next += len(taken)
-            samples = samples[len(taken) :]
-            if self._n_next == self._step_samples:
-                self._n_next = 0
-                self._n_decided += self._step_samples
-                self._context = np.concatenate([self._context, self._next])[-len(self._context) :]
-                yield self._context.copy()
+    def _take(self) -> Samples:
+        context = self._buffer.take()
+        n_audible = max(0, self._buffer.n_completed - self._silent_until)
+        context[: max(0, len(context) - n_audible)] = 0
+        return context
+
+    def _detect(self, posteriors: NDArray[np.float32]) -> list[Detection]:
+        found = self._detector.push(posteriors[None])
+        if found:
+            self._silent_until = self._buffer.n_completed + self._n_tail
+        return [_within(detection, self._end_s) for detection in found]
+
+    def _contexts(self) -> Iterator[Samples]:
+        while self._buffer.has_step:
+            self._check_decided()
+            self._is_undecided = True
+            yield self._take()
+
+    def _check_decided(self) -> None:
+        if self._is_undecided:
+            raise RuntimeError("contexts: expected a decision on the last context first; give its posteriors to decide")
 
 
 def _within(found: Detection, duration_s: float) -> Detection:
@@ -141,3 +202,19 @@ def _within(found: Detection, duration_s: float) -> Detection:
         end_s=min(found.end_s, duration_s),
         decided_s=min(found.decided_s, duration_s),
     )
+
+
+def posteriors(
+    recognizer: Recognizer, blocks: Iterable[Samples], *, step_ms: int | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the posteriors [C] of each step of a stream in blocks [T], float32 in [-1, 1] at the model's rate.
+
+    For those who decide for themselves. The step is that of the model's options if not given. Every context holds the
+    audio as it is; a `KeywordSpotter` replaces what a keyword was detected in by silence, so after a detection the two
+    differ. Raises AudioError for blocks of another type or shape, and for values that are not finite.
+    """
+    buffer = _ContextBuffer(recognizer.info.spec, step_ms or recognizer.info.options.step_ms)
+    for block in blocks:
+        buffer.push(block)
+        while buffer.has_step:
+            yield recognizer.posteriors(buffer.take()[None])[0]

@@ -15,7 +15,7 @@ from speechrnn.audio import read
 from speechrnn.cli.console import run_program
 from speechrnn.evaluation.plots import check_picture
 from speechrnn.recognizer import load
-from speechrnn.spotter import KeywordSpotter
+from speechrnn.spotter import KeywordSpotter, posteriors
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,7 +28,7 @@ def draw(audio: Path, target: Path, model: str, end_s: float | None) -> None:
     samples = read(audio, rate_hz)[: round(end_s * rate_hz) if end_s else None]
     spotter = KeywordSpotter(recognizer)
     found = spotter.push(samples) + spotter.finish()
-    posteriors = spotter.posteriors(samples)
+    rows = np.stack(list(posteriors(recognizer, [samples])))
     duration_s, step_s = len(samples) / rate_hz, info.options.step_ms / 1000
     figure, (top, bottom) = plt.subplots(
         2, 1, figsize=(10, 5), sharex=True, height_ratios=(1, 1.4), layout="constrained"
@@ -41,8 +41,8 @@ def draw(audio: Path, target: Path, model: str, end_s: float | None) -> None:
         text = f"{detection.label}  {detection.score:.2f}"
         top.annotate(text, (middle_s, 1.02), xycoords=("data", "axes fraction"), ha="center", fontsize=11)
     top.set(ylim=(-1, 1), xlim=(0, duration_s), ylabel="waveform")
-    extent = (0, len(posteriors) * step_s, len(recognizer.labels) - 0.5, -0.5)
-    image = bottom.imshow(posteriors.T, aspect="auto", cmap="Blues", vmin=0, vmax=1, extent=extent)
+    extent = (0, len(rows) * step_s, len(recognizer.labels) - 0.5, -0.5)
+    image = bottom.imshow(rows.T, aspect="auto", cmap="Blues", vmin=0, vmax=1, extent=extent)
     bottom.set_yticks(range(len(recognizer.labels)), recognizer.labels)
     bottom.set(xlabel="time (s)")
     figure.colorbar(image, ax=bottom, label="posterior", pad=0.01)

@@ -14,7 +14,7 @@ from rich.text import Text
 from speechrnn.audio import Samples
 from speechrnn.detector import Detection
 from speechrnn.sources import AudioSource
-from speechrnn.spotter import KeywordSpotter
+from speechrnn.spotter import KeywordSpotter, Step
 
 _QUIETEST_DB = -60.0
 _CLIPPED = 0.999
@@ -42,7 +42,8 @@ class LiveView:
         self._spotter = spotter
         self._found: deque[Detection] = deque(maxlen=_N_SHOWN)
         self._n_found = 0
-        self._position_s, self._posteriors = 0.0, spotter.latest
+        self._position_s = 0.0
+        self._posteriors = np.zeros(len(spotter.recognizer.labels), dtype=np.float32)
         self._level_db = _QUIETEST_DB
         self._clipped_at_s = -_HOLD_S
         self._message = ""
@@ -50,15 +51,17 @@ class LiveView:
         self._live = Live(console=self._console, refresh_per_second=12, get_renderable=self._render)
         self._live.start()
 
-    def write(self, block: Samples, found: list[Detection]) -> None:
-        """Show a block [T] and the detections it gave."""
-        if len(block):
-            self._position_s, self._posteriors = self._spotter.position_s, self._spotter.latest
-            self._level_db = level_db(block)
-            if np.abs(block).max() >= _CLIPPED:
-                self._clipped_at_s = self._spotter.position_s
-        self._found.extend(found)
-        self._n_found += len(found)
+    def write(self, step: Step) -> None:
+        """Show a block, its posteriors and detections."""
+        self._position_s = step.position_s
+        if step.posteriors is not None:
+            self._posteriors = step.posteriors
+        if len(step.block):
+            self._level_db = level_db(step.block)
+            if np.abs(step.block).max() >= _CLIPPED:
+                self._clipped_at_s = step.position_s
+        self._found.extend(step.detections)
+        self._n_found += len(step.detections)
 
     def close(self) -> None:
         """Leave the last picture on the terminal."""

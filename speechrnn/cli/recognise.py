@@ -111,7 +111,7 @@ def _transcribe_file(spotter: KeywordSpotter, file: Path) -> Transcript:
     with FileSource(file) as source:
         duration_s = source.duration_s or 0.0
         blocks = track(source.blocks(spotter.sample_rate_hz), round(duration_s), shown(file.name))
-        found = [detection for _, completed in spot(blocks, spotter) for detection in completed]
+        found = [detection for step in spot(blocks, spotter) for detection in step.detections]
     return Transcript(shown(file), duration_s, tuple(found))
 
 

@@ -17,18 +17,18 @@ from speechrnn.audio import Samples
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.formats import to_object
-from speechrnn.listening import spot
+from speechrnn.listening import end, spot
 from speechrnn.sources import AudioSource
-from speechrnn.spotter import KeywordSpotter
+from speechrnn.spotter import KeywordSpotter, Step
 
 _MAX_RUNNING = 8
 
 
 class Sink(Protocol):
-    """Something that takes every block [T] with the detections it gave."""
+    """Something that takes what became of every block."""
 
-    def write(self, block: Samples, found: list[Detection]) -> None:
-        """Take the next block."""
+    def write(self, step: Step) -> None:
+        """Take the next block, its posteriors and detections."""
         ...
 
     def close(self) -> None:
@@ -43,15 +43,15 @@ def run(source: AudioSource, spotter: KeywordSpotter, sinks: Sequence[Sink], dur
             stack.callback(sink.close)
         stack.callback(source.close)
         try:
-            for block, found in spot(_limited(source, spotter.sample_rate_hz, duration_s), spotter):
-                _give(sinks, block, found)
+            for step in spot(_limited(source, spotter.sample_rate_hz, duration_s), spotter):
+                _give(sinks, step)
         except KeyboardInterrupt:
-            _give(sinks, np.zeros(0, dtype=np.float32), spotter.finish())
+            _give(sinks, end(spotter))
 
 
-def _give(sinks: Sequence[Sink], block: Samples, found: list[Detection]) -> None:
+def _give(sinks: Sequence[Sink], step: Step) -> None:
     for sink in sinks:
-        sink.write(block, found)
+        sink.write(step)
 
 
 def _limited(source: AudioSource, rate_hz: int, duration_s: float | None) -> Iterator[Samples]:
@@ -71,9 +71,9 @@ class Printer:
         self._as_json = as_json
         self._echo = echo
 
-    def write(self, block: Samples, found: list[Detection]) -> None:
+    def write(self, step: Step) -> None:
         """Print the detections."""
-        for detection in found:
+        for detection in step.detections:
             if self._as_json:
                 self._echo(msgspec.json.encode(to_object(detection)).decode())
             else:
@@ -110,10 +110,10 @@ class CommandRunner:
         fields = {"label": found.label, "score": found.score, "start_s": found.start_s, "end_s": found.end_s}
         return [word.format(**fields) for word in self._words]
 
-    def write(self, block: Samples, found: list[Detection]) -> None:
+    def write(self, step: Step) -> None:
         """Start the program for each detection, and report those that have failed since."""
         self._check()
-        for detection in found:
+        for detection in step.detections:
             self._start(detection)
 
     def _start(self, found: Detection) -> None:
@@ -161,10 +161,10 @@ class Recorder:
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             raise DeviceError(f"{path}: cannot write audio there ({error}); give a name such as heard.wav") from None
 
-    def write(self, block: Samples, found: list[Detection]) -> None:
+    def write(self, step: Step) -> None:
         """Append a block [T] and the detections it gave."""
-        self._file.write(np.clip(block, -1, 1))
-        for detection in found:
+        self._file.write(np.clip(step.block, -1, 1))
+        for detection in step.detections:
             self._labels.write(f"{detection.start_s:.6f}\t{detection.end_s:.6f}\t{detection.label}\n")
         self._labels.flush()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -20,7 +20,7 @@ from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, wi
 from speechrnn.labels import Labels
 from speechrnn.recognizer import Recognizer, cached
 from speechrnn.spec import Options
-from speechrnn.spotter import KeywordSpotter
+from speechrnn.spotter import KeywordSpotter, posteriors
 
 EARLY_S = 0.1
 LATE_S = 1.0
@@ -321,18 +321,25 @@ def spot_all(blocks: Iterable[Samples], recognizer: Recognizer, choices: Mapping
     """What the spotter finds in blocks [T] with each of several options of the same step, in one pass."""
     remembered = cached(recognizer)
     spotters = {name: KeywordSpotter(remembered, options) for name, options in choices.items()}
-    plain = KeywordSpotter(remembered, next(iter(choices.values())))
     found: dict[str, list[Detection]] = {name: [] for name in choices}
-    rows = []
-    for block in blocks:
-        rows.append(plain.posteriors(block))
-        for name, spotter in spotters.items():
-            found[name] += spotter.push(block)
-    duration_s = plain.position_s
-    rows.append(plain.posteriors(np.zeros(recognizer.info.spec.context_samples, dtype=np.float32)))
+    n_samples = 0
+
+    def spotted() -> Iterator[Samples]:
+        nonlocal n_samples
+        for block in blocks:
+            n_samples += len(block)
+            for name, spotter in spotters.items():
+                found[name] += spotter.push(block)
+            yield block
+        yield np.zeros(recognizer.info.spec.context_samples, dtype=np.float32)
+
+    rows = list(posteriors(remembered, spotted(), step_ms=next(iter(choices.values())).step_ms))
     for name, spotter in spotters.items():
         found[name] += spotter.finish()
-    return SpotResult(found, duration_s, np.concatenate(rows))
+    shape = (-1, len(recognizer.labels))
+    return SpotResult(
+        found, n_samples / recognizer.info.spec.sample_rate_hz, np.array(rows, dtype=np.float32).reshape(shape)
+    )
 
 
 def build_curve(

@@ -123,9 +123,9 @@ def _transcribe(path: Path, name: str, model: str, options: Options) -> Result:
     peaks, found = Peaks(spotter.sample_rate_hz), []
     with FileSource(path) as source:
         duration_s = source.duration_s or 0.0
-        for block, completed in spot(source.blocks(spotter.sample_rate_hz), spotter):
-            found += completed
-            peaks.push(block)
+        for step in spot(source.blocks(spotter.sample_rate_hz), spotter):
+            found += step.detections
+            peaks.push(step.block)
     transcript = Transcript(name, duration_s, tuple(found))
     files = {kind: FORMATS[kind]([transcript]) for kind in _OFFERED_FORMATS}
     return Result(name, duration_s, transcript.detections, peaks.values(_MAX_PEAKS), files)

@@ -14,11 +14,14 @@ from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.listening import listen
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import ArraySource, FileSource
-from speechrnn.spotter import KeywordSpotter
+from speechrnn.spotter import KeywordSpotter, Step
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "audio" / "commands.wav"
 WORD = Detection("yes", 0.9, 1.3, 0.95, 1.6)
-NOTHING = np.zeros(0, dtype=np.float32)
+
+
+def step(*found: Detection) -> Step:
+    return Step(np.zeros(0, dtype=np.float32), None, list(found), 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_a_program_is_run_without_a_shell(tmp_path: Path) -> None:
     target = tmp_path / "a file; with $HOME in {braces}"
     reports: list[str] = []
     runner = CommandRunner(f"touch '{tmp_path}/{{label}} {{score}}; $HOME'", reports.append)
-    runner.write(NOTHING, [WORD])
+    runner.write(step(WORD))
     runner.close()
     assert (tmp_path / "yes 0.95; $HOME").exists()
     assert not target.exists()
@@ -62,17 +65,17 @@ def test_programs_that_hang_or_fail_are_reported_and_never_waited_for() -> None:
     reports: list[str] = []
     hanging = CommandRunner("sleep 60", reports.append)
     started = time.monotonic()
-    hanging.write(NOTHING, [WORD] * 9)
+    hanging.write(step(*[WORD] * 9))
     assert time.monotonic() - started < 5
     assert len(reports) == 1
     assert "skipped one for yes" in reports[0]
     hanging.close(patience_s=0.1)
     assert sum("was stopped" in line for line in reports) == 8
     failing = CommandRunner("false", reports.append)
-    failing.write(NOTHING, [WORD])
+    failing.write(step(WORD))
     failing.close()
     assert "exit code 1" in reports[-1]
-    CommandRunner("/no/such/program", reports.append).write(NOTHING, [WORD])
+    CommandRunner("/no/such/program", reports.append).write(step(WORD))
     assert "cannot start" in reports[-1]
 
 

@@ -16,7 +16,7 @@ from speechrnn.detector import Detection
 from speechrnn.errors import AudioError, ConfigError
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.spec import ModelInfo, Options
-from speechrnn.spotter import KeywordSpotter
+from speechrnn.spotter import KeywordSpotter, posteriors
 from tests.helpers import (
     FAKE_INFO,
     RATE_HZ,
@@ -56,6 +56,11 @@ def found_in(blocks: Sequence[Samples], recognizer: Recognizer | None = None) ->
     return [found for block in blocks for found in spotter.push(block)] + spotter.finish()
 
 
+def rows_of(blocks: Sequence[Samples], recognizer: Recognizer | None = None) -> NDArray[np.float32]:
+    """The posteriors [n, C] of a stream."""
+    return np.array(list(posteriors(recognizer or fake_recognizer(), blocks)), dtype=np.float32).reshape(-1, 4)
+
+
 def contexts_of(samples: Samples, n_silent: int = 0) -> Samples:
     """The contexts [n, T] that a spotter should look at: one per step, with silence before the stream."""
     padded = np.concatenate([np.zeros(CONTEXT_SAMPLES, np.float32), samples, np.zeros(n_silent, np.float32)])
@@ -81,7 +86,7 @@ def test_any_cutting_gives_the_contexts_and_detections_of_one_push(places: list[
 
 def test_posteriors_are_those_of_the_plain_contexts() -> None:
     heard: list[Samples] = []
-    KeywordSpotter(fake_recognizer(heard=heard), OPTIONS).posteriors(SPEECH)
+    rows_of([SPEECH], fake_recognizer(heard=heard))
     np.testing.assert_array_equal(heard, contexts_of(SPEECH)[: len(SPEECH) // STEP_SAMPLES])
 
 
@@ -109,8 +114,79 @@ def test_contexts_and_decide_are_the_two_halves_of_push() -> None:
     whole = KeywordSpotter(fake_recognizer(heard=heard_by_push), OPTIONS)
     assert found == whole.push(SPEECH) != []
     np.testing.assert_array_equal(heard, heard_by_push)
-    np.testing.assert_array_equal(spotter.latest, whole.latest)
     assert spotter.finish() == whole.finish()
+
+
+def go_go() -> Samples:
+    return np.concatenate([silence(0.5), word("yes"), silence(0.5), word("yes"), silence(0.5)])
+
+
+def test_contexts_that_are_taken_before_the_decision_on_the_last_are_refused() -> None:
+    spotter = KeywordSpotter(fake_recognizer(), OPTIONS)
+    with pytest.raises(RuntimeError, match="decision on the last context first"):
+        list(spotter.contexts(go_go()))
+    with pytest.raises(RuntimeError, match="decision on the last context first"):
+        spotter.push(go_go())
+    spotter.reset()
+    assert len(spotter.push(go_go())) == 2
+
+
+def test_one_decision_belongs_to_each_context() -> None:
+    recognizer = fake_recognizer()
+    spotter = KeywordSpotter(recognizer, OPTIONS)
+    row = recognizer.posteriors(silence(1)[None])[0]
+    with pytest.raises(RuntimeError, match="expected a context"):
+        spotter.decide(row)
+    assert len(list(spotter.contexts(silence(0.1)))) == 1
+    spotter.decide(row)
+    with pytest.raises(RuntimeError, match="expected a context"):
+        spotter.decide(row)
+
+
+def test_contexts_that_were_not_asked_for_come_with_the_next_samples() -> None:
+    recognizer = fake_recognizer()
+    spotter, found = KeywordSpotter(recognizer, OPTIONS), []
+    for block in every(16000, SPEECH):
+        context = next(spotter.contexts(block))
+        found += spotter.decide(recognizer.posteriors(context[None])[0])
+    assert spotter.position_s == len(SPEECH) / RATE_HZ
+    assert found + spotter.push(np.zeros(0, dtype=np.float32)) + spotter.finish() == found_in([SPEECH])
+
+
+def test_a_model_that_is_interrupted_costs_one_decision_and_no_more() -> None:
+    recognizer = fake_recognizer()
+    spotter = KeywordSpotter(recognizer, OPTIONS)
+    spotter.push(silence(1))
+    spotter.recognizer = Recognizer(FAKE_INFO, lambda contexts: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        spotter.push(go_go())
+    spotter.recognizer = recognizer
+    assert [found.label for found in spotter.finish()] == ["yes", "yes"]
+
+
+def test_posteriors_beside_a_spotter_change_nothing_in_it() -> None:
+    recognizer = fake_recognizer()
+    spotter, found = KeywordSpotter(recognizer, OPTIONS), []
+    for block in every(1600, SPEECH):
+        found += spotter.push(block)
+        rows_of([block], recognizer)
+    assert found + spotter.finish() == found_in([SPEECH])
+
+
+@pytest.mark.parametrize("block_samples", [1000, 1600, 5000])
+def test_a_step_holds_what_became_of_its_block(block_samples: int) -> None:
+    rows = rows_of([silence(0.5)])
+    spotter = KeywordSpotter(fake_recognizer(), OPTIONS)
+    n_samples = 0
+    for block in every(block_samples, silence(0.5)):
+        n_before, n_samples = n_samples, n_samples + len(block)
+        step = spotter.step(block)
+        assert step.block is block
+        assert (step.detections, step.position_s) == ([], n_samples / RATE_HZ)
+        if n_samples // STEP_SAMPLES == n_before // STEP_SAMPLES:
+            assert step.posteriors is None
+        else:
+            np.testing.assert_array_equal(step.posteriors, rows[n_samples // STEP_SAMPLES - 1])
 
 
 @pytest.mark.parametrize("pause_s", [0.5, 0.8, 1.2])
@@ -121,20 +197,20 @@ def test_a_word_said_twice_is_heard_twice(pause_s: float) -> None:
 
 @pytest.mark.parametrize("block_samples", [1, 7, 160, 1599, 1600, 1601, 16000, 160000])
 def test_blocks_of_any_length_give_the_posteriors_and_detections_of_one_push(block_samples: int) -> None:
-    whole = KeywordSpotter(fake_recognizer()).posteriors(SPEECH)
-    spotter = KeywordSpotter(fake_recognizer())
     blocks = every(block_samples, SPEECH)
-    np.testing.assert_array_equal(np.concatenate([spotter.posteriors(block) for block in blocks]), whole)
+    np.testing.assert_array_equal(rows_of(blocks), rows_of([SPEECH]))
     assert found_in(blocks) == found_in([SPEECH])
 
 
 def test_posteriors_are_those_that_push_decides_by_until_a_word_is_heard() -> None:
-    plain = KeywordSpotter(fake_recognizer(), OPTIONS).posteriors(SPEECH)
+    plain = rows_of([SPEECH])
     spotter = KeywordSpotter(fake_recognizer(), OPTIONS)
     decided_by, found = [], []
     for block in every(STEP_SAMPLES, SPEECH)[: len(plain)]:
-        found += spotter.push(block)
-        decided_by.append(spotter.latest)
+        step = spotter.step(block)
+        found += step.detections
+        assert step.posteriors is not None
+        decided_by.append(step.posteriors)
     n_plain = round(found[0].decided_s * RATE_HZ) // STEP_SAMPLES
     np.testing.assert_array_equal(decided_by[:n_plain], plain[:n_plain])
     assert plain[n_plain].argmax() == 0
@@ -143,8 +219,7 @@ def test_posteriors_are_those_that_push_decides_by_until_a_word_is_heard() -> No
 
 @pytest.mark.parametrize("n_samples", [0, 1, 1599, 1600, 1601, 15999, 16000, 50000])
 def test_every_whole_step_is_one_decision(n_samples: int) -> None:
-    rows = KeywordSpotter(fake_recognizer(), OPTIONS).posteriors(noise(n_samples))
-    assert rows.shape == (n_samples // STEP_SAMPLES, 4)
+    assert rows_of([noise(n_samples)]).shape == (n_samples // STEP_SAMPLES, 4)
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 1600, 1601, 50000])
@@ -279,11 +354,7 @@ def test_a_real_model_gives_the_same_however_the_stream_is_cut(small_model: Smal
     options = Options(threshold=0.2, smoothing_ms=100, refractory_ms=0)
     blocks = cut(samples, data.draw(cuts(len(samples))))
     whole, cut_up = KeywordSpotter(recognizer, options), KeywordSpotter(recognizer, options)
-    np.testing.assert_array_equal(
-        np.concatenate([cut_up.posteriors(block) for block in blocks]), whole.posteriors(samples)
-    )
-    whole.reset()
-    cut_up.reset()
+    np.testing.assert_array_equal(list(posteriors(recognizer, blocks)), list(posteriors(recognizer, [samples])))
     found = whole.push(samples)
     assert [detection for block in blocks for detection in cut_up.push(block)] == found
     assert len(found) >= 1

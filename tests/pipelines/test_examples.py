@@ -14,7 +14,7 @@ from speechrnn.audio import Samples
 from speechrnn.detector import Detection
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import FileSource
-from speechrnn.spotter import KeywordSpotter
+from speechrnn.spotter import KeywordSpotter, posteriors
 from tests.helpers import every, noise
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "audio"
@@ -98,11 +98,11 @@ def test_blocks_of_any_length_at_another_rate_give_the_same(block_samples: int, 
         blocks.append(resampler.push(np.zeros(0, dtype=np.float32), last=True))
         spotter = KeywordSpotter(recognizer)
         found = [detection for block in blocks for detection in spotter.push(block)] + spotter.finish()
-        return np.concatenate([spotter.posteriors(block) for block in blocks]), found
+        return np.stack(list(posteriors(recognizer, blocks))), found
 
-    whole_posteriors, whole_found = heard(len(samples))
-    posteriors, found = heard(block_samples)
-    np.testing.assert_array_equal(posteriors, whole_posteriors)
+    whole_rows, whole_found = heard(len(samples))
+    rows, found = heard(block_samples)
+    np.testing.assert_array_equal(rows, whole_rows)
     assert found == whole_found
     assert [detection.label for detection in found] == ["go", "left", "right", "go", "stop"]
 
