@@ -3,8 +3,9 @@
     pip install pocketsphinx
     python -m pipelines.align_words configs/commands8.toml --data data
 
-PocketSphinx recognises what is said and when. The list is the file that `data.aligned_words` names (aligned_words.csv
-below the data folder if it names none); it is there once all recordings are done, and an interrupted run is resumed.
+PocketSphinx recognises what is said and when. The list is the file that `data.unknown.aligned.list` names
+(aligned_words.csv below the data folder if it names none); it is there once all recordings are done, and an interrupted
+run is resumed.
 `prepare` leaves out what must not be trained on: keywords, words held out, what sounds like either.
 """
 
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--data", help="where its data lies, in place of data.dir")
     arguments = parser.parse_args()
     data = load_experiment(arguments.config, data_dir=arguments.data).data
-    path = Path(data.dir) / (data.aligned_words or ALIGNED)
+    path = Path(data.dir) / (data.unknown.aligned.list or ALIGNED)
     recordings = [clip.path for clip in find_sources(data) if clip.kind == "speech"]
     if not recordings:
         raise DataError(f"{arguments.config}: names no running speech; set data.speech")

@@ -136,7 +136,7 @@ def score_other_sounds(recognizer: Recognizer, pack: Pack) -> tuple[int, int, in
 def credits_of(data: Data) -> str:
     """What a configuration trains on, with whose it is; a folder that is not known stands for itself."""
     parts = {"words": (data.commands,), "other words": data.words, "running speech": data.speech, "noise": data.noise}
-    parts |= {"room responses": data.rooms, "spoken words": (data.tts,) if data.n_tts_per_word else ()}
+    parts |= {"room responses": data.rooms, "spoken words": (data.tts,) if data.unknown.tts.n_per_word else ()}
     return "; ".join(
         f"{what} from {' and '.join(dict.fromkeys(map(_credit, folders)))}"
         for what, folders in parts.items()

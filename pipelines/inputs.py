@@ -29,8 +29,6 @@ def open_inputs(arguments: argparse.Namespace) -> tuple[Recognizer, Pack]:
     """
     recognizer = load(arguments.model)
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
-    data = msgspec.structs.replace(
-        experiment.data, hard_negatives="", aligned_words=""
-    )  # of no use here, or still to be made
+    data = experiment.data.without_lists()  # of no use here, or still to be made
     pack = pack_audio(msgspec.structs.replace(experiment, data=data))
     return recognizer, without_keywords(pack, Path(data.dir), recognizer.info.spec.labels.keywords)

@@ -3,9 +3,9 @@
     pip install pocketsphinx
     python -m pipelines.mine_hard_negatives configs/commands8.toml runs/commands8/best.pt --data data
 
-Adds its false alarms to the file that `data.hard_negatives` names (hard_negatives.csv below the data folder if it names
-none); those of earlier rounds stay. Training takes them as unknown words where `unknown_mix` gives `hard_negative` a
-weight.
+Adds its false alarms to the file that `data.unknown.hard_negative.list` names (hard_negatives.csv below the data
+folder if it names none); those of earlier rounds stay. Training takes them as unknown words where `hard_negative` has a
+weight in [data.unknown].
 
 A detection is a false alarm only where the keyword was not spoken. A recording without a transcript is transcribed by
 PocketSphinx, and the text is added to `transcripts.txt` beside the recording. An interrupted run is resumed.
@@ -118,7 +118,7 @@ def main() -> None:
     recognizer, pack = open_inputs(arguments)
     data = load_experiment(arguments.config, data_dir=arguments.data).data
     base = Path(data.dir)
-    path = base / (data.hard_negatives or MINED)
+    path = base / (data.unknown.hard_negative.list or MINED)
     hours = sum(clip.n_samples for clip in recordings_of(pack, "training")) / TRAINING_RATE_HZ / 3600
     old, heard = read_hard_negatives(path) if path.exists() else [], mine(recognizer, pack)
     write_pseudo_transcripts(sorted({base / alarm.audio for alarm in heard}))

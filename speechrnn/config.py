@@ -7,8 +7,9 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -18,113 +19,193 @@ from speechrnn.spec import Options, Spec, Struct, check
 Range = tuple[float, float]
 TRAINING_RATE_HZ = 16000
 UnknownSource = Literal[
-    "command",
-    "word",
-    "aligned",
-    "tts",
-    "confusable",
-    "speech",
-    "hard_negative",
-    "splice",
-    "reversed",
-    "part",
-    "gap",
-    "onset",
+    "command", "word", "aligned", "tts", "confusable", "speech", "hard_negative", "splice", "reversed", "part"
 ]
 
 
-class Data(Struct, frozen=True):
-    """Where the audio lies, all of it below `dir`, and how an epoch is mixed.
+class Weighted(Struct, frozen=True):
+    """A source of unknown contexts."""
 
-    An epoch holds as many keyword contexts as there are keyword clips, of each keyword the same number, and unknown and
-    silence in these shares of the whole. `unknown_mix` weighs what unknown is made of: other words of Speech Commands
-    (`command`), of other folders (`word`), single ones in running speech (`aligned`), which the file `aligned_words` lists,
-    and of a synthesiser (`tts`), which also says what is nearly a keyword (`confusable`); running `speech`; those
-    stretches of it in which an earlier model heard a keyword, listed in the file `hard_negatives`; and what is made of all
-    words: the start of one with the end of another (`splice`), `reversed` ones, keywords of which the larger `part` is
-    missing, the `gap` between the end of one and the start of another, and running speech that begins or ends
-    (`onset`). Words in `held_out` are never trained on, so that validation has unknown words that are new; nor are some
-    `speech_validation_fraction` of the speakers of running speech, so that false alarms can be counted there. A speaker is
-    the name of the file up to its first "-" or "_". Running speech leaves out where `aligned_words` lists a keyword, a word
-    in `held_out`, or "on", "off", "back" or "forward", which stand for all words that nobody foresaw.
-    espeak-ng makes `n_tts_per_word` clips of each of a list of English words, `n_tts_per_keyword` of each
-    keyword, and says `n_confusables_per_keyword` words that are nearly it. A `channel_transfer_rate` of the words that are
-    synthesised or cut from running speech get the microphone and the room of a speaker of Speech Commands.
+    weight: float = 0.0
+    """Its part in the mixture of unknown, relative to the other weights; at least 0, and 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.weight < math.inf, f"expected a weight of at least 0, got {self.weight}")
+        for name in ("n_per_word", "n_per_keyword"):
+            n = getattr(self, name, 0)
+            check(n >= 0, f"expected {name} of at least 0, got {n}")
+
+
+class AlignedWords(Weighted, frozen=True):
+    """Single words cut from running speech."""
+
+    list: str = ""
+    """CSV file of the words and their times, below `data.dir`; empty for none. Whatever the weight, running speech
+    leaves out where it has a keyword, a word held out, a homophone of either, or a word like one held out."""
+    n_per_word: int = 20
+    """At most so many clips of one word, at least 0."""
+
+
+class TtsWords(Weighted, frozen=True):
+    """Common English words said by a synthesiser."""
+
+    n_per_word: int = 0
+    """Clips of each word, at least 0."""
+
+
+class Confusables(Weighted, frozen=True):
+    """Pseudo-words one or two phonemes from a keyword, said by a synthesiser."""
+
+    n_per_keyword: int = 0
+    """Pseudo-words of each keyword, a clip of each, at least 0."""
+
+
+class HardNegatives(Weighted, frozen=True):
+    """Stretches of running speech in which an earlier model raised a false alarm."""
+
+    list: str = ""
+    """CSV file of the false alarms, below `data.dir`; empty for none."""
+
+
+class Unknown(Struct, frozen=True):
+    """What the unknown class is made of: a fraction of every epoch, and one line a source, each with its weight.
+
+    A source without clips is passed over. Contexts of `splice`, `reversed` and `part` are made of other clips.
+    """
+
+    fraction: float = 0.1
+    """Of all contexts of an epoch, in [0, 1)."""
+    command: Weighted = Weighted(1.0)
+    """Words of Speech Commands that are no keywords."""
+    word: Weighted = Weighted(1.0)
+    """Words in the folders of `data.words`."""
+    aligned: AlignedWords = AlignedWords()
+    """Single words cut from running speech."""
+    tts: TtsWords = TtsWords()
+    """Words said by a synthesiser."""
+    confusable: Confusables = Confusables()
+    """Pseudo-words that are nearly a keyword."""
+    speech: Weighted = Weighted(1.0)
+    """Contexts of running speech."""
+    hard_negative: HardNegatives = HardNegatives()
+    """False alarms of an earlier model."""
+    splice: Weighted = Weighted()
+    """The start of one word with the end of another."""
+    reversed: Weighted = Weighted()
+    """Words backwards."""
+    part: Weighted = Weighted()
+    """Keywords of which the larger part is missing."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.fraction < 1, f"expected 0 <= fraction < 1, got {self.fraction}")
+        check(bool(self.weights()), "expected a weight above 0 of at least one source")
+
+    def weights(self) -> dict[UnknownSource, float]:
+        """The weights above 0, by source."""
+        weights: dict[UnknownSource, float] = {name: getattr(self, name).weight for name in get_args(UnknownSource)}
+        return {name: weight for name, weight in weights.items() if weight}
+
+
+class Data(Struct, frozen=True):
+    """Where the audio lies, and what an epoch is made of.
+
+    An epoch holds as many keyword contexts as there are keyword clips, of each keyword the same number; unknown and
+    silence are fractions of the whole. All paths start from `dir`. A speaker of running speech is the name of the file
+    up to its first "-" or "_".
     """
 
     dir: str = "data"
+    """The folder that all other paths start from."""
     commands: str = "SpeechCommands/speech_commands_v0.02"
+    """Speech Commands as it is unpacked."""
     words: tuple[str, ...] = ()
+    """Folders of further words to train on, laid out as WORD/*.wav."""
     words_validation: tuple[str, ...] = ()
+    """Folders of further words to validate on, laid out as WORD/*.wav."""
     speech: tuple[str, ...] = ()
+    """Folders of running speech."""
     speech_validation_fraction: float = 0.0
+    """Of the speakers of running speech, in [0, 1): kept from training, so that false alarms can be counted there."""
     noise: tuple[str, ...] = ()
+    """Folders of noise recordings: silence is cut from them, and noise is added to words."""
     rooms: tuple[str, ...] = ()
+    """Folders of room impulse responses."""
     tts: str = "tts"
-    n_tts_per_word: int = 0
+    """The folder that synthesised clips are made in."""
     n_tts_per_keyword: int = 0
-    n_confusables_per_keyword: int = 0
-    aligned_words: str = ""
-    hard_negatives: str = ""
+    """Synthesised clips of each keyword, at least 0."""
     channel_transfer_rate: float = 0.0
+    """Of the synthesised clips and aligned words, in [0, 1]: these get the channel of a speaker of Speech Commands."""
     packed: str = "packed"
+    """The folder of the packed file."""
     held_out: tuple[str, ...] = ()
+    """Open-set words, no keywords: never trained on, and marked in validation, so that their rejection is measured."""
     held_out_like: str = ""
-    unknown_fraction: float = 0.1
-    unknown_mix: dict[UnknownSource, float] = msgspec.field(
-        default_factory=lambda: {"command": 1.0, "word": 1.0, "speech": 1.0}
-    )
+    """Regular expression of words that are like those held out; whole words that match are not trained on, either."""
+    unknown: Unknown = Unknown()
+    """What the unknown class is made of."""
     silence_fraction: float = 0.1
+    """Silence, as a fraction of all contexts of an epoch, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        for name in ("n_tts_per_word", "n_tts_per_keyword", "n_confusables_per_keyword"):
-            check(getattr(self, name) >= 0, f"expected {name} of at least 0, got {getattr(self, name)}")
+        check(self.n_tts_per_keyword >= 0, f"expected n_tts_per_keyword of at least 0, got {self.n_tts_per_keyword}")
         try:
             re.compile(self.held_out_like)
         except re.error as error:
             raise ValueError(f"expected a regular expression in held_out_like, got {error}") from None
-        share = self.speech_validation_fraction
-        check(0 <= share < 1, f"expected 0 <= speech_validation_fraction < 1, got {share}")
+        fraction = self.speech_validation_fraction
+        check(0 <= fraction < 1, f"expected 0 <= speech_validation_fraction < 1, got {fraction}")
         check(
             0 <= self.channel_transfer_rate <= 1,
             f"expected 0 <= channel_transfer_rate <= 1, got {self.channel_transfer_rate}",
         )
-        weights = self.unknown_mix.values()
+        fractions = self.unknown.fraction, self.silence_fraction
         check(
-            all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0,
-            f"expected weights of at least 0 in unknown_mix, and one above, got {self.unknown_mix}",
+            self.silence_fraction >= 0 and sum(fractions) < 1,
+            f"expected silence_fraction of at least 0 and, with unknown.fraction, below 1, got {fractions[1]} and "
+            f"{fractions[0]}",
         )
-        check(
-            min(self.unknown_fraction, self.silence_fraction) >= 0
-            and self.unknown_fraction + self.silence_fraction < 1,
-            f"expected shares of at least 0 that sum to less than 1, got {self.unknown_fraction} and {self.silence_fraction}",
-        )
+
+    def without_lists(self) -> Data:
+        """The same audio without what lists of aligned words and false alarms make of it."""
+        replace = msgspec.structs.replace
+        aligned, hard_negative = replace(self.unknown.aligned, list=""), replace(self.unknown.hard_negative, list="")
+        return replace(self, unknown=replace(self.unknown, aligned=aligned, hard_negative=hard_negative))
 
 
 class Augment(Struct, frozen=True):
-    """How training audio is varied; every part is off at 0.
-
-    `shift_ms` and `resample` are largest deviations, `*_share` are shares of the batch, ranges are drawn uniformly.
-    `placement_rate` of the words stand anywhere in the context; `truncation_rate` lie mostly outside it and count as unknown.
-    `filter_db` is the largest amplitude of the cosines that the filter of a context is made of.
-    `mixup_rate` of the contexts are mixed with another of the batch, and so are their labels.
-    """
+    """How training audio is varied; every part is off at its default. Ranges [lowest, highest] are drawn uniformly."""
 
     shift_ms: float = 0.0
+    """Largest shift of a context to either side, in ms, at least 0."""
     resample: float = 0.0
+    """Largest relative change of speed and pitch to either side, in [0, 0.5)."""
     placement_rate: float = 0.0
+    """Of the words, in [0, 1]: these stand anywhere in the context."""
     truncation_rate: float = 0.0
+    """Of the words, in [0, 1]: these lie mostly outside the context, and count as unknown."""
     gain_db: Range = (0.0, 0.0)
+    """Gain of contexts with speech, in dB."""
     silence_gain_db: Range = (0.0, 0.0)
+    """Gain of silence, in dB."""
     noise_rate: float = 0.0
+    """Of the contexts with speech, in [0, 1]: noise is added to these."""
     noise_snr_db: Range = (0.0, 30.0)
+    """Power of the speech frames over that of the added noise, in dB; see `speechrnn.audio.speech_power`."""
     room_rate: float = 0.0
+    """Of the contexts with speech, in [0, 1]: these are convolved with the response of a room."""
     mixup_rate: float = 0.0
+    """Of the contexts, in [0, 1]: these and their labels are mixed with another of the batch (Zhang et al., 2018)."""
     filter_db: float = 0.0
+    """Largest amplitude, in dB, of the cosines over the mel scale that the filter of a context is made of."""
     n_time_masks: int = 0
+    """Stretches of frames that are masked in each context (SpecAugment, Park et al., 2019), at least 0."""
     time_mask_frames: int = 25
+    """Longest of them, in frames, at least 0."""
     n_feature_masks: int = 0
+    """Bands of features that are masked in each context, at least 0."""
     feature_mask_size: int = 7
+    """Widest of them, in features, at least 0."""
 
     def __post_init__(self) -> None:
         for name in ("placement_rate", "truncation_rate", "noise_rate", "room_rate", "mixup_rate"):
@@ -146,24 +227,32 @@ class Augment(Struct, frozen=True):
 
 
 class Train(Struct, frozen=True):
-    """The optimisation: AdamW, linear warm-up, cosine decay to zero, an exponential moving average of the weights.
-
-    `teachers` are checkpoints of earlier runs, as paths from the working directory; the mean of their posteriors makes
-    up `teacher_weight` of each label.
-    """
+    """The optimisation: AdamW, linear warm-up, cosine decay to zero, an exponential moving average of the weights."""
 
     epochs: int = 30
+    """Passes through the training data, at least 1."""
     batch_size: int = 128
+    """Contexts of a step, over all processes, at least 1."""
     learning_rate: float = 1e-3
+    """The highest one, after the warm-up, above 0."""
     weight_decay: float = 0.01
+    """Decoupled decay of the weights of products, at least 0; biases and normalisations do not decay."""
     warmup_epochs: float = 1.0
+    """Length of the warm-up, in epochs, at least 0 and below `epochs`."""
     clip_norm: float = 1.0
+    """Largest norm of the gradient, above 0; a larger one is scaled down to it."""
     label_smoothing: float = 0.1
+    """Of each label, in [0, 1): spread evenly over all classes."""
     ema_decay: float = 0.999
+    """Decay of the moving average per step, in [0, 1)."""
     teachers: tuple[str, ...] = ()
+    """Checkpoints of earlier runs, as paths from the working directory, to distil from (Hinton et al., 2015)."""
     teacher_weight: float = 0.7
+    """Of each label, in [0, 1]: the mean posteriors of the teachers, where there are any."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Of the products in the network; weights are always float32."""
     seed: int = 1
+    """Of every random number of a run."""
 
     def __post_init__(self) -> None:
         check(self.epochs >= 1, f"expected epochs of at least 1, got {self.epochs}")
@@ -233,25 +322,60 @@ class Experiment(Struct, frozen=True):
 def load_experiment(path: Path, overrides: Iterable[str] = (), *, data_dir: str | None = None) -> Experiment:
     """Read an experiment from a TOML file; each override is `section.key=value`, the value written as in TOML.
 
-    `data_dir`, where given, takes the place of `data.dir`.
+    A file can extend another, `extends = "base.toml"`, given from its own folder: what it says itself replaces values
+    of the other, table by table. `data_dir`, where given, takes the place of `data.dir`.
 
     Raises ConfigError naming the file and the path of what is wrong.
     """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); give a .toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected TOML, got something else: {error}") from None
+    layers = _read_layers(path)
+    tree = reduce(_merged, (tree for _, tree in layers))
     for override in overrides:
         _apply_override(tree, override)
     try:
         experiment = msgspec.convert(tree, Experiment)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error), tree)}") from None
+        bases = ", ".join(str(base) for base, _ in layers[:-1])
+        place = f"{path}, which extends {bases}" if bases else str(path)
+        raise ConfigError(f"{place}: {_explain(str(error), tree)}") from None
     if data_dir is None:
         return experiment
     return msgspec.structs.replace(experiment, data=msgspec.structs.replace(experiment.data, dir=data_dir))
+
+
+def _read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A file and those that it extends, the last of these first, each with its tables."""
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        if any(path.resolve() == other.resolve() for other, _ in layers):
+            raise ConfigError(f"{layers[0][0]}: extends itself, by way of {layers[-1][0]}; remove one `extends`")
+        tree = _read_toml(path)
+        layers.append((path, tree))
+        base = tree.pop("extends", None)
+        if base is None:
+            return layers[::-1]
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: expected the path of a configuration in `extends`, got {base!r}")
+        path = path.parent / base
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); give a .toml file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML, got something else: {error}") from None
+
+
+def _merged(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """A table with the values of another in their places; a table of another `type` takes the place of the whole."""
+    if "type" in tree and tree["type"] != base.get("type"):
+        return tree
+    merged = dict(base)
+    for key, value in tree.items():
+        both_tables = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both_tables else value
+    return merged
 
 
 def to_tree(experiment: Experiment) -> dict[str, Any]:

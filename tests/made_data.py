@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import soundfile
 
 from speechrnn.audio import Samples, to_int16
-from speechrnn.config import Data
+from speechrnn.config import Data, Unknown, UnknownSource
 
 RATE_HZ = 16000
 COMMANDS = ("yes", "no", "bed")
@@ -101,6 +102,26 @@ def write(root: Path, *, n_speakers: int = 20, n_takes: int = 2, seed: int = 0) 
     return root
 
 
+OF_UNKNOWN = {
+    "aligned_words": ("aligned", "list"),
+    "hard_negatives": ("hard_negative", "list"),
+    "n_tts_per_word": ("tts", "n_per_word"),
+    "n_confusables_per_keyword": ("confusable", "n_per_keyword"),
+}
+"""Short names of settings of a single source of unknown."""
+
+
+def settings(*, unknown_fraction: float = 0.1, unknown_mix: dict[Any, float] | None = None, **changes: Any) -> Data:
+    """A configuration of data in which `unknown_mix` has all the weights, where it is given."""
+    tree: dict[str, Any] = {"fraction": unknown_fraction}
+    if unknown_mix is not None:
+        tree |= {source: {"weight": unknown_mix.get(source, 0.0)} for source in get_args(UnknownSource)}
+    for name in OF_UNKNOWN.keys() & changes.keys():
+        source, field = OF_UNKNOWN[name]
+        tree.setdefault(source, {})[field] = changes.pop(name)
+    return Data(unknown=msgspec.convert(tree, Unknown), **changes)
+
+
 def data(root: Path, **changes: Any) -> Data:
     """The configuration of a data set that `write` wrote below `root`."""
     folders: dict[str, Any] = {
@@ -109,4 +130,4 @@ def data(root: Path, **changes: Any) -> Data:
         "speech": ("speech/training",),
         "noise": ("noise",),
     }
-    return Data(dir=str(root), **(folders | changes))
+    return settings(dir=str(root), **(folders | changes))

@@ -68,7 +68,7 @@ def test_describe_tells_what_a_model_is_and_how_it_was_made(smoke_run: SmokeRun,
     lines = [line.split() for line in text.splitlines()]
     assert text.splitlines()[1].startswith(f"{called}, format 1, made 20")
     assert text.splitlines()[1].endswith(f"by speechrnn {speechrnn.__version__}")
-    for line in (["labels.keywords", "yes", "no"], ["classifier.hidden_size", "32"], ["unknown_fraction", "0.35"]):
+    for line in (["labels.keywords", "yes", "no"], ["classifier.hidden_size", "32"], ["unknown.fraction", "0.35"]):
         assert line in lines
     assert ["words", "other_words/training"] in lines
     assert ["dir", str(smoke_run.data)] in lines

@@ -25,7 +25,8 @@ from speechrnn.audio import Samples, from_int16
 from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import Augment, Experiment, load_experiment
 from speechrnn.data.clips import Pack
-from speechrnn.data.examples import Batch, Examples, validation_set
+from speechrnn.data.cutting import Batch
+from speechrnn.data.examples import Examples, validation_set
 from speechrnn.evaluation.plots import check_picture
 from speechrnn.model.classifier import summarise
 from speechrnn.model.network import RecognizerNet, load_checkpoint

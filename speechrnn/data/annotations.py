@@ -27,7 +27,6 @@ _HARD_NEGATIVE_SAMPLES = TRAINING_RATE_HZ * 14 // 10  # somewhat more than a con
 _HARD_NEGATIVE_AFTER_S = 0.3
 _MIN_WORD_S, _MAX_WORD_S = 0.15, 0.9  # of an aligned word that is trained on alone
 _MARGIN_SAMPLES = TRAINING_RATE_HZ * 3 // 100
-_N_PER_WORD = 20
 _NEAR_SAMPLES = TRAINING_RATE_HZ // 10  # about a word that is cut out, for alignments are inexact
 _MIN_STRETCH_SAMPLES = TRAINING_RATE_HZ
 
@@ -89,13 +88,14 @@ def _read_list(path: Path, of_row: Callable[[dict[str, str]], Row], made_by: tup
 
 def check_lists(data: Data) -> None:
     """Raise DataError if a list that the configuration names is not there."""
-    for field, name, pipeline in (
-        ("hard_negatives", data.hard_negatives, _MINE_AGAIN[0]),
-        ("aligned_words", data.aligned_words, _ALIGN_AGAIN[0]),
+    for source, name, pipeline in (
+        ("hard_negative", data.unknown.hard_negative.list, _MINE_AGAIN[0]),
+        ("aligned", data.unknown.aligned.list, _ALIGN_AGAIN[0]),
     ):
         path = Path(data.dir) / name
         if name and not path.is_file():
-            raise DataError(f"{path}: no such file; pipelines.{pipeline} makes it; until then --set data.{field}=''")
+            until = f"--set data.unknown.{source}.list=''"
+            raise DataError(f"{path}: no such file; pipelines.{pipeline} makes it; until then {until}")
 
 
 def with_lists(pack: Pack, data: Data, keywords: tuple[str, ...]) -> Pack:
@@ -103,17 +103,17 @@ def with_lists(pack: Pack, data: Data, keywords: tuple[str, ...]) -> Pack:
 
     Excluded are the keywords, the words held out, and what sounds like either.
     """
-    base = Path(data.dir)
-    alarms = _hard_negatives_of(base / data.hard_negatives, pack) if data.hard_negatives else []
-    if not data.aligned_words:
+    base, alarm_list, aligned = Path(data.dir), data.unknown.hard_negative.list, data.unknown.aligned
+    alarms = _hard_negatives_of(base / alarm_list, pack) if alarm_list else []
+    if not aligned.list:
         return pack._replace(clips=pack.clips + alarms)
     speech = [clip for clip in pack.clips if clip.kind == "speech"]
     others = [clip for clip in pack.clips if clip.kind != "speech"]
-    words, excluded = _words_of(base / data.aligned_words, pack), Excluded.of(data, keywords)
+    words, excluded = _words_of(base / aligned.list, pack), Excluded.of(data, keywords)
     gaps = {clip.path: _gaps_in(clip, words[clip.path], excluded) for clip in speech}
     stretches = [part for clip in speech for part in _between(clip, gaps[clip.path])]
     alarms = [clip for clip in alarms if not _overlaps(clip, gaps.get(clip.path, []))]
-    return pack._replace(clips=others + stretches + alarms + _aligned_of(speech, words, excluded))
+    return pack._replace(clips=others + stretches + alarms + _aligned_of(speech, words, excluded, aligned.n_per_word))
 
 
 def _hard_negatives_of(path: Path, pack: Pack) -> list[Clip]:
@@ -171,8 +171,10 @@ def _overlaps(clip: Clip, gaps: list[Extent]) -> bool:
     return any(start < clip.offset + clip.n_samples and clip.offset < end for start, end in gaps)
 
 
-def _aligned_of(clips: list[Clip], words: dict[str, list[AlignedWord]], excluded: Excluded) -> list[Clip]:
-    """Words of packed recordings of running speech, each as a clip, and of each word no more than `_N_PER_WORD`.
+def _aligned_of(
+    clips: list[Clip], words: dict[str, list[AlignedWord]], excluded: Excluded, n_per_word: int
+) -> list[Clip]:
+    """Words of packed recordings of running speech, each as a clip, and of each word no more than `n_per_word`.
 
     Left out are excluded words and what is too short or too long for a word alone.
     """
@@ -181,7 +183,7 @@ def _aligned_of(clips: list[Clip], words: dict[str, list[AlignedWord]], excluded
         for word in words[clip.path]:
             if _MIN_WORD_S <= word.end_s - word.start_s <= _MAX_WORD_S and word.label not in excluded:
                 found.setdefault(word.label, []).append(_aligned(clip, word))
-    return [clip for same in found.values() for clip in _spread(same, _N_PER_WORD)]
+    return [clip for same in found.values() for clip in _spread(same, n_per_word)]
 
 
 def _aligned(clip: Clip, word: AlignedWord) -> Clip:

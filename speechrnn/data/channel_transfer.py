@@ -1,8 +1,8 @@
-"""The microphones and rooms of those who speak the commands, to be lent to words that were recorded elsewhere.
+"""Channel augmentation: words recorded elsewhere get the channel of a speaker of the commands.
 
-A network that hears keywords from telephones and laptops, and other words from a studio or a synthesiser, may tell them
-apart by that. A speaker's channel is the smooth mean spectrum of their words, as in cepstral mean normalisation (Atal,
-1974); a word gets it in place of the one of its kind, and the speaker's level and room tone.
+A network trained on keywords from telephones and laptops, and on other words from a studio or a synthesiser, may tell
+them apart by that. A speaker's channel is the smooth mean spectrum of their words, as in cepstral mean normalisation
+(Atal, 1974); a word gets it in place of the mean spectrum of its kind, and the speaker's level and background noise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import Samples, from_int16
 from speechrnn.config import TRAINING_RATE_HZ
-from speechrnn.data.clips import Clip, ClipKind, Int16
+from speechrnn.data.clips import Clip, ClipKind, Int16, Pack
 from speechrnn.data.speech_commands import speaker_of
 
 OUT_OF_DOMAIN_KINDS: tuple[ClipKind, ...] = ("aligned", "tts", "confusable")
@@ -44,10 +44,10 @@ _FIT = np.linalg.pinv(_cosines(_N_FFT) * np.sqrt(_DENSITY)[:, None]) * np.sqrt(_
 
 
 class ChannelTransfer:
-    """Those of the speakers in a split of a pack, and how words of other kinds sound on average."""
+    """The channels of the speakers in a split of a pack, and the mean spectra of words of other kinds."""
 
-    def __init__(self, samples: Int16, clips: Iterable[Clip]) -> None:
-        self._samples = samples
+    def __init__(self, pack: Pack, clips: Iterable[Clip]) -> None:
+        self._pack = pack
         of_speaker: dict[str, list[Clip]] = defaultdict(list)
         of_kind: dict[ClipKind, list[Clip]] = defaultdict(list)
         for clip in clips:
@@ -69,10 +69,10 @@ class ChannelTransfer:
         return curve
 
     def _word(self, clip: Clip) -> Int16:
-        return self._samples[clip.offset + clip.word_start : clip.offset + clip.word_end]
+        return self._pack.samples_of(clip)[clip.word_start : clip.word_end]
 
-    def lend(self, context: Samples, start: int, end: int, kind: ClipKind, random: np.random.Generator) -> Samples:
-        """A context [T] with a word in [start, end), as if one of the speakers had said it there.
+    def apply(self, context: Samples, start: int, end: int, kind: ClipKind, random: np.random.Generator) -> Samples:
+        """A context [T] with a word in [start, end), through the channel of a drawn speaker.
 
         It stays as it is where there are no speakers, or no sound.
         """
@@ -82,14 +82,14 @@ class ChannelTransfer:
         clip = clips[random.integers(len(clips))]
         gains = np.exp(_cosines(len(context)) @ (curve - self._of_kind[kind]) / 2)
         gains = gains.clip(1 / _LARGEST_GAIN, _LARGEST_GAIN)
-        heard = np.fft.irfft(np.fft.rfft(context) * gains, len(context))
-        heard *= _level(from_int16(self._word(clip))) / _level(heard[start:end])
-        heard += self._tone(clip, len(context), random)
-        return np.asarray(heard / max(1.0, np.abs(heard).max()), dtype=np.float32)
+        filtered = np.fft.irfft(np.fft.rfft(context) * gains, len(context))
+        filtered *= _level(from_int16(self._word(clip))) / _level(filtered[start:end])
+        filtered += self._tone(clip, len(context), random)
+        return np.asarray(filtered / max(1.0, np.abs(filtered).max()), dtype=np.float32)
 
     def _tone(self, clip: Clip, n_samples: int, random: np.random.Generator) -> Samples:
-        """What is heard before or after the word of a clip, there and back as often as needed [n_samples]."""
-        samples = from_int16(self._samples[clip.offset : clip.offset + clip.n_samples])
+        """The background before or after the word of a clip, there and back as often as needed [n_samples]."""
+        samples = from_int16(self._pack.samples_of(clip))
         around = samples[: max(0, clip.word_start - _BEFORE_SAMPLES)], samples[clip.word_end + _AFTER_SAMPLES :]
         tones = [tone for tone in around if len(tone) >= _SHORTEST_TONE]
         if not tones:

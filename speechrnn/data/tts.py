@@ -67,7 +67,7 @@ def plan(data: Data, keywords: tuple[str, ...]) -> list[TtsClip]:
     """
     excluded = Excluded.of(data, keywords)
     others = [word for word in words() if word not in excluded]
-    wanted = [(word, data.n_tts_per_word) for word in others]
+    wanted = [(word, data.unknown.tts.n_per_word) for word in others]
     wanted += [(word, data.n_tts_per_keyword) for word in keywords]
     clips = {_draw(word, _random(word, number)) for word, n in wanted for number in range(n)}
     return sorted(clips | _plan_confusables(data, keywords))
@@ -78,7 +78,7 @@ def _plan_confusables(data: Data, keywords: tuple[str, ...]) -> set[TtsClip]:
 
     None is like a word held out. Which ones they are hardly changes when one word more is held out.
     """
-    if not data.n_confusables_per_keyword:
+    if not data.unknown.confusable.n_per_keyword:
         return set()
     sounds = pronunciations(Path(data.dir) / data.tts, (*keywords, *data.held_out))
     planned = set()
@@ -87,7 +87,7 @@ def _plan_confusables(data: Data, keywords: tuple[str, ...]) -> set[TtsClip]:
             sounds[keyword], [sounds[word] for word in keywords], [sounds[word] for word in data.held_out]
         )
         order = sorted(near, key=lambda one: _seed(f"nearly {keyword} {one}"))
-        for word in map(notation, order[: data.n_confusables_per_keyword]):
+        for word in map(notation, order[: data.unknown.confusable.n_per_keyword]):
             planned.add(_draw(word, _random(word, 0))._replace(kind="confusable"))
     return planned
 
@@ -153,7 +153,7 @@ def _check_program() -> None:
     if shutil.which(_PROGRAM) is None:
         raise DataError(
             f"{_PROGRAM}: not found; install it (Debian: apt install espeak-ng), "
-            "or set data.n_tts_per_word, data.n_tts_per_keyword and data.n_confusables_per_keyword to 0"
+            "or set data.n_tts_per_keyword, data.unknown.tts.n_per_word and data.unknown.confusable.n_per_keyword to 0"
         )
 
 

@@ -32,7 +32,8 @@ import speechrnn
 from speechrnn.audio import INT16_SCALE
 from speechrnn.config import Experiment, Train, to_tree
 from speechrnn.data.clips import Int16, Pack
-from speechrnn.data.examples import Batch, Examples, PlannedContext, validation_set
+from speechrnn.data.cutting import Batch, PlannedContext
+from speechrnn.data.examples import Examples, validation_set
 from speechrnn.errors import ConfigError, DataError, first_line
 from speechrnn.evaluation import metrics
 from speechrnn.labels import SILENCE, UNKNOWN
@@ -214,7 +215,7 @@ class Trainer:
         self._fit_norm()
         self.net.to(fabric.device)
         self.teachers = [_load_teacher(Path(path), spec).to(fabric.device) for path in config.teachers]
-        self.digests = {"clips": self.training.digest(), "teachers": _digest(self.teachers)}
+        self.digests = {"clips": self.training.clips.digest(), "teachers": _digest(self.teachers)}
         self.noise = _to_float(self.training.noise_samples(), fabric.device)
         self.rooms = _to_float(self.training.room_samples(), fabric.device)
         decayed, others = _decay_groups(self.net.classifier)
@@ -291,7 +292,7 @@ class Trainer:
         if self.experiment.augment.filter_db:
             gains = augment.filter_gains(batch.filter_db, self.experiment.model.features.n_mels)
             frames += front_end.from_log_mel(gains).unsqueeze(1)
-        targets = batch.targets(len(self.training.names), config.label_smoothing)
+        targets = batch.targets(len(self.training.clips.names), config.label_smoothing)
         if self.teachers:
             with self.fabric.autocast():
                 taught = [teacher.classifier(teacher.norm(frames)).float().softmax(1) for teacher in self.teachers]
@@ -366,7 +367,7 @@ class Trainer:
             created=datetime.now(UTC).strftime("%Y-%m-%d"),
             speechrnn_version=speechrnn.__version__,
             config=to_tree(self.experiment),
-            data={f"training {name}": n for name, n in self.training.counts().items()},
+            data={f"training {name}": n for name, n in self.training.clips.counts().items()},
             scores={name.replace("_", " "): round(value, 5) for name, value in scores.items()}
             | {
                 "validation contexts": len(self.validation_batch.labels),
@@ -525,7 +526,7 @@ def _validate(trainer: Trainer, run_dir: Path, log: _Log) -> float:
     batch = trainer.validation_batch
     labels = torch.from_numpy(batch.labels)
     logits = predict(net, batch, trainer.fabric.device).numpy()
-    found = calibration(logits, batch.labels, trainer.training.shares())
+    found = calibration(logits, batch.labels, trainer.training.clips.fractions())
     calibrated = torch.from_numpy(found.apply(logits))
     correct = calibrated.argmax(1) == labels
     recalls = {name: float(correct[labels == i].float().mean()) for i, name in enumerate(net.spec.labels.names)}

@@ -18,7 +18,7 @@ from speechrnn.spec import Classifier, Conv, LogMel, Options, Spec
 from tests.conftest import CONFIGS
 
 MINIMAL = '[model.labels]\nkeywords = ["yes", "no"]\n'
-CONFIG_FILES = sorted(CONFIGS.rglob("*.toml"))
+CONFIG_FILES = sorted(path for path in CONFIGS.rglob("*.toml") if path.name != "base.toml")
 
 
 def write(folder: Path, text: str) -> Path:
@@ -54,15 +54,18 @@ def test_the_tasks_have_the_recipe_of_commands8_as_far_as_it_needs_no_other_audi
     recipe, task = (load_experiment(CONFIGS / f"{one}.toml") for one in ("commands8", name))
     not_needed: dict[str, Any] = {"room_rate": 0.0}
     if not task.model.labels.unknown:
-        not_needed |= {"truncation_rate": 0.0, "silence_gain_db": (0.0, 0.0)}
+        not_needed["truncation_rate"] = 0.0
     assert task.augment == msgspec.structs.replace(recipe.augment, **not_needed)
     assert (task.train, task.model.classifier) == (recipe.train, recipe.model.classifier)
     assert task.model.features == recipe.model.features
     assert task.data.held_out == ()  # words of the task's own
     if task.model.labels.unknown:
         elsewhere = {"word", "aligned", "tts", "confusable", "speech", "hard_negative"}
-        mix = {source: weight for source, weight in recipe.data.unknown_mix.items() if source not in elsewhere}
-        assert task.data.unknown_mix == mix
+        of_recipe, of_task = (
+            {source: weight for source, weight in one.data.unknown.weights().items() if source not in elsewhere}
+            for one in (recipe, task)
+        )
+        assert of_task == of_recipe
 
 
 def test_a_value_of_every_kind_survives_a_round_trip(tmp_path: Path) -> None:
@@ -202,13 +205,19 @@ CONTRADICTIONS = [
     ("model.classifier.conv", "kernel_frames = 4", "an odd kernel_frames, got 4"),
     ("model.classifier.conv", "n_channels = 0", "n_channels of at least 1, got 0"),
     ("model.classifier.conv", "kernel_frames = 3\nstride_frames = 4", "stride_frames <= kernel_frames, got 4 and 3"),
-    ("data", "unknown_fraction = 0.5\nsilence_fraction = 0.5", "sum to less than 1, got 0.5 and 0.5"),
-    ("data", "unknown_fraction = -0.1", "shares of at least 0"),
-    ("data", "unknown_fraction = nan", "shares of at least 0"),
-    ("data", "n_tts_per_word = -1", "n_tts_per_word of at least 0, got -1"),
+    ("data", "unknown = { fraction = 0.5 }\nsilence_fraction = 0.5", "with unknown.fraction, below 1, got 0.5 and 0.5"),
+    ("data", "silence_fraction = -0.1", "silence_fraction of at least 0"),
+    ("data", "silence_fraction = nan", "silence_fraction of at least 0"),
+    ("data", 'held_out_like = "of("', "expected a regular expression in held_out_like, got missing )"),
+    ("data.unknown", "fraction = -0.1", "0 <= fraction < 1, got -0.1"),
+    ("data.unknown", "fraction = nan", "0 <= fraction < 1, got nan"),
+    ("data.unknown", "command.weight = 0\nword.weight = 0\nspeech.weight = 0", "a weight above 0 of at least one"),
+    ("data", "n_tts_per_keyword = -1", "n_tts_per_keyword of at least 0, got -1"),
+    ("data.unknown.tts", "n_per_word = -1", "n_per_word of at least 0, got -1"),
+    ("data.unknown.confusable", "n_per_keyword = -1", "n_per_keyword of at least 0, got -1"),
     ("data", "channel_transfer_rate = 1.5", "0 <= channel_transfer_rate <= 1"),
-    ("data", "unknown_mix = { word = -1.0 }", "weights of at least 0 in unknown_mix"),
-    ("data", "unknown_mix = { word = 0.0 }", "and one above"),
+    ("data.unknown.word", "weight = -1.0", "a weight of at least 0, got -1.0"),
+    ("data.unknown.word", "weight = inf", "a weight of at least 0, got inf"),
     ("augment", "placement_rate = 1.5", "0 <= placement_rate <= 1, got 1.5"),
     ("augment", "placement_rate = 0.6\ntruncation_rate = 0.6", "placement_rate + truncation_rate of at most 1"),
     ("augment", "resample = 0.5", "0 <= resample < 0.5, got 0.5"),
@@ -322,3 +331,43 @@ def test_words_that_other_formats_read_as_booleans_stay_words(tmp_path: Path) ->
 def test_a_value_that_toml_cannot_hold_is_left_out() -> None:
     experiment = Experiment(model=Spec(labels=Labels(("yes", "no")), classifier=Classifier(conv=None)))
     assert "conv" not in to_tree(experiment)["model"]["classifier"]
+
+
+def extending(folder: Path, name: str, base: str, text: str = "") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'extends = "{base}"\n{text}', encoding="utf-8")
+    return path
+
+
+def test_a_configuration_extends_another_table_by_table(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL + "[train]\nepochs = 2\nseed = 3\n[augment]\ngain_db = [-3.0, 3.0]\n")
+    middle = extending(tmp_path, "more/middle.toml", "../experiment.toml", "[train]\nseed = 4\nbatch_size = 8\n")
+    last = extending(tmp_path, "last.toml", "more/middle.toml", "[augment]\ngain_db = [0.0, 1.0]\n")
+    experiment = load_experiment(last, ["train.batch_size=9"])
+    assert experiment.train == Train(epochs=2, seed=4, batch_size=9)
+    assert experiment.augment == Augment(gain_db=(0.0, 1.0))
+    assert load_experiment(middle).train == Train(epochs=2, seed=4, batch_size=8)
+    assert "extends" not in to_tree(experiment)
+
+
+def test_a_table_of_another_type_takes_the_place_of_the_whole(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL + '[model.features]\ntype = "mfcc"\nn_coefficients = 13\n')
+    path = extending(tmp_path, "other.toml", "experiment.toml", '[model.features]\ntype = "log_mel"\nn_mels = 24\n')
+    assert load_experiment(path).model.features == LogMel(n_mels=24)
+
+
+@pytest.mark.parametrize("base", ["other.toml", "experiment.toml"])
+def test_a_configuration_that_extends_itself_is_refused(tmp_path: Path, base: str) -> None:
+    extending(tmp_path, "experiment.toml", "other.toml", MINIMAL)
+    path = extending(tmp_path, "other.toml", base)
+    assert f"{path}: extends itself" in error_of(path)
+
+
+def test_errors_of_a_configuration_that_extends_another_name_both(tmp_path: Path) -> None:
+    base = write(tmp_path, MINIMAL + "[train]\nepoch = 2\n")
+    path = extending(tmp_path, "other.toml", "experiment.toml")
+    assert error_of(path).startswith(f"{path}, which extends {base}: unknown key `epoch` in [train]")
+    assert error_of(extending(tmp_path, "lost.toml", "none.toml")).startswith(f"{tmp_path / 'none.toml'}: cannot read")
+    path.write_text("extends = 3\n")
+    assert error_of(path) == f"{path}: expected the path of a configuration in `extends`, got 3"

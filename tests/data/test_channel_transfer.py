@@ -11,7 +11,8 @@ from speechrnn.audio import Samples, from_int16, to_int16
 from speechrnn.config import Data
 from speechrnn.data.channel_transfer import ChannelTransfer
 from speechrnn.data.clips import Clip, ClipKind, Pack, Source, Split
-from speechrnn.data.examples import Examples, PlannedContext
+from speechrnn.data.cutting import PlannedContext
+from speechrnn.data.examples import Examples
 from speechrnn.labels import Labels
 from speechrnn.spec import Spec
 
@@ -56,12 +57,12 @@ def pack() -> Pack:
     return pack_of(*recordings)
 
 
-def lent(pack: Pack, seed: int = 0, kind: ClipKind = "tts") -> tuple[Samples, Samples]:
+def transferred(pack: Pack, seed: int = 0, kind: ClipKind = "tts") -> tuple[Samples, Samples]:
     """A word of the synthesiser [T], and what it becomes [T]."""
     clip = next(clip for clip in pack.clips if clip.kind == "tts")
     context = from_int16(pack.samples[clip.offset : clip.offset + RATE_HZ])
-    channels = ChannelTransfer(pack.samples, pack.clips)
-    return context, channels.lend(context, START, END, kind, np.random.default_rng(seed))
+    channels = ChannelTransfer(pack, pack.clips)
+    return context, channels.apply(context, START, END, kind, np.random.default_rng(seed))
 
 
 def level_db(samples: Samples) -> float:
@@ -74,19 +75,19 @@ def tilt_db(samples: Samples) -> float:
     return float(10 * np.log10(power[hz > 3000].mean() / power[(hz < 1500) & (hz > 200)].mean()))
 
 
-def test_a_word_sounds_as_through_the_microphone_that_is_lent(pack: Pack) -> None:
-    context, heard = lent(pack)
+def test_a_word_sounds_as_through_the_microphone_of_the_speaker(pack: Pack) -> None:
+    context, filtered = transferred(pack)
     assert tilt_db(context) == pytest.approx(0, abs=1)
-    assert tilt_db(heard) < -18  # 20 dB is the largest change of a band, and the curve is smooth
+    assert tilt_db(filtered) < -18  # 20 dB is the largest change of a band, and the curve is smooth
     speaker = from_int16(pack.samples[:RATE_HZ])
-    assert level_db(heard[START:END]) == pytest.approx(level_db(speaker[START:END]), abs=1.5)
+    assert level_db(filtered[START:END]) == pytest.approx(level_db(speaker[START:END]), abs=1.5)
 
 
-def test_the_room_tone_fills_what_was_silent(pack: Pack) -> None:
-    context, heard = lent(pack)
+def test_the_room_tone_fills_what_was_sitransferred(pack: Pack) -> None:
+    context, filtered = transferred(pack)
     assert not context[:5000].any()
-    assert level_db(heard[:5000]) == pytest.approx(20 * np.log10(0.01 / np.sqrt(2)), abs=1)
-    spectrum = np.abs(np.fft.rfft(heard[:5000] * np.hanning(5000)))
+    assert level_db(filtered[:5000]) == pytest.approx(20 * np.log10(0.01 / np.sqrt(2)), abs=1)
+    spectrum = np.abs(np.fft.rfft(filtered[:5000] * np.hanning(5000)))
     assert np.argmax(spectrum) * RATE_HZ / 5000 == pytest.approx(HUM_HZ, abs=5)
 
 
@@ -95,35 +96,33 @@ def test_the_word_keeps_its_place_and_what_tells_it_from_others(pack: Pack) -> N
     clip = next(clip for clip in pack.clips if clip.kind == "tts")
     context = from_int16(pack.samples[clip.offset : clip.offset + RATE_HZ])
     context[8000:9000] = 0
-    heard = ChannelTransfer(pack.samples, pack.clips).lend(context, START, END, "tts", np.random.default_rng(0))
-    assert heard.shape == context.shape
-    assert heard.dtype == np.float32
-    inside, gap, outside = level_db(heard[7000:7900]), level_db(heard[8100:8900]), level_db(heard[12000:])
+    filtered = ChannelTransfer(pack, pack.clips).apply(context, START, END, "tts", np.random.default_rng(0))
+    assert filtered.shape == context.shape
+    assert filtered.dtype == np.float32
+    inside, gap, outside = level_db(filtered[7000:7900]), level_db(filtered[8100:8900]), level_db(filtered[12000:])
     assert inside - gap > 6
     assert gap == pytest.approx(outside, abs=3)
 
 
-def test_what_is_lent_follows_from_the_random_numbers(pack: Pack) -> None:
-    assert np.array_equal(lent(pack, 1)[1], lent(pack, 1)[1])
+def test_the_channel_follows_from_the_random_numbers(pack: Pack) -> None:
+    assert np.array_equal(transferred(pack, 1)[1], transferred(pack, 1)[1])
 
 
-def test_nothing_is_lent_by_who_said_too_little_or_to_unknown_kinds_or_silence(pack: Pack) -> None:
-    context, heard = lent(pack._replace(clips=pack.clips[2:]))
-    assert np.array_equal(context, heard)
-    context, heard = lent(pack, kind="aligned")
-    assert np.array_equal(context, heard)
+def test_speakers_of_few_clips_and_unknown_kinds_and_silence_change_nothing(pack: Pack) -> None:
+    context, filtered = transferred(pack._replace(clips=pack.clips[2:]))
+    assert np.array_equal(context, filtered)
+    context, filtered = transferred(pack, kind="aligned")
+    assert np.array_equal(context, filtered)
     silence = np.zeros(RATE_HZ, dtype=np.float32)
-    assert not (
-        ChannelTransfer(pack.samples, pack.clips).lend(silence, START, END, "tts", np.random.default_rng(0)).any()
-    )
+    assert not (ChannelTransfer(pack, pack.clips).apply(silence, START, END, "tts", np.random.default_rng(0)).any())
 
 
-@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 40, 80), (1.0, 120, 120)])
-def test_a_share_of_the_synthesised_words_and_no_other_is_changed(
-    pack: Pack, share: float, low: int, high: int
+@pytest.mark.parametrize(("rate", "low", "high"), [(0.0, 0, 0), (0.5, 40, 80), (1.0, 120, 120)])
+def test_a_fraction_of_the_synthesised_words_and_no_other_is_changed(
+    pack: Pack, rate: float, low: int, high: int
 ) -> None:
     spec = Spec(labels=Labels(("yes", "no"), silence=False))
-    examples = Examples(pack, spec, Data(channel_transfer_rate=share), "training")
+    examples = Examples(pack, spec, Data(channel_transfer_rate=rate), "training")
     for kind, n_low, n_high in (("tts", low, high), ("command", 0, 0)):
         clip = next(clip for clip in pack.clips if clip.kind == kind)
         batch = examples.batch([PlannedContext(0, clip)] * 120, seed=3)
@@ -131,16 +130,16 @@ def test_a_share_of_the_synthesised_words_and_no_other_is_changed(
         assert n_low <= sum(not np.array_equal(row, plain) for row in batch.samples) <= n_high
 
 
-def test_validation_hears_words_as_they_are(pack: Pack) -> None:
+def test_validation_has_words_as_they_are(pack: Pack) -> None:
     spec, clip = Spec(labels=Labels(("yes", "no"), silence=False)), pack.clips[-1]
     validation = Examples(pack, spec, Data(channel_transfer_rate=1.0), "validation")
     assert clip.split == "validation"
     assert np.array_equal(validation.batch([PlannedContext(2, clip)], seed=0).samples[0], pack.samples[-RATE_HZ:])
 
 
-def test_a_made_word_is_not_lent_a_channel(pack: Pack) -> None:
+def test_a_made_word_gets_no_channel(pack: Pack) -> None:
     spec = Spec(labels=Labels(("yes", "no"), silence=False))
     clip = next(clip for clip in pack.clips if clip.kind == "tts")
     reversed_word = [PlannedContext(2, clip, "reversed")]
-    with_share, without = (Examples(pack, spec, Data(channel_transfer_rate=share), "training") for share in (1.0, 0.0))
-    assert np.array_equal(with_share.batch(reversed_word, 0).samples, without.batch(reversed_word, 0).samples)
+    with_rate, without = (Examples(pack, spec, Data(channel_transfer_rate=rate), "training") for rate in (1.0, 0.0))
+    assert np.array_equal(with_rate.batch(reversed_word, 0).samples, without.batch(reversed_word, 0).samples)

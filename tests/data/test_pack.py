@@ -645,7 +645,7 @@ def test_the_words_of_clips_lie_inside_them_and_hold_their_energy(made_pack: Pac
 
 def test_nothing_is_made_where_speech_commands_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        prepare(Data(dir=str(tmp_path / "none"), n_tts_per_word=1), keywords=("yes",))
+        prepare(made_data.settings(dir=str(tmp_path / "none"), n_tts_per_word=1), keywords=("yes",))
     assert_one_line(caught.value, "expected Speech Commands there")
     assert list(tmp_path.iterdir()) == []
 
@@ -741,7 +741,7 @@ def test_frequent_words_are_cut_from_the_whole_list_and_no_more_than_twenty_time
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "no such file; pipelines.align_words makes it; until then --set data.aligned_words=''"),
+        (None, "no such file; pipelines.align_words makes it; until then --set data.unknown.aligned.list=''"),
         ("audio,start_s,label\nspeech/training/0.wav,1.0,the\n", "'end_s'"),
         ("audio,start_s,end_s,label\nspeech/training/0.wav,1.0,soon,the\n", "soon"),
         (

@@ -23,7 +23,7 @@ from pipelines.studies.compare_cells import (
 from speechrnn.audio import from_int16
 from speechrnn.config import load_experiment
 from speechrnn.data.clips import Pack
-from speechrnn.data.examples import Batch
+from speechrnn.data.cutting import Batch
 from speechrnn.model.network import RecognizerNet, load_checkpoint
 from speechrnn.spec import Classifier, ModelInfo, Spec
 from tests.conftest import CONFIGS

@@ -473,7 +473,9 @@ def test_labels_tell_of_a_keyword_as_transcripts_do(talk: Path, monkeypatch: pyt
 def test_a_further_round_adds_to_the_list_that_the_configuration_names(
     talk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = load_experiment(ROOT / "configs" / "smoke.toml", ["data.hard_negatives=list.csv"], data_dir=str(talk))
+    named = load_experiment(
+        ROOT / "configs" / "smoke.toml", ["data.unknown.hard_negative.list=list.csv"], data_dir=str(talk)
+    )
     for module in (mine_hard_negatives, inputs):
         monkeypatch.setattr(module, "load_experiment", lambda *args, **kwargs: named)
     mined(talk, monkeypatch)

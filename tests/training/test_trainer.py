@@ -20,7 +20,8 @@ from lightning_fabric import Fabric
 
 from speechrnn.config import Augment, Experiment, Train, load_experiment, to_tree
 from speechrnn.data.clips import Pack
-from speechrnn.data.examples import Batch, Examples, PlannedContext, validation_set
+from speechrnn.data.cutting import Batch, PlannedContext
+from speechrnn.data.examples import Examples, validation_set
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation.metrics import class_weights, expected_calibration_error, reliability
 from speechrnn.labels import Labels
@@ -493,7 +494,7 @@ def test_the_best_model_is_calibrated_on_validation(whole: Run, tiny: Experiment
     net, info = load_checkpoint(whole.folder / "best.pt")
     batch = validation_set(Examples(made_pack, info.spec, tiny.data, "validation"), ()).batch
     posteriors = predict(net, batch, torch.device("cpu")).softmax(1).numpy()
-    shares = Examples(made_pack, info.spec, tiny.data, "training").shares()
+    shares = Examples(made_pack, info.spec, tiny.data, "training").clips.fractions()
     np.testing.assert_allclose(class_weights(batch.labels, shares) @ posteriors, shares, atol=1e-3)
     found = expected_calibration_error(reliability(posteriors, batch.labels))
     assert found == pytest.approx(info.provenance.scores["validation expected calibration error"], abs=1e-4)
