@@ -32,6 +32,13 @@ class KilledError(Exception):
     """Stands for whatever ends a process, in tests of what it leaves behind."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who needs a trained network is slow."""
+    for item in items:
+        if "smoke_run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 RATE_HZ = 16000
 LEVELS = {"yes": 0.25, "no": 0.5, "unknown": 0.75}
 """The fake recognizer's words: stretches in which every sample has this value."""
+PLAYED_SPEED = 5
 FAKE_INFO = ModelInfo(spec=Spec(labels=Labels(("yes", "no"))))
 
 
@@ -103,3 +107,27 @@ def assert_one_line(error: Exception, *parts: str) -> None:
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+class PlayedSound:
+    """Stands in for sounddevice: a microphone that hears a recording, faster than it was spoken."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self, path: Path) -> None:
+        self._samples, self._rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        self.ended = threading.Event()
+
+    def query_devices(self, device: object, kind: str) -> dict[str, Any]:
+        return {"name": "played", "default_samplerate": float(self._rate_hz), "max_input_channels": 1}
+
+    def InputStream(self, callback: Callable[..., None], blocksize: int, **options: object) -> SimpleNamespace:  # noqa: N802
+        def play() -> None:
+            for start in range(0, len(self._samples), blocksize):
+                callback(self._samples[start : start + blocksize], blocksize, None, None)
+                time.sleep(blocksize / self._rate_hz / PLAYED_SPEED)
+            self.ended.set()
+
+        thread = threading.Thread(target=play, daemon=True)
+        return SimpleNamespace(start=thread.start, abort=thread.join, close=lambda: None)

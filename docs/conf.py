@@ -1,0 +1,53 @@
+"""The documentation site: Markdown pages, API entries from docstrings, notebooks of examples/ with their outputs."""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import speechrnn  # noqa: E402
+
+project = "speechrnn"
+release = speechrnn.__version__
+author = "speechrnn contributors"
+copyright = "2026, speechrnn contributors"
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
+exclude_patterns = ["_build"]
+default_role = "code"
+nitpick_ignore_regex = [("py:.*", r"(?!speechrnn\.).*")]  # names of other projects are not looked up: no network
+nitpick_ignore = [("py:class", "speechrnn.spec.ModelInfo")]  # what a model file carries; `describe` shows it
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+nb_merge_streams = True
+nb_execution_mode = "off"  # they are executed below, in the folder that they are written for
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 80
+
+html_theme = "furo"
+html_title = f"speechrnn {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
+copybutton_prompt_text = "$ "
+copybutton_line_continuation_character = "\\"
+
+
+def execute_notebooks() -> None:
+    """Run each notebook from the folder it lies in, and keep it with its outputs for the site."""
+    executed = ROOT / "docs" / "notebooks"
+    executed.mkdir(exist_ok=True)
+    for path in sorted((ROOT / "examples").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}).execute()
+        nbformat.write(notebook, executed / path.name)
+
+
+execute_notebooks()
