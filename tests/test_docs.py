@@ -18,6 +18,8 @@ from click.testing import CliRunner
 import speechrnn
 from speechrnn import sources
 from speechrnn.cli.main import cli
+from speechrnn.config import load_experiment
+from tests.conftest import CONFIGS
 from tests.helpers import PlayedSound
 from tests.test_project import PROJECT, TARGETS
 
@@ -80,6 +82,14 @@ def test_sessions_in_the_pages_print_what_they_show(block: Block) -> None:
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     runner.run(examples, out=report.append)
     assert "".join(report) == ""
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.page)
+def test_configurations_in_the_pages_load(block: Block, tmp_path: Path) -> None:
+    for path in CONFIGS.glob("*.toml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "shown.toml").write_text(block.text)
+    assert load_experiment(tmp_path / "shown.toml").model.labels.keywords
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
