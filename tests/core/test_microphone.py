@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "audio" / "commands.wav"
 COMMAND = [sys.executable, "-c", "from speechrnn.cli.main import main; main()"]
 _LACKING = virtual_microphone.missing()
-pytestmark = pytest.mark.skipif(bool(_LACKING), reason=f"no virtual microphone: {_LACKING} missing")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(_LACKING), reason=f"no virtual microphone: {_LACKING} missing")]
 
 
 class Listening:

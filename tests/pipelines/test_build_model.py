@@ -41,6 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
     speech_commands.main()
 
 
+@pytest.mark.slow
 def test_a_finished_run_becomes_a_model_with_a_card_that_is_about_it(
     smoke_run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_finished_run_becomes_a_model_with_a_card_that_is_about_it(
         assert foreign not in text
 
 
+@pytest.mark.slow
 def test_of_several_seeds_the_best_on_validation_ships_and_the_card_tells_of_all(
     smoke_run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ def write_tree(folder: Path, words: Iterable[str]) -> None:
     write_audio(folder / "_background_noise_" / "hiss.wav", noise(6 * RATE_HZ))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_commands_at_the_head_of_a_protocol_train_and_score_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -74,6 +74,7 @@ def test_only_contexts_with_a_word_are_looked_at() -> None:
     np.testing.assert_array_equal(found.samples, many.samples[many.word_end > 0][::2])
 
 
+@pytest.mark.slow
 def test_a_run_is_kept(made_pack: Pack, made_dir: Path, tmp_path: Path) -> None:
     base = load_experiment(CONFIGS / "smoke.toml", data_dir=str(made_dir))
     first, second = (run(base, made_pack, Variant("rnn"), 1, tmp_path) for _ in range(2))
@@ -83,6 +84,7 @@ def test_a_run_is_kept(made_pack: Pack, made_dir: Path, tmp_path: Path) -> None:
     assert 0 < first.context_ms < 1000
 
 
+@pytest.mark.slow
 def test_what_export_refuses_of_a_trained_cell_is_timed_all_the_same(
     made_pack: Pack, made_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -314,6 +314,7 @@ def send_slowly(websocket: Any, messages: list[str | bytes]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_who_reads_no_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "_CLOSING_S", 0.1)
     monkeypatch.setattr(guard, "_CLOSED_S", 0.1)
@@ -469,6 +470,7 @@ def real_serving(recognizer: Recognizer) -> Iterator[Serving]:
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["commands.wav", "drive.flac", "menu.ogg"])
 def test_a_recording_gives_what_transcribe_gives(real_serving: Serving, name: str) -> None:
     status, answer = upload(real_serving, (EXAMPLES / name).read_bytes(), f"name={name}")

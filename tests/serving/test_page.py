@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "audio"
 COMMAND = [sys.executable, "-c", "from speechrnn.cli.main import main; main()"]
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; see tests/install-system-packages")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; see tests/install-system-packages")]
 WAIT_MS = 30_000
 expect.set_options(timeout=WAIT_MS)
 
