@@ -1,5 +1,10 @@
 """The errors a user can cause. Each carries one line: what was expected, what came, what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
 
 class SpeechRnnError(Exception):
     """Base of every error that this package raises on purpose; the command line prints it and exits with 2."""
@@ -28,3 +33,20 @@ class DeviceError(SpeechRnnError):
 def first_line(error: Exception) -> str:
     """What an error of a library says, in one line; its name if it says nothing, as ONNX Runtime's on Python 3.11.2."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Report = Callable[[SpeechRnnError], object]
+"""Takes the error of one input of many."""
+
+
+def results_of(items: Iterable[Item], work: Callable[[Item], Result], report: Report) -> Iterator[Result]:
+    """Yield what `work` gives for each item; an error of one goes to `report`, and the others are done."""
+    for item in items:
+        try:
+            result = work(item)
+        except SpeechRnnError as error:
+            report(error)
+        else:
+            yield result

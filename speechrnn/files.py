@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,18 +58,19 @@ def write_json(path: Path, result: msgspec.Struct) -> None:
     write_text(path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
 
 
-def check_apart(written: Mapping[str, Path | None], read: Mapping[str, Iterable[Path]]) -> None:
-    """Raise ConfigError if a file that would be written, by what it is, is another one of them or one that is read."""
-    places = [(what, path) for what, path in written.items() if path is not None]
-    inputs = [(what, path) for what, paths in read.items() for path in paths]
-    for number, (what, path) in enumerate(places):
-        for other_what, other in places[number + 1 :] + (inputs if path.exists() else []):
-            if is_same(path, other):
-                raise ConfigError(f"{path}: is both {what} and {other_what}; give another name")
+def check_not_read(written: Iterable[Path | None], read: Iterable[Path]) -> None:
+    """Raise ConfigError if a file that would be written exists and is one that is read, under whatever name."""
+    inputs = [*read]
+    for path in written:
+        if path is not None and path.is_file() and any(is_same(path, other) for other in inputs):
+            raise ConfigError(f"{path}: is read here and would be written over; give another name for what is written")
 
 
 def is_same(one: Path, other: Path) -> bool:
-    """Whether two names mean one file; a device, which writing does not replace, may be named twice."""
-    if one.exists() and other.exists():
-        return one.is_file() and one.samefile(other)
-    return one.resolve() == other.resolve()
+    """Whether two names mean one thing that exists."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def printable(text: str | Path) -> str:
+    """A path, or a text that holds one, with ? for bytes that are not valid in it."""
+    return str(text).encode(errors="replace").decode()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import soundfile
+from click.testing import CliRunner
 from hypothesis import strategies as st
 
 from speechrnn.audio import Samples
+from speechrnn.cli.console import run_program
+from speechrnn.cli.main import cli
 from speechrnn.labels import Labels
 from speechrnn.recognizer import Recognizer, find_model
 from speechrnn.spec import ModelInfo, Spec
@@ -21,6 +28,10 @@ from speechrnn.spec import ModelInfo, Spec
 if TYPE_CHECKING:
     from speechrnn.model.network import RecognizerNet
 
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "audio" / "commands.wav"
+COMMAND = [sys.executable, "-c", "from speechrnn.cli.main import main; main()"]
+"""The command line in a process of its own."""
 RATE_HZ = 16000
 LEVELS = {"yes": 0.25, "no": 0.5, "unknown": 0.75}
 """The fake recognizer's words: stretches in which every sample has this value."""
@@ -101,10 +112,29 @@ def every(n_samples: int, samples: Samples) -> list[Samples]:
     return cut(samples, range(n_samples, len(samples), n_samples))
 
 
-def assert_one_line(error: Exception, *parts: str) -> None:
-    """An error that a user sees is one line, and names these parts."""
-    message = str(error)
-    assert "\n" not in message
+def run(*arguments: str | Path, cwd: Path = ROOT, data: bytes = b"") -> CompletedProcess[str]:
+    """The command line in this process, with `data` on standard input: its exit code and what it printed."""
+    terminated, code = signal.getsignal(signal.SIGTERM), 0
+    command = [str(argument) for argument in arguments]
+    with contextlib.chdir(cwd), CliRunner().isolation(data) as (stdout, stderr, _):
+        try:
+            run_program(lambda: cli.main(command, prog_name="speechrnn", standalone_mode=False))
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, terminated)
+        sys.stdout.flush()
+    return CompletedProcess(command, code, stdout.getvalue().decode(), stderr.getvalue().decode())
+
+
+def assert_one_line(failure: Exception | CompletedProcess[str], *parts: str) -> None:
+    """An error that a user sees is one line, and names these parts; a program ends with 2."""
+    if isinstance(failure, CompletedProcess):
+        assert failure.returncode == 2, failure.stderr
+        message = failure.stderr.removesuffix("\n")
+    else:
+        message = str(failure)
+    assert message and "\n" not in message
     for part in parts:
         assert part in message
 

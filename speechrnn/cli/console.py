@@ -1,4 +1,4 @@
-"""What the verbs share: running a program and reporting its errors, progress, notes, options that several take."""
+"""What programs on a terminal share: running with errors in one line, notes, progress, and options of several verbs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import click
 import msgspec
 
-from speechrnn.errors import ConfigError, SpeechRnnError
+from speechrnn.errors import ConfigError, SpeechRnnError, results_of
+from speechrnn.files import printable
 
 if TYPE_CHECKING:
     from speechrnn.config import Experiment
@@ -24,21 +25,41 @@ if TYPE_CHECKING:
     from speechrnn.training.trainer import Progress
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 PATH = click.Path(path_type=Path)
+
 model_option = click.option(
-    "--model", default="commands8", show_default=True, help="A shipped model's name, or a model file."
+    "--model",
+    metavar="NAME|FILE",
+    default="commands8",
+    show_default=True,
+    help="Name of a shipped model, or a model file.",
 )
 operating_point_option = click.option(
-    "--operating-point", metavar="NAME", help="Decide as the model's strict, balanced or sensitive; see: describe."
+    "--operating-point",
+    metavar="NAME",
+    show_default="the model's own thresholds",
+    help="Decide as at the model's operating point strict, balanced or sensitive; speechrnn describe shows them.",
 )
 threshold_option = click.option(
-    "--threshold", multiple=True, metavar="[WORD=]NUMBER", help="Score at which keywords fire; repeatable."
+    "--threshold",
+    multiple=True,
+    metavar="[WORD=]NUMBER",
+    show_default="the model's",
+    help="Score, above 0 and at most 1, at which all keywords or this one are detected; repeatable.",
 )
 overrides_option = click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting of CONFIG; repeatable."
 )
-data_option = click.option("--data", type=click.Path(), help="Folder that the paths in [data] start from.")
-device_option = click.option("--device", help="Name or number of the microphone; see: speechrnn devices.")
+data_option = click.option(
+    "--data", metavar="FOLDER", show_default="data.dir of CONFIG", help="Folder that the paths in [data] start from."
+)
+device_option = click.option(
+    "--device",
+    metavar="NAME|NUMBER",
+    show_default="the system's",
+    help="Microphone, by its number or a part of its name; speechrnn devices lists them.",
+)
 
 
 def run_program(program: Callable[[], object]) -> None:
@@ -72,12 +93,7 @@ def fail(message: str) -> NoReturn:
 
 def note(message: str) -> None:
     """Print a line for people on standard error."""
-    click.echo(shown(message), err=True)
-
-
-def shown(text: str | Path) -> str:
-    """A path, or a text that holds one, with ? for bytes that are not valid in it."""
-    return str(text).encode(errors="replace").decode()
+    click.echo(printable(message), err=True)
 
 
 def track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
@@ -90,26 +106,36 @@ def track(items: Iterable[Item], total: int, what: str) -> Iterable[Item]:
     return track(items, total=total, description=what, console=Console(stderr=True), transient=True)
 
 
-def find_files(audio: Sequence[Path]) -> tuple[list[Path], int]:
-    """The audio files that arguments mean; an argument that means none is reported and counted as failed."""
-    from speechrnn.audio import find_audio
+class Batch:
+    """Work on many inputs: an error of one is reported, the others are done, and the exit code is 2 in the end."""
 
-    files, failed = [], 0
-    for path in audio:
-        try:
-            files += find_audio(path)
-        except SpeechRnnError as error:
-            note(f"speechrnn: {error}")
-            failed += 1
-    return files, failed
+    def __init__(self, n_done: int = 0, n_failed: int = 0) -> None:
+        self.n_done, self.n_failed = n_done, n_failed
 
+    def report(self, error: SpeechRnnError) -> None:
+        """Print the error of one input."""
+        note(f"speechrnn: {error}")
+        self.n_failed += 1
 
-def end_of_batch(failed: int, n_files: int) -> None:
-    """Say how many inputs failed, if any did, and end with exit code 2 then."""
-    if failed:
-        if n_files > 1:
-            note(f"speechrnn: {failed} of {max(n_files, failed)} inputs failed, the others are done")
-        raise SystemExit(2)
+    def results(self, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
+        """Yield what `work` gives for each item, leaving out those that fail."""
+        for result in results_of(items, work, self.report):
+            self.n_done += 1
+            yield result
+
+    def files(self, audio: Iterable[Path]) -> list[Path]:
+        """Audio files that arguments name, of folders all; an argument that names none has failed."""
+        from speechrnn.audio import find_audio
+
+        return [file for found in results_of(audio, find_audio, self.report) for file in found]
+
+    def end(self) -> None:
+        """Exit with 2 if any input failed, saying how many did if there were several."""
+        n_inputs = self.n_done + self.n_failed
+        if self.n_failed and n_inputs > 1:
+            note(f"speechrnn: {self.n_failed} of {n_inputs} inputs failed, the others are done")
+        if self.n_failed:
+            raise SystemExit(2)
 
 
 def choose_options(
@@ -174,6 +200,9 @@ class ProgressLine:
         self._on_terminal = sys.stderr.isatty()
         self._shown_at = 0.0
 
+    def __enter__(self) -> ProgressLine:
+        return self
+
     def __call__(self, progress: Progress) -> None:
         """Show how far training is."""
         left = timedelta(seconds=round(progress.left_s))
@@ -189,7 +218,6 @@ class ProgressLine:
             self._shown_at = time.monotonic()
             note(line)
 
-    def end(self) -> None:
-        """Leave the line."""
+    def __exit__(self, *error: object) -> None:
         if self._on_terminal:
             sys.stderr.write("\n")

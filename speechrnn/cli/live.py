@@ -22,10 +22,12 @@ from speechrnn.cli.console import (
     threshold_option,
 )
 from speechrnn.errors import ConfigError, DeviceError
-from speechrnn.files import check_apart
+from speechrnn.files import check_not_read
 
 if TYPE_CHECKING:
+    from speechrnn.cli.live_view import LiveView
     from speechrnn.sources import AudioSource
+    from speechrnn.spotter import KeywordSpotter
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -34,71 +36,94 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: float | 
     return value
 
 
-@click.command()
+@click.command(short_help="Detect keywords as they are spoken.")
 @model_option
 @operating_point_option
-@click.option("--source", help="A recording, or - for raw 16-bit PCM on standard input; the microphone if not given.")
-@click.option("--rate", "rate_hz", type=click.IntRange(1000, 768000), help="Rate of --source -; 16000 if not given.")
+@threshold_option
+@click.option("--keywords", metavar="WORD,WORD", show_default="all", help="Only these are detected.")
+@click.option(
+    "--step",
+    "step_ms",
+    metavar="MS",
+    type=click.IntRange(10, 1000),
+    show_default="the model's",
+    help="Time between two decisions, in milliseconds.",
+)
+@click.option(
+    "--source",
+    metavar="FILE|-",
+    show_default="the microphone",
+    help="A recording, or - for raw 16-bit PCM on standard input.",
+)
+@click.option(
+    "--rate",
+    "rate_hz",
+    metavar="HZ",
+    type=click.IntRange(1000, 768000),
+    show_default="16000",
+    help="Sample rate of --source -, in Hz.",
+)
 @click.option("--realtime", is_flag=True, help="Play a --source at the speed of the sound.")
 @device_option
-@click.option("--keywords", metavar="WORD,WORD", help="Only these may fire.")
-@threshold_option
-@click.option("--step", "step_ms", type=click.IntRange(10, 1000), help="Milliseconds between two decisions.")
-@click.option("--duration", "duration_s", type=float, callback=_seconds, help="Stop after so many seconds.")
+@click.option(
+    "--duration",
+    "duration_s",
+    metavar="SECONDS",
+    type=float,
+    callback=_seconds,
+    show_default="until Ctrl-C",
+    help="Time after which to stop, in seconds.",
+)
 @click.option("--jsonl", is_flag=True, help="Print one JSON object for each detection.")
 @click.option("--run", "command", metavar="COMMAND", help="Run this at each detection: 'notify {label} {score}'.")
 @click.option("--save", type=PATH, metavar="FILE", help="Keep the audio, with the detections beside it.")
 def listen(
     model: str,
     operating_point: str | None,
+    threshold: tuple[str, ...],
+    keywords: str | None,
+    step_ms: int | None,
     source: str | None,
     rate_hz: int | None,
     realtime: bool,
     device: str | None,
-    keywords: str | None,
-    threshold: tuple[str, ...],
-    step_ms: int | None,
     duration_s: float | None,
     jsonl: bool,
     command: str | None,
     save: Path | None,
 ) -> None:
-    """Hear keywords as they are spoken: from the microphone, a pipe or a recording. Ctrl-C ends it."""
-    from speechrnn.cli.sinks import CommandRunner, Printer, Recorder, Sink, run
+    """Detect keywords as they are spoken: from the microphone, a pipe or a recording. Ctrl-C ends it."""
+    from speechrnn.cli.sinks import CommandRunner, Printer, Recorder, run
     from speechrnn.recognizer import load
     from speechrnn.spotter import KeywordSpotter
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to press Ctrl-C
+    if source is not None:
+        check_not_read([save], [Path(source)])
     recognizer = load(model, operating_point=operating_point)
     spotter = KeywordSpotter(recognizer, choose_options(recognizer, threshold, keywords, step_ms))
-    if save is not None and source is not None:
-        check_apart({"--save": save}, {"the recording": [Path(source)]})
-    notes: list[Callable[[str], None]] = [note]
-    sinks: list[Sink] = []
-    if command is not None:
-        sinks.append(CommandRunner(command, lambda line: notes[-1](line)))
-    opened = _open_source(source, rate_hz, realtime, device, lambda line: notes[-1](line))
-    if save is not None:
-        sinks.append(Recorder(save, spotter.sample_rate_hz))
-    if jsonl or not sys.stdout.isatty():
-        sinks.append(Printer(jsonl, click.echo))
+    view = None if jsonl or not sys.stdout.isatty() else _live_view(spotter)
+    say = note if view is None else view.note
+    runner = [] if command is None else [CommandRunner(command, say)]
+    opened = _open_source(source, rate_hz, realtime, device, say)
+    recorder = [] if save is None else [Recorder(save, spotter.sample_rate_hz)]
+    if view is None:
         note(f"listening to {opened.name}; Ctrl-C ends it")
     else:
-        from speechrnn.cli.live_view import LiveView
+        view.start(opened)
+    run(opened, spotter, [*runner, *recorder, view or Printer(jsonl, click.echo)], duration_s)
 
-        view = LiveView(opened, spotter)
-        notes.append(view.note)
-        sinks.append(view)
-    run(opened, spotter, sinks, duration_s)
+
+def _live_view(spotter: KeywordSpotter) -> LiveView:
+    from speechrnn.cli.live_view import LiveView
+
+    return LiveView(spotter)
 
 
 def _open_source(
-    source: str | None,
-    rate_hz: int | None,
-    realtime: bool,
-    device: str | None,
-    note: Callable[[str], None],
+    source: str | None, rate_hz: int | None, realtime: bool, device: str | None, say: Callable[[str], None]
 ) -> AudioSource:
+    """What `listen` was asked to listen to. Raises ConfigError for options that contradict each other."""
     from speechrnn.sources import RealTimeSource, open_source
 
     if rate_hz is not None and source != "-":
@@ -107,7 +132,7 @@ def _open_source(
         raise ConfigError("--realtime: belongs to --source; a microphone is as fast as the sound")
     if device is not None and source is not None:
         raise ConfigError(f"--device {device}: is not used with --source {source}; give one of them")
-    opened = open_source(source, device=_device(device), pipe_rate_hz=rate_hz or 16000, on_event=note)
+    opened = open_source(source, device=_device(device), pipe_rate_hz=rate_hz or 16000, on_event=say)
     return RealTimeSource(opened) if realtime else opened
 
 
@@ -115,9 +140,9 @@ def _device(device: str | None) -> str | int | None:
     return int(device) if device is not None and device.isdigit() else device
 
 
-@click.command()
+@click.command(short_help="List the microphones.")
 def devices() -> None:
-    """List the microphones."""
+    """List the microphones: number, name, channels and rate; * marks the system's default."""
     from speechrnn.sources import input_devices
 
     found = input_devices()
@@ -128,7 +153,7 @@ def devices() -> None:
         click.echo(f"{mark} {info['index']:>3}  {info['name']}  ({info['channels']} channels, {info['rate_hz']} Hz)")
 
 
-@click.command()
+@click.command(short_help="Check installation, model and microphone.")
 @model_option
 @device_option
 def doctor(model: str, device: str | None) -> None:
@@ -145,35 +170,52 @@ def doctor(model: str, device: str | None) -> None:
         raise SystemExit(2)
 
 
-@click.command()
+@click.command(short_help="Open a page in the browser that listens.")
 @model_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--name", "names", multiple=True, help="A further host name under which it may be opened; repeatable.")
-@click.option("--certfile", type=PATH, help="PEM certificate, for https.")
-@click.option("--keyfile", type=PATH, help="Its key, if not in the same file.")
 @operating_point_option
 @threshold_option
 @click.option(
+    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to serve at; 0.0.0.0 for all."
+)
+@click.option(
+    "--port",
+    metavar="N",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="TCP port; 0 takes a free one.",
+)
+@click.option(
+    "--name",
+    "names",
+    metavar="HOST",
+    multiple=True,
+    show_default="only its addresses",
+    help="A further host name under which the page may be opened; repeatable.",
+)
+@click.option("--certfile", type=PATH, metavar="FILE", show_default="http", help="PEM certificate, for https.")
+@click.option("--keyfile", type=PATH, metavar="FILE", show_default="in --certfile", help="Key of the certificate.")
+@click.option(
     "--clients",
     "max_clients",
+    metavar="N",
     default=64,
     show_default=True,
     type=click.IntRange(1),
-    help="How many may be heard at once.",
+    help="Largest number of clients at a time.",
 )
 def serve(
     model: str,
+    operating_point: str | None,
+    threshold: tuple[str, ...],
     host: str,
     port: int,
     names: tuple[str, ...],
     certfile: Path | None,
     keyfile: Path | None,
-    operating_point: str | None,
-    threshold: tuple[str, ...],
     max_clients: int,
 ) -> None:
-    """Open a page on this machine that listens: to a microphone, or to a sound file. Ctrl-C ends it."""
+    """Open a page on this machine that listens to a microphone, or to a sound file. Ctrl-C ends it."""
     try:
         from speechrnn.serving import app as server
     except ModuleNotFoundError as error:

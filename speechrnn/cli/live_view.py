@@ -35,10 +35,10 @@ def bar(share: float, width: int) -> str:
 
 
 class LiveView:
-    """The terminal view; `write` every block to it."""
+    """The terminal view of a source; `start` it, then `write` to it what becomes of each block."""
 
-    def __init__(self, source: AudioSource, spotter: KeywordSpotter, *, console: Console | None = None) -> None:
-        self._source = source
+    def __init__(self, spotter: KeywordSpotter, *, console: Console | None = None) -> None:
+        self._source: AudioSource
         self._spotter = spotter
         self._found: deque[Detection] = deque(maxlen=_N_SHOWN)
         self._n_found = 0
@@ -48,6 +48,11 @@ class LiveView:
         self._clipped_at_s = -_HOLD_S
         self._message = ""
         self._console = console or Console()
+        self._live: Live
+
+    def start(self, source: AudioSource) -> None:
+        """Show the name of the source and what it drops, and begin to draw."""
+        self._source = source
         self._live = Live(console=self._console, refresh_per_second=12, get_renderable=self._render)
         self._live.start()
 

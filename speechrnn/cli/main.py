@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
+
 import click
 
 import speechrnn
 from speechrnn.cli import evaluate, live, recognise, train
 from speechrnn.cli.console import run_program
 
-_VERBS = (
-    recognise.transcribe,
-    recognise.classify,
-    recognise.describe,
-    live.listen,
-    live.devices,
-    live.doctor,
-    live.serve,
-    train.prepare,
-    train.train,
-    train.export,
-    evaluate.evaluate,
-    evaluate.score,
-)
+VERBS = {
+    "Recognise": (recognise.transcribe, recognise.classify, recognise.describe),
+    "Live": (live.listen, live.devices, live.doctor, live.serve),
+    "Train": (train.prepare, train.train, train.export),
+    "Evaluate": (evaluate.evaluate, evaluate.score),
+}
+
+
+class _Topics(click.Group):
+    """A group whose help lists the verbs by topic."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands))
+        for topic, verbs in VERBS.items():
+            with formatter.section(topic):
+                formatter.write_dl([(str(verb.name).ljust(width), verb.short_help or "") for verb in verbs])
 
 
 def main() -> None:
     """Run the command line; the entry point of the installed program."""
-    run_program(lambda: cli.main(standalone_mode=False))
+    run_program(lambda: cli.main(prog_name="speechrnn", standalone_mode=False))
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Topics,
+    invoke_without_command=True,
+    subcommand_metavar="VERB [ARGUMENTS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="speechrnn VERB --help explains each.",
+)
 @click.version_option(speechrnn.__version__, prog_name="speechrnn")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Recurrent recognition of spoken commands: train, transcribe, listen."""
+    """Recognise spoken commands with recurrent neural networks."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
-for _verb in _VERBS:
+for _verb in itertools.chain(*VERBS.values()):
     cli.add_command(_verb)

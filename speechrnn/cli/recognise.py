@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,45 +15,47 @@ import msgspec
 from speechrnn.cli import outputs
 from speechrnn.cli.console import (
     PATH,
+    Batch,
     choose_options,
-    end_of_batch,
-    find_files,
     model_option,
     note,
     operating_point_option,
-    shown,
     threshold_option,
     track,
 )
-from speechrnn.errors import ConfigError, SpeechRnnError
-from speechrnn.files import check_apart
+from speechrnn.errors import ConfigError
+from speechrnn.files import check_not_read, printable
 
 if TYPE_CHECKING:
     from speechrnn.formats import Transcript
+    from speechrnn.recognizer import Recognizer
     from speechrnn.spotter import KeywordSpotter
 
 _FORMATS = ("table", "json", "jsonl", "csv", "vtt", "srt", "audacity", "ctm")
 
 
-@click.command()
+@click.command(short_help="Find keywords in recordings.")
 @click.argument("audio", nargs=-1, required=True, type=PATH)
 @model_option
 @operating_point_option
-@click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True)
+@threshold_option
+@click.option(
+    "--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True, help="Form of the output."
+)
 @click.option(
     "--output",
     metavar="PLACE",
+    show_default="standard output",
     help="A file, replaced when all recordings are done; what is done when Ctrl-C comes is kept as FILE.part. "
     "Or a folder, also a new one if its name ends in /: one file for each recording, as soon as it is done.",
 )
-@threshold_option
 def transcribe(
     audio: tuple[Path, ...],
     model: str,
     operating_point: str | None,
+    threshold: tuple[str, ...],
     format_: str,
     output: str | None,
-    threshold: tuple[str, ...],
 ) -> None:
     """Find keywords in recordings of any length, rate and channel count; folders are searched.
 
@@ -62,20 +64,14 @@ def transcribe(
     from speechrnn.recognizer import load
     from speechrnn.spotter import KeywordSpotter
 
-    recognizer = load(model, operating_point=operating_point)
+    recognizer, batch = load(model, operating_point=operating_point), Batch()
     spotter = KeywordSpotter(recognizer, choose_options(recognizer, threshold))
-    files, failed = find_files(audio)
+    files = batch.files(audio)
     several = len(files) > 1 or any(path.is_dir() for path in audio)
     with _destination(output, format_, files, several) as add:
-        for file in files:
-            try:
-                transcript = _transcribe_file(spotter, file)
-            except SpeechRnnError as error:
-                note(f"speechrnn: {error}")
-                failed += 1
-                continue
+        for transcript in batch.results(files, lambda file: _transcribe_file(spotter, file)):
             add(transcript)
-    end_of_batch(failed, len(files))
+    batch.end()
 
 
 def _destination(
@@ -94,11 +90,11 @@ def _destination(
         return (outputs.as_they_come if format_ in ("table", "jsonl") else outputs.at_the_end)(write, echo)
     path = Path(output)
     if path.is_dir() or output.endswith("/") or (several and holds_one):
-        repeated = [name for name, n in Counter(Path(shown(file)).stem for file in files).items() if n > 1]
+        repeated = [name for name, n in Counter(Path(printable(file)).stem for file in files).items() if n > 1]
         if repeated:
             raise ConfigError(f"{path}: several recordings are called {repeated[0]}; transcribe them one by one")
         return outputs.to_folder(path, write, formats.SUFFIXES[format_])
-    check_apart({"--output": path}, {"the recording": files})
+    check_not_read([path], files)
     return outputs.to_file(path, write, note)
 
 
@@ -110,44 +106,58 @@ def _transcribe_file(spotter: KeywordSpotter, file: Path) -> Transcript:
     spotter.reset()
     with FileSource(file) as source:
         duration_s = source.duration_s or 0.0
-        blocks = track(source.blocks(spotter.sample_rate_hz), round(duration_s), shown(file.name))
+        blocks = track(source.blocks(spotter.sample_rate_hz), round(duration_s), printable(file.name))
         found = [detection for step in spot(blocks, spotter) for detection in step.detections]
-    return Transcript(shown(file), duration_s, tuple(found))
+    return Transcript(printable(file), duration_s, tuple(found))
 
 
-@click.command()
+@click.command(short_help="Name the word in clips of one word.")
 @click.argument("audio", nargs=-1, required=True, type=PATH)
 @model_option
-@click.option("--format", "format_", type=click.Choice(("table", "json")), default="table", show_default=True)
-@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many labels to show in a table.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="Form of the output.",
+)
+@click.option(
+    "--top", metavar="N", default=3, show_default=True, type=click.IntRange(1), help="Number of labels in a table."
+)
 def classify(audio: tuple[Path, ...], model: str, format_: str, top: int) -> None:
-    """Say which word each one-word clip holds, with the probability of every label."""
-    from speechrnn.audio import read
+    """Say which word each clip of one word holds, with the probability of every label."""
     from speechrnn.recognizer import load
 
-    recognizer = load(model)
-    files, failed = find_files(audio)
-    results: list[dict[str, Any]] = []
-    for file in files:
-        try:
-            posteriors = recognizer.classify(read(file, recognizer.info.spec.sample_rate_hz))
-        except SpeechRnnError as error:
-            note(f"speechrnn: {error}")
-            failed += 1
-            continue
-        ranked = sorted(zip(recognizer.labels, map(float, posteriors), strict=True), key=lambda item: -item[1])
-        if format_ == "table":
-            click.echo(f"{shown(file)}  " + "  ".join(f"{label} {share:.3f}" for label, share in ranked[:top]))
-        else:
-            probabilities = {label: round(share, 5) for label, share in ranked}
-            results.append({"audio": shown(file), "label": ranked[0][0], "probabilities": probabilities})
-    if format_ == "json":
-        text = msgspec.json.encode(results[0] if len(files) == len(results) == 1 else results)
+    recognizer, batch = load(model), Batch()
+    files = batch.files(audio)
+    results = batch.results(files, lambda file: (file, _classify_file(recognizer, file)))
+    if format_ == "table":
+        for file, probabilities in results:
+            best = list(probabilities.items())[:top]
+            click.echo(f"{printable(file)}  " + "  ".join(f"{label} {value:.3f}" for label, value in best))
+    else:
+        objects = [_to_object(file, probabilities) for file, probabilities in results]
+        text = msgspec.json.encode(objects[0] if len(files) == len(objects) == 1 else objects)
         click.echo(msgspec.json.format(text, indent=2))
-    end_of_batch(failed, len(files))
+    batch.end()
 
 
-@click.command()
+def _classify_file(recognizer: Recognizer, file: Path) -> dict[str, float]:
+    """The probability of each label, the largest first."""
+    from speechrnn.audio import read
+
+    posteriors = recognizer.classify(read(file, recognizer.info.spec.sample_rate_hz))
+    ranked = sorted(zip(recognizer.labels, map(float, posteriors), strict=True), key=lambda item: -item[1])
+    return dict(ranked)
+
+
+def _to_object(file: Path, probabilities: Mapping[str, float]) -> dict[str, Any]:
+    rounded = {label: round(value, 5) for label, value in probabilities.items()}
+    return {"audio": printable(file), "label": next(iter(rounded)), "probabilities": rounded}
+
+
+@click.command(short_help="Show what a model file says of itself.")
 @click.argument("model")
 def describe(model: str) -> None:
     """Print what a model file says of itself: features, network, labels, thresholds, provenance."""

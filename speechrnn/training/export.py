@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from onnxscript.optimizer import optimize
 
-from speechrnn.audio import Samples
+from speechrnn.audio import Samples, find_audio, read
 from speechrnn.errors import ModelFileError
 from speechrnn.model.features import fold_spectrograms
 from speechrnn.model.network import RecognizerNet
 from speechrnn.recognizer import METADATA_KEY, load
-from speechrnn.spec import ModelInfo
+from speechrnn.spec import ModelInfo, Spec
 
 MAX_DIFFERENCE = 1e-4
 
@@ -45,6 +45,17 @@ def export(net: RecognizerNet, info: ModelInfo, contexts: Samples, path: Path) -
         target.write_bytes(part.read_bytes())
         target.replace(path)
     return difference
+
+
+def contexts_of(place: Path, spec: Spec, n: int = 64) -> Samples:
+    """The beginnings of some `n` recordings, spread evenly over a folder, as contexts [B, context_samples].
+
+    Shorter recordings are padded with zeros; a file is a folder of one. Raises AudioError if one cannot be read.
+    """
+    files = find_audio(place)
+    length = spec.context_samples
+    clips = [read(file, spec.sample_rate_hz)[:length] for file in files[:: max(1, len(files) // n)]]
+    return np.stack([np.pad(clip, (0, length - len(clip))) for clip in clips])
 
 
 def _write(net: RecognizerNet, info: ModelInfo, path: Path) -> None:

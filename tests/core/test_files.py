@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from speechrnn import files
-from speechrnn.errors import DeviceError
+from speechrnn.errors import ConfigError, DeviceError
+from tests.helpers import assert_one_line
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
@@ -34,3 +35,20 @@ def test_a_place_where_no_file_can_go_is_known_before_the_work(place: str, tmp_p
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match=str(tmp_path)):
         files.check_place(tmp_path / place)
+
+
+def test_a_file_that_is_read_is_not_written_over_by_any_of_its_names(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked").symlink_to("talk.wav")
+    for name in ("talk.wav", "folder/../talk.wav", "linked"):
+        with pytest.raises(ConfigError, match="give another name") as caught:
+            files.check_not_read([None, tmp_path / "new.json", tmp_path / name], [tmp_path / "talk.wav"])
+        assert_one_line(caught.value, name)
+
+
+def test_new_files_other_files_and_devices_may_be_written(tmp_path: Path) -> None:
+    (tmp_path / "old.json").touch()
+    (tmp_path / "talk.wav").touch()
+    written = [tmp_path / "new.json", tmp_path / "old.json", Path(os.devnull), None]
+    files.check_not_read(written, [tmp_path / "talk.wav", tmp_path / "missing.wav", Path(os.devnull)])

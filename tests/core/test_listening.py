@@ -4,7 +4,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,11 +26,10 @@ from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import ArraySource, FileSource, Microphone, PipeSource, RealTimeSource
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
-from tests.helpers import assert_one_line
+from tests.helpers import COMMAND, assert_one_line
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "audio" / "commands.wav"
-COMMAND = [sys.executable, "-c", "from speechrnn.cli.main import main; main()"]
 WORD = Detection("yes", 0.9, 1.3, 0.95, 1.6)
 NOTHING = np.zeros(0, dtype=np.float32)
 
@@ -305,7 +303,8 @@ def test_a_device_that_comes_back_at_another_rate_is_resampled_to_the_first(soun
 def test_the_view_shows_level_bars_and_detections(recognizer: Recognizer) -> None:
     spotter = KeywordSpotter(recognizer)
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=40)
-    view = LiveView(FileSource(EXAMPLE), spotter, console=console)
+    view = LiveView(spotter, console=console)
+    view.start(FileSource(EXAMPLE))
     block = np.ones(16000, dtype=np.float32)
     view.write(spotter.step(block)._replace(detections=[WORD]))
     view.note("the microphone is gone")

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +14,11 @@ import pytest
 import soundfile
 
 from tests import virtual_microphone
+from tests.helpers import COMMAND
 from tests.virtual_microphone import VirtualMicrophone
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "audio" / "commands.wav"
-COMMAND = [sys.executable, "-c", "from speechrnn.cli.main import main; main()"]
 _LACKING = virtual_microphone.missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(_LACKING), reason=f"no virtual microphone: {_LACKING} missing")]
 

@@ -38,13 +38,12 @@ from speechrnn.serving import admission, conversation, guard, transcription, upl
 from speechrnn.serving import app as server
 from speechrnn.serving.batching import Batcher
 from speechrnn.spotter import KeywordSpotter
-from tests.helpers import fake_recognizer, noise, silence, word, write_audio
+from tests.helpers import COMMAND, fake_recognizer, noise, silence, word, write_audio
 from tests.serving.server import Serving, closed, converse, found_in, pcm, start, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "audio"
 WEB = ROOT / "speechrnn" / "serving" / "web"
-COMMAND = [sys.executable, "-c", "from speechrnn.cli.main import main; main()"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 SPEECH = np.concatenate(
     [silence(0.5), word("yes"), silence(1.0), word("no"), word("unknown"), silence(0.4), word("yes", 0.15)]

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,14 +21,16 @@ from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwrig
 from speechrnn.audio import Samples, read
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.serving import uploads
-from tests.helpers import RATE_HZ, fake_recognizer, silence, sine, write_audio
+from tests.helpers import COMMAND, RATE_HZ, fake_recognizer, silence, sine, write_audio
 from tests.serving.server import Serving, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "audio"
-COMMAND = [sys.executable, "-c", "from speechrnn.cli.main import main; main()"]
 CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; see tests/install-system-packages")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; see tests/install-system-packages"),
+]
 WAIT_MS = 30_000
 expect.set_options(timeout=WAIT_MS)
 
