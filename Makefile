@@ -35,7 +35,7 @@ test: setup lint types  ## install what is missing, then lint, types and all tes
 	$(PYTEST)
 
 docs: .venv/.development  ## build the documentation into build/docs; any warning is an error
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs $(SITE)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs $(SITE)
 	@echo "open $(SITE)/index.html"
 
 wheel: .venv/.development  ## build the wheel and the source archive into dist

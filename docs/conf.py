@@ -1,7 +1,9 @@
 """The documentation site: Markdown pages, API entries from docstrings, notebooks of examples/ with their outputs."""
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -29,6 +31,7 @@ nb_execution_mode = "off"  # they are executed below, in the folder that they ar
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {"Samples": "Samples", "Array": "Array", "NDArray": "NDArray"}
 python_maximum_signature_line_length = 80
 
 html_theme = "furo"
@@ -50,4 +53,12 @@ def execute_notebooks() -> None:
         nbformat.write(notebook, executed / path.name)
 
 
-execute_notebooks()
+def readable(text: str | None) -> str | None:
+    """A part of a signature as it would be written: a default that msgspec makes anew, and the alias of a type."""
+    return text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text.replace("<factory>", "{}"))
+
+
+def setup(app: Any) -> None:
+    """Prepare what Sphinx reads."""
+    app.connect("autodoc-process-signature", lambda *event: (readable(event[-2]), readable(event[-1])))
+    execute_notebooks()

@@ -115,6 +115,12 @@ def check_speechrnn(arguments: list[str]) -> None:
     cli.commands[verb].make_context(verb, rest)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")])
+def test_pipelines_named_in_the_pages_exist(page: Path) -> None:
+    named = {*re.findall(r"pipelines(?:\.[a-z_]+)+", page.read_text())}
+    assert [name for name in sorted(named) if find_spec(name) is None] == []
+
+
 def check_module(arguments: list[str]) -> None:
     """That a module can be run, and that it, or what all pipelines share, has the options."""
     assert arguments[0] == "-m"
