@@ -112,11 +112,11 @@ def every(n_samples: int, samples: Samples) -> list[Samples]:
     return cut(samples, range(n_samples, len(samples), n_samples))
 
 
-def run(*arguments: str | Path, cwd: Path = ROOT, data: bytes = b"") -> CompletedProcess[str]:
-    """The command line in this process, with `data` on standard input: its exit code and what it printed."""
+def run(*arguments: str | Path, cwd: Path = ROOT) -> CompletedProcess[str]:
+    """The command line in this process: its exit code and what it printed."""
     terminated, code = signal.getsignal(signal.SIGTERM), 0
     command = [str(argument) for argument in arguments]
-    with contextlib.chdir(cwd), CliRunner().isolation(data) as (stdout, stderr, _):
+    with contextlib.chdir(cwd), CliRunner().isolation() as (stdout, stderr, _):
         try:
             run_program(lambda: cli.main(command, prog_name="speechrnn", standalone_mode=False))
         except SystemExit as ended:

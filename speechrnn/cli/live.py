@@ -193,7 +193,7 @@ def doctor(model: str, device: str | None) -> None:
     show_default="only its addresses",
     help="A further host name under which the page may be opened; repeatable.",
 )
-@click.option("--certfile", type=PATH, metavar="FILE", show_default="http", help="PEM certificate, for https.")
+@click.option("--certfile", type=PATH, metavar="FILE", show_default="none, http", help="PEM certificate, for https.")
 @click.option("--keyfile", type=PATH, metavar="FILE", show_default="in --certfile", help="Key of the certificate.")
 @click.option(
     "--clients",

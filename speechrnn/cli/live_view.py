@@ -27,9 +27,9 @@ def level_db(samples: Samples) -> float:
     return float(20 * np.log10(max(np.sqrt(np.mean(np.square(samples, dtype=np.float64))), 1e-6)))
 
 
-def bar(share: float, width: int) -> str:
-    """A bar of eighths of a character, `share` of `width` long."""
-    n_eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+def bar(fraction: float, width: int) -> str:
+    """A bar of eighths of a character, `fraction` of `width` long."""
+    n_eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
     whole, rest = divmod(n_eighths, 8)
     return ("█" * whole + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width)
 
@@ -89,7 +89,7 @@ class LiveView:
             rows.append(Text(self._message, style="yellow"))
         minutes, seconds = divmod(int(position_s), 60)
         dropped_s = getattr(self._source, "n_dropped_samples", 0) / self._source.sample_rate_hz
-        subtitle = f"{self._n_found} heard   {dropped_s:.1f} s dropped   Ctrl-C ends"
+        subtitle = f"{self._n_found} detected   {dropped_s:.1f} s dropped   Ctrl-C ends"
         return Panel(
             Group(*rows),
             title=f"[bold]listening[/]  {self._source.name}  {minutes // 60}:{minutes % 60:02}:{seconds:02}",
@@ -101,9 +101,9 @@ class LiveView:
         )
 
     def _level_line(self, position_s: float) -> Text:
-        share = 1 - self._level_db / _QUIETEST_DB
+        fraction = 1 - self._level_db / _QUIETEST_DB
         line = Text(f"{'level':<9}")
-        line.append(bar(share, 40), style="red" if share > 0.95 else "green")
+        line.append(bar(fraction, 40), style="red" if fraction > 0.95 else "green")
         line.append(f" {max(self._level_db, -99):>4.0f} dB")
         if position_s - self._clipped_at_s < _HOLD_S:
             line.append("  CLIPPING", style="bold red")
@@ -112,10 +112,12 @@ class LiveView:
     def _bars(self) -> Table:
         table = Table.grid(padding=(0, 1))
         recent = {found.label for found in self._found if self._position_s - found.decided_s < _HOLD_S}
-        for label, share in zip(self._spotter.recognizer.labels, self._posteriors, strict=True):
+        for label, posterior in zip(self._spotter.recognizer.labels, self._posteriors, strict=True):
             is_keyword = label in self._spotter.recognizer.info.spec.labels.keywords
             style = "bold cyan" if label in recent else "cyan" if is_keyword else "bright_black"
-            table.add_row(Text(f"{label:<8}", style=style), Text(bar(float(share), 40), style=style), f"{share:.2f}")
+            table.add_row(
+                Text(f"{label:<8}", style=style), Text(bar(float(posterior), 40), style=style), f"{posterior:.2f}"
+            )
         return table
 
     def _detections(self) -> Table:

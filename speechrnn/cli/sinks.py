@@ -37,7 +37,7 @@ class Sink(Protocol):
 
 
 def run(source: AudioSource, spotter: KeywordSpotter, sinks: Sequence[Sink], duration_s: float | None = None) -> None:
-    """Spot keywords in a source until it ends, `duration_s` have been heard, or Ctrl-C; then finish all sinks."""
+    """Spot keywords in a source until it ends, `duration_s` have passed, or Ctrl-C; then finish all sinks."""
     with ExitStack() as stack:
         for sink in sinks:
             stack.callback(sink.close)
@@ -149,7 +149,7 @@ class CommandRunner:
 
 
 class Recorder:
-    """Keeps what was heard in an audio file, and the detections beside it as an Audacity label track."""
+    """Keeps the audio of the stream in a file, and the detections beside it as an Audacity label track."""
 
     def __init__(self, path: Path, sample_rate_hz: int) -> None:
         try:
