@@ -60,7 +60,7 @@ def to_csv(rows: Sequence[Sequence[object]]) -> str:
 def write_list(
     path: Path, kind: type[AlignedWord] | type[FalseAlarm], places: Sequence[AlignedWord | FalseAlarm]
 ) -> None:
-    """Write a list of places with its header anew, aside first. Raises DeviceError."""
+    """Write a list of places with its header anew, aside first. Raises OutputError."""
     write_text(path, to_csv([kind._fields, *places]))
 
 

@@ -34,7 +34,7 @@ def write(target: Path, stream: Samples, words: list[Word]) -> Path:
 
 
 def check_target(target: Path) -> None:
-    """Raise ConfigError or DeviceError now, rather than after the work, if no audio can be written there."""
+    """Raise ConfigError or OutputError now, rather than after the work, if no audio can be written there."""
     if not soundfile.check_format(target.suffix[1:].upper()):
         raise ConfigError(f"{target}: expected the name of an audio file, such as stream.wav")
     check_place(target)

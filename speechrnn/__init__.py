@@ -6,13 +6,19 @@ __version__ = "0.2.0.dev0"
 
 _ROOMS = {
     "ArraySource": "sources",
+    "AudioError": "errors",
     "AudioSource": "sources",
     "BackgroundListener": "listening",
+    "ConfigError": "errors",
+    "DataError": "errors",
     "Detection": "detector",
+    "DeviceError": "errors",
     "FileSource": "sources",
     "KeywordSpotter": "spotter",
     "Microphone": "sources",
+    "ModelFileError": "errors",
     "Options": "spec",
+    "OutputError": "errors",
     "PipeSource": "sources",
     "Recognizer": "recognizer",
     "SpeechRnnError": "errors",
@@ -24,6 +30,12 @@ __all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the names are those of the 
 
 if TYPE_CHECKING:
     from speechrnn.detector import Detection as Detection
+    from speechrnn.errors import AudioError as AudioError
+    from speechrnn.errors import ConfigError as ConfigError
+    from speechrnn.errors import DataError as DataError
+    from speechrnn.errors import DeviceError as DeviceError
+    from speechrnn.errors import ModelFileError as ModelFileError
+    from speechrnn.errors import OutputError as OutputError
     from speechrnn.errors import SpeechRnnError as SpeechRnnError
     from speechrnn.listening import BackgroundListener as BackgroundListener
     from speechrnn.listening import listen as listen

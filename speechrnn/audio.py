@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from speechrnn.errors import AudioError
+from speechrnn.errors import AudioError, MissingAudioError
 
 Samples = NDArray[np.float32]
 INT16_SCALE = 32768
@@ -61,7 +61,7 @@ def open_audio(path: Path) -> soundfile.SoundFile:
     if path.is_dir():
         raise AudioError(f"{path}: expected an audio file, got a folder")
     if not path.exists():
-        raise AudioError(f"{path}: no such file")
+        raise MissingAudioError(f"{path}: no such file")
     if not path.is_file():
         raise AudioError(
             f"{path}: expected a file, got a pipe or a device; give raw 16-bit PCM to: speechrnn listen --source -"
@@ -171,3 +171,9 @@ def resampled(blocks: Iterable[Samples], from_hz: float, to_hz: float) -> Iterat
     rest = resampler.push(np.zeros(0, dtype=np.float32), last=True)
     if len(rest):
         yield rest
+
+
+def rms_db(samples: Samples) -> float:
+    """Root mean square of samples [T] in dB of full scale; -120 for silence and for no samples."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+    return float(10 * np.log10(max(power, 1e-12)))

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from speechrnn.errors import ConfigError
+from speechrnn.errors import ConfigError, MissingConfigError
 from speechrnn.spec import Options, Spec, Struct, check
 
 Range = tuple[float, float]
@@ -362,7 +362,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); give a .toml file") from None
+        kind = MissingConfigError if isinstance(error, FileNotFoundError) else ConfigError
+        raise kind(f"{path}: cannot read the configuration ({error.strerror}); give a .toml file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML, got something else: {error}") from None
 

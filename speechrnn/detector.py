@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.errors import ConfigError
 from speechrnn.labels import Labels
 from speechrnn.spec import Options
 
@@ -26,13 +25,6 @@ class Detection(msgspec.Struct, frozen=True):
     decided_s: float
 
 
-def check_words(options: Options, labels: Labels) -> None:
-    """Raise ConfigError if options name a word that is no keyword."""
-    unknown = sorted({*options.thresholds, *options.keywords} - set(labels.keywords))
-    if unknown:
-        raise ConfigError(f"{', '.join(unknown)}: no keyword of this model; expected {', '.join(labels.keywords)}")
-
-
 class Detector:
     """Turns one row of posteriors per step into detections.
 
@@ -41,7 +33,7 @@ class Detector:
     """
 
     def __init__(self, labels: Labels, options: Options) -> None:
-        check_words(options, labels)
+        options.check_labels(labels)
         self._keywords = labels.keywords
         self._options = options
         heard = options.keywords or labels.keywords

@@ -1,4 +1,19 @@
-"""The errors a user can cause. Each carries one line: what was expected, what came, what to do."""
+"""The errors that a user can cause. Each carries one line: what was expected, what came, what to do.
+
+The kinds, and what else a caller may catch them as::
+
+    SpeechRnnError
+    ├── AudioError             and ValueError
+    │   └── MissingAudioError  and FileNotFoundError
+    ├── ModelFileError         and ValueError
+    │   └── MissingModelError  and FileNotFoundError
+    ├── ConfigError            and ValueError
+    │   └── MissingConfigError and FileNotFoundError
+    ├── DataError              and ValueError
+    │   └── MissingDataError   and FileNotFoundError
+    ├── DeviceError            and OSError
+    └── OutputError            and OSError
+"""
 
 from __future__ import annotations
 
@@ -10,27 +25,70 @@ class SpeechRnnError(Exception):
     """Base of every error that this package raises on purpose; the command line prints it and exits with 2."""
 
 
-class AudioError(SpeechRnnError):
-    """Audio that cannot be used: missing, empty, damaged, or not audio at all."""
+class AudioError(SpeechRnnError, ValueError):
+    """Audio that cannot be used: empty, damaged, truncated, of another shape or type, or not audio at all."""
 
 
-class ModelFileError(SpeechRnnError):
-    """A model file that cannot be loaded, or a model name that is not known."""
+class MissingAudioError(AudioError, FileNotFoundError):
+    """An audio file that is not there."""
 
 
-class ConfigError(SpeechRnnError):
+class ModelFileError(SpeechRnnError, ValueError):
+    """A model file that cannot be loaded."""
+
+
+class MissingModelError(ModelFileError, FileNotFoundError):
+    """A model file that is not there, or the name of a model that is not shipped."""
+
+
+class ConfigError(SpeechRnnError, ValueError):
     """A configuration or an option with an unknown key, a wrong type, or numbers that contradict each other."""
 
 
-class DataError(SpeechRnnError):
-    """Training or evaluation data that is missing or does not fit the configuration."""
+class MissingConfigError(ConfigError, FileNotFoundError):
+    """A configuration file that is not there."""
 
 
-class DeviceError(SpeechRnnError):
-    """An audio device or an output location that cannot be used."""
+class DataError(SpeechRnnError, ValueError):
+    """Training or evaluation data that does not fit the configuration, or cannot be read."""
 
 
-def first_line(error: Exception) -> str:
+class MissingDataError(DataError, FileNotFoundError):
+    """A folder or a file of training or evaluation data that is not there."""
+
+
+class DeviceError(SpeechRnnError, OSError):
+    """A microphone or a network address that cannot be used."""
+
+
+class OutputError(SpeechRnnError, OSError):
+    """A place that cannot be written to."""
+
+
+_EXTRAS = {
+    "mic": ("sounddevice",),
+    "train": (
+        "filelock",
+        "lightning_fabric",
+        "matplotlib",
+        "onnx",
+        "onnxscript",
+        "tomli_w",
+        "torch",
+        "torchaudio",
+    ),
+    "web": ("prometheus_client", "starlette", "uvicorn", "websockets"),
+}
+
+
+def missing_extra(module: str | None) -> str:
+    """That a module is not installed, and how to install it: by the extra of this package that has it."""
+    package = (module or "a module").partition(".")[0]
+    extra = next((name for name, modules in _EXTRAS.items() if package in modules), None)
+    return f"{package} is not installed: pip install " + (f"'speechrnn[{extra}]'" if extra else package)
+
+
+def first_line(error: BaseException) -> str:
     """What an error of a library says, in one line; its name if it says nothing, as ONNX Runtime's on Python 3.11.2."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

@@ -9,22 +9,24 @@ from pathlib import Path
 
 import msgspec
 
-from speechrnn.errors import ConfigError, DeviceError
+from speechrnn.errors import ConfigError, OutputError
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into one line that names the place. Raises DeviceError."""
+    """Turn a failure to write into one line that names the place. Raises OutputError."""
     try:
         yield
+    except OutputError:
+        raise
     except OSError as error:
-        raise DeviceError(f"{path}: cannot write there ({error.strerror}); give another place") from None
+        raise OutputError(f"{path}: cannot write there ({error.strerror}); give another place") from None
 
 
 def check_place(path: Path) -> None:
-    """Make the folders above `path`, and raise DeviceError now, rather than after the work, if no file can go there."""
+    """Make the folders above `path`, and raise OutputError now, rather than after the work, if no file can go there."""
     if path.is_dir():
-        raise DeviceError(f"{path}: expected the name of a file, got a folder")
+        raise OutputError(f"{path}: expected the name of a file, got a folder")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _is_special(path):
@@ -32,7 +34,7 @@ def check_place(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file, then let it take the place of the old one. Raises DeviceError."""
+    """Write a whole file, then let it take the place of the old one. Raises OutputError."""
     part = write_part(path, text)
     if not _is_special(path):
         with writing(path):
@@ -40,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_part(path: Path, text: str) -> Path:
-    """Write a whole file beside the old one as PATH.part, and say where. Raises DeviceError."""
+    """Write a whole file beside the old one as PATH.part, and say where. Raises OutputError."""
     target = path.resolve()
     part = path if _is_special(path) else target.with_name(target.name + ".part")
     with writing(path):
@@ -54,7 +56,7 @@ def _is_special(path: Path) -> bool:
 
 
 def write_json(path: Path, result: msgspec.Struct) -> None:
-    """As `write_text`, of a result as JSON for people and programs. Raises DeviceError."""
+    """As `write_text`, of a result as JSON for people and programs. Raises OutputError."""
     write_text(path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from speechrnn.errors import ConfigError
+
 UNKNOWN = "unknown"
 SILENCE = "silence"
 FOLDER_LABELS = {"_unknown_": UNKNOWN, "_silence_": SILENCE, "_background_noise_": SILENCE}
@@ -22,15 +24,15 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not self.keywords:
-            raise ValueError("expected at least one keyword, got none")
+            raise ConfigError("expected at least one keyword, got none")
         repeated = sorted({word for word in self.keywords if self.keywords.count(word) > 1})
         if repeated:
-            raise ValueError(f"expected each keyword once, got more of: {', '.join(repeated)}")
+            raise ConfigError(f"expected each keyword once, got more of: {', '.join(repeated)}")
         reserved = sorted({UNKNOWN, SILENCE, *FOLDER_LABELS} & set(self.keywords))
         if reserved:
-            raise ValueError(f"expected words as keywords, got the reserved name: {', '.join(reserved)}")
+            raise ConfigError(f"expected words as keywords, got the reserved name: {', '.join(reserved)}")
         if len(self.names) < 2:
-            raise ValueError("expected at least two classes, got one")
+            raise ConfigError("expected at least two classes, got one")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.audio import Samples
-from speechrnn.errors import ConfigError, ModelFileError, first_line
+from speechrnn.errors import MissingModelError, ModelFileError, first_line, missing_extra
 from speechrnn.spec import ModelInfo
 
 Array = NDArray[np.float32]
@@ -41,11 +41,7 @@ class Recognizer:
 
     def at(self, operating_point: str) -> Recognizer:
         """The same model, deciding as one of its operating points says. Raises ConfigError if it has none so named."""
-        try:
-            options = self.info.options_at(operating_point)
-        except KeyError:
-            known = ", ".join(self.info.operating_points) or "none"
-            raise ConfigError(f"{operating_point}: no operating point of this model, which has: {known}") from None
+        options = self.info.options_at(operating_point)
         return Recognizer(msgspec.structs.replace(self.info, options=options), self._logits, self.path)
 
     def logits(self, samples: Samples) -> Array:
@@ -132,7 +128,7 @@ def find_model(model: str | Path) -> Path:
     shipped = _SHIPPED / f"{model}.onnx"
     if path.name == str(model) and shipped.is_file():
         return shipped
-    raise ModelFileError(
+    raise MissingModelError(
         f"{model}: no such model; expected a .onnx or .pt file or one of the shipped: {', '.join(shipped_models())}"
     )
 
@@ -181,8 +177,12 @@ def _load_checkpoint(path: Path) -> Recognizer:
         from speechrnn.model.network import load_checkpoint
     except ModuleNotFoundError as error:
         raise ModelFileError(
-            f"{path}: a training checkpoint needs {error.name}, which is not installed; "
-            "pip install 'speechrnn[train]', or give the exported .onnx file"
+            f"{path}: is a training checkpoint, but {missing_extra(error.name)}; or give the exported .onnx file"
+        ) from None
+    except (ImportError, OSError) as error:  # an installed torch that lacks a library of the system
+        raise ModelFileError(
+            f"{path}: is a training checkpoint, but torch cannot be imported ({first_line(error)}); "
+            "install it again, or give the exported .onnx file"
         ) from None
     net, info = load_checkpoint(path)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.audio import Resampler, Samples, blocks_of, check_samples, from_int16, open_audio, resampled, to_mono
-from speechrnn.errors import DeviceError
+from speechrnn.errors import DeviceError, missing_extra
 
 _LOST_AFTER_S = 2.0
 _RETRY_EVERY_S = 1.0
@@ -299,8 +299,8 @@ def input_devices() -> list[dict[str, Any]]:
 def _import_sounddevice() -> Any:
     try:
         import sounddevice
-    except ModuleNotFoundError:
-        raise DeviceError("the microphone needs sounddevice: pip install 'speechrnn[mic]'") from None
+    except ModuleNotFoundError as error:
+        raise DeviceError(f"the microphone cannot be used, for {missing_extra(error.name)}") from None
     except OSError:
         raise DeviceError("the microphone needs PortAudio; on Debian: apt-get install libportaudio2") from None
     return sounddevice

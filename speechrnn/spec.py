@@ -7,10 +7,12 @@ the type checker. Nothing here needs torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from speechrnn.errors import ConfigError
 from speechrnn.labels import Labels
 
 
@@ -19,9 +21,9 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def check(condition: bool, message: str) -> None:
-    """Raise ValueError with the message unless the condition holds; msgspec adds where in the file it was."""
+    """Raise ConfigError with the message unless the condition holds; msgspec adds where in a file it was."""
     if not condition:
-        raise ValueError(message)
+        raise ConfigError(message)
 
 
 class _Frames(Struct, frozen=True):
@@ -190,19 +192,29 @@ class Options(Struct, frozen=True):
     """How posteriors become detections.
 
     A keyword fires when the mean of its last posteriors reaches its threshold. It then stays quiet until that mean
-    has fallen below `release` times the threshold and `refractory_ms` have passed. Only the keywords in `only` fire,
-    or all if it is empty.
+    has fallen below `release` times the threshold and `refractory_ms` have passed.
+
+    Raises ConfigError for values out of range.
     """
 
     keywords: tuple[str, ...] = msgspec.field(default=(), name="only")
+    """Keywords that may fire; all of the model if empty. `only` in model files and configurations."""
     step_ms: int = 100
+    """Time between two decisions in ms, at least 10."""
     smoothing_ms: int = 300
+    """Time in ms over which posteriors are averaged, at least one step."""
     threshold: float = 0.7
+    """Mean posterior in (0, 1] at which a keyword fires."""
     thresholds: dict[str, float] = {}
+    """Thresholds in (0, 1] of the keywords that have one of their own."""
     release: float = 0.7
+    """Fraction in (0, 1] of the threshold below which the mean must fall before the keyword fires again."""
     refractory_ms: int = 500
+    """Least time in ms between two detections of one keyword, at least 0."""
     lag_ms: int = 0
+    """Typical time in ms from the end of a word to the rise of its posterior; subtracted from the end that is reported."""
     word_ms: int = 500
+    """Typical length of a word in ms, above 0; the start that is reported lies so long before the end."""
 
     def __post_init__(self) -> None:
         check(self.step_ms >= 10, f"expected step_ms of at least 10, got {self.step_ms}")
@@ -215,6 +227,36 @@ class Options(Struct, frozen=True):
         check(0 < self.release <= 1, f"expected 0 < release <= 1, got {self.release}")
         check(self.refractory_ms >= 0, f"expected refractory_ms of at least 0, got {self.refractory_ms}")
         check(self.word_ms > 0, f"expected word_ms above 0, got {self.word_ms}")
+
+    def with_choice(
+        self,
+        *,
+        threshold: float | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        keywords: Iterable[str] | None = None,
+        step_ms: int | None = None,
+    ) -> Options:
+        """These options with what a caller chose; what is None stays.
+
+        A common threshold takes the place of the keywords' own, too; `thresholds` of this call are added to what is
+        left. A step that is longer than the smoothing lengthens it to one step. Raises ConfigError for values out of
+        range.
+        """
+        step_ms = self.step_ms if step_ms is None else step_ms
+        own = self.thresholds if threshold is None else {}
+        return msgspec.structs.replace(
+            self,
+            keywords=self.keywords if keywords is None else tuple(keywords),
+            step_ms=step_ms,
+            smoothing_ms=max(step_ms, self.smoothing_ms),
+            threshold=self.threshold if threshold is None else threshold,
+            thresholds={**own, **(thresholds or {})},
+        )
+
+    def check_labels(self, labels: Labels) -> None:
+        """Raise ConfigError if these options name a word that is no keyword."""
+        unknown = sorted({*self.thresholds, *self.keywords} - set(labels.keywords))
+        check(not unknown, f"{', '.join(unknown)}: no keyword of this model; expected {', '.join(labels.keywords)}")
 
 
 class OperatingPoint(Struct, frozen=True):
@@ -234,10 +276,11 @@ class OperatingPoint(Struct, frozen=True):
     measured_hours: float | None = None
 
     def applied_to(self, options: Options) -> Options:
-        """The options with this choice. Raises ValueError if they contradict each other."""
+        """The options at this point. Raises ConfigError if they contradict each other."""
         given = {name: getattr(self, name) for name in ("smoothing_ms", "release", "refractory_ms")}
         changes = {name: value for name, value in given.items() if value is not None}
-        return msgspec.structs.replace(options, threshold=self.threshold, thresholds=self.thresholds, **changes)
+        chosen = options.with_choice(threshold=self.threshold, thresholds=self.thresholds)
+        return msgspec.structs.replace(chosen, **changes)
 
 
 class Provenance(Struct, frozen=True):
@@ -260,7 +303,15 @@ class ModelInfo(Struct, frozen=True):
     format: Literal[1] = 1
 
     def options_at(self, operating_point: str | None) -> Options:
-        """The options of a named operating point, or those of the model for None. Raises KeyError."""
+        """The options of a named operating point, or those of the model for None.
+
+        Raises ConfigError if the model has none of this name.
+        """
         if operating_point is None:
             return self.options
+        known = ", ".join(self.operating_points) or "none"
+        check(
+            operating_point in self.operating_points,
+            f"{operating_point}: no operating point of this model, which has: {known}",
+        )
         return self.operating_points[operating_point].applied_to(self.options)

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
-import msgspec
 
-from speechrnn.errors import ConfigError, SpeechRnnError, results_of
+from speechrnn.errors import ConfigError, SpeechRnnError, first_line, missing_extra, results_of
 from speechrnn.files import printable
 
 if TYPE_CHECKING:
@@ -80,9 +79,11 @@ def run_program(program: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush is quiet, too
         raise SystemExit(1) from None
     except ModuleNotFoundError as error:
-        fail(f"{error.name} is not installed; this needs: pip install 'speechrnn[train]'")
+        fail(missing_extra(error.name))
+    except ImportError as error:
+        fail(f"{error.name or 'a module'}: cannot be imported ({first_line(error)}); install it again")
     except OSError as error:
-        fail(f"{error.filename or 'output'}: {error.strerror}")
+        fail(f"{error.filename or 'output'}: {error.strerror or first_line(error)}")
 
 
 def fail(message: str) -> NoReturn:
@@ -145,26 +146,18 @@ def choose_options(
 
     Raises ConfigError for what is neither, and for words that are no keywords.
     """
-    from speechrnn.detector import check_words
-
-    options = recognizer.info.options
-    common, own, given = options.threshold, dict(options.thresholds), {}
+    common, own = None, {}
     for text in thresholds:
         word, value = _threshold(text)
         if word:
-            given[word] = value
+            own[word] = value
         else:
-            common, own = value, {}
-    options = msgspec.structs.replace(options, threshold=common, thresholds=own | given)
-    if keywords is not None:
-        only = tuple(filter(None, map(str.strip, keywords.split(","))))
-        if not only:
-            raise ConfigError(f"--keywords {keywords}: expected words such as {','.join(recognizer.labels[:2])}")
-        options = msgspec.structs.replace(options, keywords=only)
-    if step_ms is not None:
-        smoothing_ms = max(step_ms, options.smoothing_ms)
-        options = msgspec.structs.replace(options, step_ms=step_ms, smoothing_ms=smoothing_ms)
-    check_words(options, recognizer.info.spec.labels)
+            common = value
+    only = None if keywords is None else tuple(filter(None, map(str.strip, keywords.split(","))))
+    if only == ():
+        raise ConfigError(f"--keywords {keywords}: expected words such as {','.join(recognizer.labels[:2])}")
+    options = recognizer.info.options.with_choice(threshold=common, thresholds=own, keywords=only, step_ms=step_ms)
+    options.check_labels(recognizer.info.spec.labels)
     return options
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from speechrnn.errors import missing_extra
 from speechrnn.recognizer import find_model, load
 from speechrnn.spec import ModelInfo, OperatingPoint
 
@@ -71,8 +72,8 @@ def _layers(info: ModelInfo) -> list[str]:
     """The network layer by layer, where torch is installed to build it."""
     try:
         from speechrnn.model.classifier import RecurrentClassifier, summarise
-    except ModuleNotFoundError:
-        return ["", "layers: shown where torch is installed: pip install 'speechrnn[train]'"]
+    except ModuleNotFoundError as error:
+        return ["", f"layers: not shown, for {missing_extra(error.name)}"]
     spec = info.spec
     features, n_classes = spec.features, len(spec.labels.names)
     classifier = RecurrentClassifier(spec.classifier, features.n_features, n_classes, cepstral=features.is_cepstral)

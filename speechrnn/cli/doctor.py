@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 import speechrnn
-from speechrnn.audio import Samples
+from speechrnn.audio import Samples, rms_db
 from speechrnn.errors import SpeechRnnError
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import Microphone
@@ -66,15 +66,15 @@ def check_sound(samples: Samples) -> Iterator[Finding]:
     """What a recording [T] says about the microphone: silence, level, clipping, DC offset."""
     peak = float(np.abs(samples).max()) if len(samples) else 0.0
     offset = float(samples.mean()) if len(samples) else 0.0
-    rms_db = 20 * np.log10(max(float(np.sqrt(np.mean(np.square(samples - offset)))) if len(samples) else 0.0, 1e-6))
-    if rms_db < _SILENT_DB:
+    level_db = rms_db(samples - offset)
+    if level_db < _SILENT_DB:
         yield Finding(False, "sound", "nothing but silence", "unmute the microphone, or choose another with --device")
         return
-    if rms_db < _QUIET_DB:
+    if level_db < _QUIET_DB:
         advice = "if you were speaking: raise the input level, or come closer"
-        yield Finding(True, "level", f"{rms_db:.0f} dB, quiet; {advice}")
+        yield Finding(True, "level", f"{level_db:.0f} dB, quiet; {advice}")
     else:
-        yield Finding(rms_db < _LOUD_DB, "level", f"{rms_db:.0f} dB", "too loud: lower the input level")
+        yield Finding(level_db < _LOUD_DB, "level", f"{level_db:.0f} dB", "too loud: lower the input level")
     clipped = float(np.mean(np.abs(samples) >= _CLIPPED))
     seen = f"{100 * clipped:.2f} % of samples, peak {peak:.2f}"
     yield Finding(clipped <= _MAX_CLIPPED, "clipping", seen, "lower the input level: clipped words are missed")

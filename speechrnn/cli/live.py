@@ -21,7 +21,7 @@ from speechrnn.cli.console import (
     operating_point_option,
     threshold_option,
 )
-from speechrnn.errors import ConfigError, DeviceError
+from speechrnn.errors import ConfigError, DeviceError, missing_extra
 from speechrnn.files import check_not_read
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def serve(
     try:
         from speechrnn.serving import app as server
     except ModuleNotFoundError as error:
-        raise ConfigError(f"serve needs {error.name}, which is not installed: pip install 'speechrnn[web]'") from None
+        raise ConfigError(f"serve cannot be used, for {missing_extra(error.name)}") from None
     from speechrnn.recognizer import load
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from speechrnn.audio import Samples
+from speechrnn.audio import rms_db
 from speechrnn.detector import Detection
 from speechrnn.sources import AudioSource
 from speechrnn.spotter import KeywordSpotter, Step
@@ -20,11 +20,6 @@ _QUIETEST_DB = -60.0
 _CLIPPED = 0.999
 _N_SHOWN = 8
 _HOLD_S = 1.5
-
-
-def level_db(samples: Samples) -> float:
-    """Root mean square of samples [T] in dB below full scale; -120 for silence."""
-    return float(20 * np.log10(max(np.sqrt(np.mean(np.square(samples, dtype=np.float64))), 1e-6)))
 
 
 def bar(fraction: float, width: int) -> str:
@@ -62,7 +57,7 @@ class LiveView:
         if step.posteriors is not None:
             self._posteriors = step.posteriors
         if len(step.block):
-            self._level_db = level_db(step.block)
+            self._level_db = rms_db(step.block)
             if np.abs(step.block).max() >= _CLIPPED:
                 self._clipped_at_s = step.position_s
         self._found.extend(step.detections)

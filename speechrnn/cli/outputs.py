@@ -37,7 +37,7 @@ def at_the_end(write: Write, echo: Callable[[str], None]) -> Iterator[Add]:
 def to_file(path: Path, write: Write, note: Callable[[str], None]) -> Iterator[Add]:
     """Write all transcripts to one file at the end; if there are none, what was there stays.
 
-    After Ctrl-C the old file stays, too, and what is done lies beside it as PATH.part. Raises DeviceError.
+    After Ctrl-C the old file stays, too, and what is done lies beside it as PATH.part. Raises OutputError.
     """
     check_place(path)
     done: list[Transcript] = []
@@ -53,7 +53,7 @@ def to_file(path: Path, write: Write, note: Callable[[str], None]) -> Iterator[A
 
 @contextmanager
 def to_folder(folder: Path, write: Write, suffix: str) -> Iterator[Add]:
-    """Write each transcript to a file of its recording's name as it is done. Raises DeviceError."""
+    """Write each transcript to a file of its recording's name as it is done. Raises OutputError."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     check_place(folder / suffix)

@@ -15,7 +15,7 @@ import soundfile
 
 from speechrnn.audio import Samples
 from speechrnn.detector import Detection
-from speechrnn.errors import ConfigError, DeviceError
+from speechrnn.errors import ConfigError, OutputError
 from speechrnn.formats import to_object
 from speechrnn.listening import end, spot
 from speechrnn.sources import AudioSource
@@ -157,9 +157,9 @@ class Recorder:
             self._file = soundfile.SoundFile(path, "w", sample_rate_hz, 1)
             self._labels = path.with_suffix(".labels.txt").open("w", encoding="utf-8")
         except OSError as error:
-            raise DeviceError(f"{path}: cannot write there ({error.strerror}); give another place") from None
+            raise OutputError(f"{path}: cannot write there ({error.strerror}); give another place") from None
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            raise DeviceError(f"{path}: cannot write audio there ({error}); give a name such as heard.wav") from None
+            raise OutputError(f"{path}: cannot write audio there ({error}); give a name such as heard.wav") from None
 
     def write(self, step: Step) -> None:
         """Append a block [T] and the detections it gave."""

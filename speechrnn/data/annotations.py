@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from speechrnn.config import TRAINING_RATE_HZ, Data
 from speechrnn.data.clips import Clip, Pack
 from speechrnn.data.lexicon import WEAK_FORMS, Excluded
-from speechrnn.errors import DataError
+from speechrnn.errors import DataError, MissingDataError
 
 Row = TypeVar("Row")
 Extent = tuple[int, int]
@@ -95,7 +95,7 @@ def check_lists(data: Data) -> None:
         path = Path(data.dir) / name
         if name and not path.is_file():
             until = f"--set data.unknown.{source}.list=''"
-            raise DataError(f"{path}: no such file; pipelines.{pipeline} makes it; until then {until}")
+            raise MissingDataError(f"{path}: no such file; pipelines.{pipeline} makes it; until then {until}")
 
 
 def with_lists(pack: Pack, data: Data, keywords: tuple[str, ...]) -> Pack:

@@ -21,7 +21,7 @@ from speechrnn.data.annotations import check_lists, with_lists
 from speechrnn.data.clips import Clip, ClipKind, Int16, Pack, Refused, Source, Split, alone_in, word_extent
 from speechrnn.data.speech_commands import splits_of
 from speechrnn.data.tts import plan, synthesise
-from speechrnn.errors import AudioError, DataError
+from speechrnn.errors import AudioError, DataError, MissingDataError
 from speechrnn.labels import FOLDER_LABELS, SILENCE
 
 PROBLEMS = "problems.txt"
@@ -53,7 +53,7 @@ def find_sources(data: Data) -> list[Source]:
     base = Path(data.dir)
     commands = base / data.commands
     if not commands.is_dir():
-        raise DataError(
+        raise MissingDataError(
             f"{commands}: no such folder; expected Speech Commands there. Set data.dir to where yours lies, "
             f"or download it: speechrnn prepare CONFIG --download v0.02"
         )
@@ -74,7 +74,7 @@ def find_sources(data: Data) -> list[Source]:
     for names, kind, split in folders:
         for name in names:
             if not (base / name).is_dir():
-                raise DataError(f"{base / name}: no such folder; correct it in [data] of the configuration")
+                raise MissingDataError(f"{base / name}: no such folder; correct it in [data] of the configuration")
             for file in _audio_files(base / name):
                 of_file = _split_of_speech(file.name, data.speech_validation_fraction) if kind == "speech" else split
                 sources.append(_source(base, file, kind, of_file, file.parent.name))

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
-from speechrnn.errors import DeviceError
+from speechrnn.errors import OutputError
 from speechrnn.evaluation.clips import ANY_KEYWORD, Evaluation
 from speechrnn.evaluation.metrics import Floats
 from speechrnn.evaluation.streams import StreamCurve
@@ -187,22 +187,22 @@ def _probit(shares: Floats) -> Floats:
 
 
 def check_picture(path: Path) -> None:
-    """As `check_place`, for a picture: raise DeviceError now, too, if matplotlib cannot write what its suffix says."""
+    """As `check_place`, for a picture: raise OutputError now, too, if matplotlib cannot write what its suffix says."""
     try:
         Figure().savefig(io.BytesIO(), format=path.suffix[1:])
     except Exception:  # every format fails in its own way, such as for want of another program
-        raise DeviceError(f"{path}: matplotlib cannot write such a picture; give a name that ends in .png") from None
+        raise OutputError(f"{path}: matplotlib cannot write such a picture; give a name that ends in .png") from None
     check_place(path)
 
 
 def check_curve(path: Path) -> None:
-    """Raise DeviceError now, rather than after the work, if `write_curve` could not write."""
+    """Raise OutputError now, rather than after the work, if `write_curve` could not write."""
     check_picture(path)
     check_place(curve_json(path))
 
 
 def write_curve(curve: StreamCurve, path: Path) -> None:
-    """Draw a curve, and write the same as JSON beside the picture. Raises DeviceError."""
+    """Draw a curve, and write the same as JSON beside the picture. Raises OutputError."""
     write_json(curve_json(path), curve)
     with writing(path):
         draw_curve(curve).savefig(path, dpi=110)

@@ -18,7 +18,6 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from speechrnn.detector import check_words
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.recognizer import Recognizer
 from speechrnn.serving import guard, metrics, protocol
@@ -53,7 +52,7 @@ class App:
 
     def __init__(self, recognizer: Recognizer, options: Options, *, max_clients: int = 64, idle_s: float = 20) -> None:
         labels = recognizer.info.spec.labels
-        check_words(options, labels)
+        options.check_labels(labels)
         if recognizer.path is None:
             raise ConfigError("expected a recognizer that was loaded from a file, for recordings are given to another")
         self.metrics = metrics.Metrics()

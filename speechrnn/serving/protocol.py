@@ -39,9 +39,7 @@ class ClientChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def options(self, default: Options) -> Options:
         """The options that this choice makes of the server's."""
-        if self.threshold is not None:
-            default = msgspec.structs.replace(default, threshold=self.threshold, thresholds={})
-        return msgspec.structs.replace(default, keywords=self.keywords) if self.keywords else default
+        return default.with_choice(threshold=self.threshold, keywords=self.keywords or None)
 
 
 class Start(ClientChoice, frozen=True, kw_only=True, tag_field="type", tag="start"):

@@ -13,7 +13,6 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from speechrnn.detector import check_words
 from speechrnn.errors import AudioError, ConfigError
 from speechrnn.labels import Labels
 from speechrnn.serving import protocol, transcription
@@ -87,7 +86,7 @@ class Uploads:
     def _choice(self, fields: Mapping[str, str]) -> tuple[protocol.UploadQuery, Options]:
         query = protocol.decode_upload_query(fields)
         options = query.options(self._options)
-        check_words(options, self._labels)
+        options.check_labels(self._labels)
         return query, options
 
     async def _run(self, job: transcription.Job) -> transcription.Result:

@@ -10,7 +10,7 @@ import soundfile
 from speechrnn.audio import read
 from speechrnn.cli.sinks import CommandRunner, Recorder, run
 from speechrnn.detector import Detection
-from speechrnn.errors import ConfigError, DeviceError
+from speechrnn.errors import ConfigError, OutputError
 from speechrnn.listening import listen
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import ArraySource, FileSource
@@ -46,7 +46,7 @@ def test_the_saved_file_gives_the_same_words(recognizer: Recognizer, tmp_path: P
 
 @pytest.mark.parametrize("name", ["no/such/\0folder.wav", "heard.xyz"])
 def test_a_place_that_cannot_be_recorded_to_is_an_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         Recorder(tmp_path / name, 16000)
 
 

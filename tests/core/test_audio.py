@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from speechrnn.audio import Resampler, Samples, check_samples, find_audio, from_int16, read, to_int16, to_mono
+from speechrnn.audio import Resampler, Samples, check_samples, find_audio, from_int16, read, rms_db, to_int16, to_mono
 from speechrnn.errors import AudioError
 from speechrnn.sources import FileSource
 from tests.helpers import RATE_HZ, assert_one_line, cut, cuts, every, noise, sine, write_audio
@@ -297,3 +297,9 @@ def test_a_resampled_tone_keeps_its_frequency_level_and_place(rate_hz: int) -> N
 
 def test_a_tone_above_the_new_range_is_removed_not_folded() -> None:
     assert np.abs(resample([sine(9500, 1.0, 48000)], 48000)[200:-200]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("amplitude", "expected_db"), [(1.0, 0.0), (0.1, -20.0), (0.0, -120.0)])
+def test_the_level_is_in_db_of_full_scale(amplitude: float, expected_db: float) -> None:
+    assert rms_db(np.full(100, amplitude, dtype=np.float32)) == pytest.approx(expected_db, abs=1e-3)
+    assert rms_db(np.zeros(0, dtype=np.float32)) == -120

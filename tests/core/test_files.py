@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from speechrnn import files
-from speechrnn.errors import ConfigError, DeviceError
+from speechrnn.errors import ConfigError, OutputError
 from tests.helpers import assert_one_line
 
 
@@ -33,7 +33,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["", "file/words.csv"])
 def test_a_place_where_no_file_can_go_is_known_before_the_work(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DeviceError, match=str(tmp_path)):
+    with pytest.raises(OutputError, match=str(tmp_path)):
         files.check_place(tmp_path / place)
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from speechrnn import listening, sources
 from speechrnn.audio import Samples, read, to_int16
-from speechrnn.cli.live_view import level_db
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.listening import BackgroundListener, listen
@@ -268,8 +267,3 @@ def test_a_device_that_comes_back_at_another_rate_is_resampled_to_the_first(soun
         assert microphone.sample_rate_hz == 16000
     assert lengths[0] == 0
     assert 15000 < lengths[1] <= 16000
-
-
-@pytest.mark.parametrize(("amplitude", "expected_db"), [(1.0, 0.0), (0.1, -20.0), (0.0, -120.0)])
-def test_the_level_is_in_db_below_full_scale(amplitude: float, expected_db: float) -> None:
-    assert level_db(np.full(100, amplitude, dtype=np.float32)) == pytest.approx(expected_db, abs=1e-3)

@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,19 @@ def test_a_checkpoint_without_torch_says_what_to_install(
     with pytest.raises(ModelFileError) as caught:
         load(small_model.checkpoint)
     assert_one_line(caught.value, str(small_model.checkpoint), "pip install 'speechrnn[train]'")
+
+
+def test_a_torch_that_cannot_be_imported_is_one_line(small_model: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(MetaPathFinder):
+        def find_spec(self, name: str, path: object, target: object = None) -> None:
+            if name == "torch":
+                raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(ModelFileError) as caught:
+        load(small_model.checkpoint)
+    assert_one_line(caught.value, str(small_model.checkpoint), "torch cannot be imported (libcudart.so.13: cannot open")
 
 
 def test_an_operating_point_changes_what_it_gives_and_leaves_the_rest(small_model: SmallModel) -> None:

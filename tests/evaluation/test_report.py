@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from speechrnn.errors import DeviceError
+from speechrnn.errors import OutputError
 from speechrnn.evaluation.clips import Evaluation, evaluate
 from speechrnn.evaluation.plots import check_picture, draw_all, draw_curve, to_svg
 from speechrnn.evaluation.report import to_html, to_table
@@ -232,7 +232,7 @@ def test_a_picture_that_matplotlib_writes_may_go_there(name: str, tmp_path: Path
 @pytest.mark.parametrize("name", ["curve", "curve.json", "curve.xyz", ".png", "file/curve.png"])
 def test_a_picture_that_cannot_be_written_is_known_before_the_work(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DeviceError) as caught:
+    with pytest.raises(OutputError) as caught:
         check_picture(tmp_path / name)
     assert_one_line(caught.value, str(tmp_path / name))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

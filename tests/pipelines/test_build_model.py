@@ -22,7 +22,7 @@ from speechrnn.cli.console import run_program
 from speechrnn.cli.main import cli
 from speechrnn.config import Data, Experiment, load_experiment
 from speechrnn.data.clips import Pack
-from speechrnn.errors import ConfigError, DataError, DeviceError
+from speechrnn.errors import ConfigError, DataError, OutputError
 from speechrnn.evaluation import clips as evaluation
 from speechrnn.evaluation.streams import StreamCurve
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Sound
@@ -238,7 +238,7 @@ def test_the_credits_are_those_of_the_configuration(data: Data, expected: str) -
 
 
 @pytest.mark.parametrize(
-    ("option", "error"), [("--target", DeviceError), ("--test", DataError), ("--test-speech", DataError)]
+    ("option", "error"), [("--target", OutputError), ("--test", DataError), ("--test-speech", DataError)]
 )
 def test_a_place_that_is_missing_is_known_before_the_work(
     option: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ from speechrnn.data.annotations import FalseAlarm, read_hard_negatives
 from speechrnn.data.clips import Pack
 from speechrnn.data.pack import prepare
 from speechrnn.detector import Detection
-from speechrnn.errors import ConfigError, DataError, DeviceError
+from speechrnn.errors import ConfigError, DataError, OutputError
 from speechrnn.evaluation import synthetic_streams
 from speechrnn.evaluation.clips import speech_power
 from speechrnn.evaluation.ground_truth import Word, count_words, find_ground_truth, read_ground_truth
@@ -529,7 +529,7 @@ def test_a_picture_that_cannot_be_written_is_known_before_the_work(
         monkeypatch.setattr(module, work, lambda *given, **named: pytest.fail("the work was begun"))
     place = write_audio(tmp_path / "file.wav", silence(0.1))  # no folder, and no picture
     monkeypatch.setattr(sys, "argv", ["draw", *(part.replace("PLACE", str(place)) for part in arguments)])
-    with pytest.raises(DeviceError) as caught:
+    with pytest.raises(OutputError) as caught:
         main()
     assert_one_line(caught.value, str(place))
 
