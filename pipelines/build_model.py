@@ -41,7 +41,7 @@ from speechrnn.model.network import load_checkpoint
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.spec import ModelInfo
 from speechrnn.training.export import export
-from speechrnn.training.trainer import Progress, fit, keep_freed_memory
+from speechrnn.training.loop import Progress, fit, keep_freed_memory
 
 _N_CHECKED = 64
 

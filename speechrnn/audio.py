@@ -18,6 +18,9 @@ from speechrnn.errors import AudioError, MissingAudioError
 Samples = NDArray[np.float32]
 INT16_SCALE = 32768
 """A 16-bit sample divided by this is a float32 sample in [-1, 1)."""
+SPEECH_FRAME_MS = 20
+SPEECH_RANGE_DB = 20.0
+"""The speech level of a clip: mean power of its frames of this length within this range of the loudest one."""
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"})
 _UNKNOWN_SIZE = 0x7FFFF000  # recorders that write to a pipe put a size from here up into the header
 _ENDLESS = 2**62  # libsndfile's count of frames where a header gives none
@@ -39,6 +42,22 @@ def to_int16(samples: Samples) -> NDArray[np.int16]:
 def to_mono(samples: NDArray[Any]) -> Samples:
     """Samples [T] or [T, channels] as the mean of the channels, float32 [T]."""
     return np.ascontiguousarray(samples if samples.ndim == 1 else samples.mean(axis=1), dtype=np.float32)
+
+
+def rms(samples: NDArray[Any]) -> float:
+    """Root mean square of samples of any shape; 0 for none."""
+    return float(np.sqrt(np.square(samples, dtype=np.float64).mean())) if samples.size else 0.0
+
+
+def speech_power(samples: Samples, sample_rate_hz: int) -> float:
+    """Mean power of the 20 ms frames of a clip [T] that are within 20 dB of its loudest one.
+
+    Every signal-to-noise ratio of this package, in training and in evaluation, is of this power.
+    """
+    size = SPEECH_FRAME_MS * sample_rate_hz // 1000
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    powers = np.square(frames, dtype=np.float64).mean(axis=1)
+    return float(powers[powers >= powers.max() * 10 ** (-SPEECH_RANGE_DB / 10)].mean())
 
 
 def check_samples(samples: NDArray[Any], name: str) -> Samples:

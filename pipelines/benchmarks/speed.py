@@ -28,7 +28,8 @@ from speechrnn.model.network import RecognizerNet, save_checkpoint
 from speechrnn.recognizer import load
 from speechrnn.spec import ModelInfo
 from speechrnn.training.export import export
-from speechrnn.training.trainer import Trainer, keep_freed_memory
+from speechrnn.training.loop import keep_freed_memory
+from speechrnn.training.trainer import Trainer
 
 _N_STEPS = 15
 _N_RUNS = 200
@@ -80,11 +81,11 @@ def training_rows(experiment: Experiment) -> list[Row]:
     fabric = Fabric(accelerator="cpu", devices=1, precision=experiment.train.precision)
     trainer = Trainer(experiment, made_pack(experiment), fabric)
     size = experiment.train.batch_size
-    plan = trainer.training.epoch(np.random.default_rng(0))
+    plan = trainer.batches.plan(0)
     plan = (plan * (1 + size // len(plan)))[:size]
 
     def prepare() -> tuple[torch.Tensor, torch.Tensor]:
-        return trainer.inputs(trainer.batch(trainer.cut(plan, trainer.step), trainer.step))
+        return trainer.inputs(trainer.augmented(trainer.batches.cut(plan, trainer.step)))
 
     frames, targets = prepare()
 
@@ -94,7 +95,7 @@ def training_rows(experiment: Experiment) -> list[Row]:
         trainer.fabric.backward(loss)
 
     bare_s = _mean_s(forward_and_backward, _N_STEPS)
-    step_s = _mean_s(lambda: trainer.train_step(trainer.cut(plan, trainer.step)), _N_STEPS)
+    step_s = _mean_s(lambda: trainer.train_step(trainer.batches.cut(plan, trainer.step)), _N_STEPS)
     prepare_s = _mean_s(prepare, _N_STEPS)
     return [
         Row(

@@ -14,7 +14,7 @@ import msgspec
 from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.data.clips import Pack
-from speechrnn.training.trainer import Progress, fit, keep_freed_memory
+from speechrnn.training.loop import Progress, fit, keep_freed_memory
 
 _ROWS: dict[str, tuple[str, ...]] = {
     "the whole recipe": (),

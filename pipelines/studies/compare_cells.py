@@ -33,7 +33,8 @@ from speechrnn.model.network import RecognizerNet, load_checkpoint
 from speechrnn.recognizer import load
 from speechrnn.spec import Classifier
 from speechrnn.training.export import export
-from speechrnn.training.trainer import Trainer, fit
+from speechrnn.training.loop import fit
+from speechrnn.training.trainer import Trainer
 
 _CELLS = ("rnn", "lstm", "gru")
 _TITLES = {"rnn": "plain (tanh)", "lstm": "LSTM", "gru": "GRU"}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from speechrnn.data.clips import Pack
     from speechrnn.recognizer import Recognizer
     from speechrnn.spec import Options
-    from speechrnn.training.trainer import Progress
+    from speechrnn.training.loop import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

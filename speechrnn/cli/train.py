@@ -100,7 +100,7 @@ def train(
     from speechrnn.config import load_experiment
 
     experiment = load_experiment(config, overrides, data_dir=data)
-    from speechrnn.training.trainer import fit, keep_freed_memory
+    from speechrnn.training.loop import fit, keep_freed_memory
 
     keep_freed_memory()
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # it announces the precision

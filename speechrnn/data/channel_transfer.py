@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Samples, from_int16
+from speechrnn.audio import Samples, from_int16, rms
 from speechrnn.config import TRAINING_RATE_HZ
 from speechrnn.data.clips import Clip, ClipKind, Int16, Pack
 from speechrnn.data.speech_commands import speaker_of
@@ -26,6 +26,7 @@ _N_COSINES = 10
 _N_CLIPS = 3  # at least, of a speaker whose words have all kinds of sounds
 _N_CLIPS_OF_KIND = 2000  # at most
 _LARGEST_GAIN = 10.0
+_FAINTEST_RMS = 1e-6
 _BEFORE_SAMPLES, _AFTER_SAMPLES = TRAINING_RATE_HZ // 20, TRAINING_RATE_HZ // 10  # about a word, where it may linger
 _SHORTEST_TONE = TRAINING_RATE_HZ // 10
 _SHORTEST_WORD = 2 * _N_FFT
@@ -83,7 +84,7 @@ class ChannelTransfer:
         gains = np.exp(_cosines(len(context)) @ (curve - self._of_kind[kind]) / 2)
         gains = gains.clip(1 / _LARGEST_GAIN, _LARGEST_GAIN)
         filtered = np.fft.irfft(np.fft.rfft(context) * gains, len(context))
-        filtered *= _level(from_int16(self._word(clip))) / _level(filtered[start:end])
+        filtered *= (rms(from_int16(self._word(clip))) + _FAINTEST_RMS) / (rms(filtered[start:end]) + _FAINTEST_RMS)
         filtered += self._tone(clip, len(context), random)
         return np.asarray(filtered / max(1.0, np.abs(filtered).max()), dtype=np.float32)
 
@@ -105,8 +106,3 @@ def _spectrum(word: Samples) -> NDArray[np.float64]:
     power = (np.abs(np.fft.rfft(frames)) ** 2).mean(0) + 1e-12
     spectrum: NDArray[np.float64] = power / power.mean()
     return spectrum
-
-
-def _level(samples: NDArray[np.float32] | NDArray[np.float64]) -> float:
-    """Root mean square, and never zero."""
-    return float(np.sqrt((samples**2).mean())) + 1e-6

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Samples, from_int16, to_int16
+from speechrnn.audio import Samples, from_int16, rms, to_int16
 from speechrnn.data.channel_transfer import OUT_OF_DOMAIN_KINDS, ChannelTransfer
 from speechrnn.data.clips import Clip, Int16, Pack
 
@@ -141,19 +141,14 @@ def splice(one: WordSegment, other: WordSegment, random: np.random.Generator) ->
     ends = one.start + int(random.uniform(0.35, 0.65) * (one.end - one.start))
     begins = other.start + int(random.uniform(0.35, 0.65) * (other.end - other.start))
     head, tail = one.samples[:ends], other.samples[begins:]
-    tail = tail * np.float32(min(_MAX_SPLICE_GAIN, _word_rms(one) / _word_rms(other)))
+    levels = [rms(word.samples[word.start : word.end]) + _FAINTEST_RMS for word in (one, other)]
+    tail = tail * np.float32(min(_MAX_SPLICE_GAIN, levels[0] / levels[1]))
     n_fade = min(_FADE_SAMPLES, len(head), len(tail))
     fade = np.linspace(0, 1, n_fade, dtype=np.float32)
     joined = np.concatenate([head, tail[n_fade:]])
     joined[len(head) - n_fade : len(head)] *= 1 - fade
     joined[len(head) - n_fade : len(head)] += fade * tail[:n_fade]
     return WordSegment(joined, one.start, len(head) - n_fade + other.end - begins)
-
-
-def _word_rms(word: WordSegment) -> float:
-    """Root mean square of a word, and never zero."""
-    samples = word.samples[word.start : word.end]
-    return (float(np.sqrt(np.square(samples).mean())) if len(samples) else 0.0) + _FAINTEST_RMS
 
 
 def take_part(word: WordSegment, random: np.random.Generator) -> WordSegment:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from speechrnn.audio import Samples, find_audio, read
+from speechrnn.audio import Samples, find_audio, read, speech_power
 from speechrnn.data.clips import Split
 from speechrnn.data.speech_commands import splits_of
 from speechrnn.errors import AudioError, DataError
@@ -27,9 +27,6 @@ BACKGROUND_FOLDER = "_background_noise_"
 ANY_KEYWORD = "any keyword"
 SHIFT_MS = 100
 SNRS_DB = (20.0, 10.0, 5.0, 0.0)
-SPEECH_FRAME_MS = 20
-SPEECH_RANGE_DB = 20.0
-"""The speech level of a clip: mean power of its frames of this length within this range of the loudest one."""
 FAINTEST_NOISE_DB = -60.0
 """Stretches of noise below this level of full scale, such as the padding of short sounds, are not used."""
 N_RESAMPLES = 1000
@@ -274,14 +271,6 @@ def shifted(samples: Samples, n_samples: int) -> Samples:
     else:
         moved[:n_samples] = samples[-n_samples:]
     return moved
-
-
-def speech_power(samples: Samples, sample_rate_hz: int) -> float:
-    """Mean power of the 20 ms frames of a clip [T] that are within 20 dB of its loudest one."""
-    size = SPEECH_FRAME_MS * sample_rate_hz // 1000
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    powers = np.square(frames, dtype=np.float64).mean(axis=1)
-    return float(powers[powers >= powers.max() * 10 ** (-SPEECH_RANGE_DB / 10)].mean())
 
 
 def add_noise(samples: Samples, noise: Samples, snr_db: float, sample_rate_hz: int) -> Samples:

@@ -15,8 +15,6 @@ from speechrnn.errors import DataError
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-_COLDEST, _HOTTEST = 0.01, 100.0
-
 
 def confusion_matrix(truth: Counts, predicted: Counts, n_classes: int) -> Counts:
     """Counts [C, C] of clips by true class (rows) and predicted class (columns), both [N]."""
@@ -167,54 +165,3 @@ def expected_calibration_error(found: Reliability) -> float:
     """Mean distance of confidence and accuracy over bins, each weighing its clips (Guo et al., 2017)."""
     distance = np.where(found.n > 0, np.abs(found.accuracy - found.confidence), 0)
     return float((distance * found.n).sum() / found.n.sum())
-
-
-def fit_temperature(log_posteriors: NDArray[Any], truth: Counts, weights: NDArray[Any] | None = None) -> float:
-    """The temperature T at which softmax(log_posteriors / T) has the least mean cross-entropy with `truth` [N].
-
-    Takes logits or log-posteriors [N, C], classes, and what each clip weighs [N] (None: the same). Above 1 the model
-    was too sure, below 1 too unsure. The loss is convex in 1 / T, so halving finds where its slope is 0; the result
-    lies in [0.01, 100], at an end where the clips are all right, or no better than chance. Raises DataError for no
-    clips or values that are not finite.
-    """
-    scores = np.asarray(log_posteriors, dtype=np.float64)
-    if not len(scores) or not np.isfinite(scores).all():
-        raise DataError("temperature: expected finite log-posteriors of at least one clip; clip zeros before the log")
-    scores = scores - scores.max(axis=1, keepdims=True)
-    of_truth = scores[np.arange(len(truth)), truth]
-    coldest, hottest = np.log(_COLDEST), np.log(_HOTTEST)
-    for _ in range(50):
-        middle = (coldest + hottest) / 2
-        powers = np.exp(scores / np.exp(middle))
-        expected = (powers * scores).sum(axis=1) / powers.sum(axis=1)
-        if np.average(expected - of_truth, weights=weights) > 0:  # the truth would gain from more heat
-            coldest = middle
-        else:
-            hottest = middle
-    return float(np.exp((coldest + hottest) / 2))
-
-
-def fit_bias(log_posteriors: NDArray[Any], truth: Counts, shares: NDArray[Any]) -> Floats:
-    """What to add to log-posteriors [N, C] so that they suit classes with these shares of all contexts [C]: [C].
-
-    With clips weighing as in `class_weights`, the cross-entropy is least where the mean posterior of each class is its share;
-    every round moves the biases towards that. Their mean is 0. Raises DataError for a class without clips.
-    """
-    scores = np.asarray(log_posteriors, dtype=np.float64)
-    weights, shares = class_weights(truth, shares), np.asarray(shares) / np.sum(shares)
-    bias = np.zeros(scores.shape[1])
-    for _ in range(200):
-        shifted = scores + bias
-        powers = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-        bias -= np.log(weights @ (powers / powers.sum(axis=1, keepdims=True)) / shares)
-    centred: Floats = bias - bias.mean()
-    return centred
-
-
-def class_weights(truth: Counts, shares: NDArray[Any]) -> Floats:
-    """Weights of clips [N], of sum 1, with which each class has its share [C]. Raises DataError if one has no clips."""
-    n_of = np.bincount(truth, minlength=len(shares))
-    if not n_of.all():
-        raise DataError("shares of classes: expected clips of every class")
-    weights: Floats = (np.asarray(shares, dtype=np.float64) / np.sum(shares) / n_of)[truth]
-    return weights

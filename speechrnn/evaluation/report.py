@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from speechrnn.audio import SPEECH_FRAME_MS, SPEECH_RANGE_DB
 from speechrnn.evaluation.clips import (
     ANY_KEYWORD,
     FAINTEST_NOISE_DB,
     N_RESAMPLES,
-    SPEECH_FRAME_MS,
-    SPEECH_RANGE_DB,
     Evaluation,
     Interval,
 )

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Samples, find_audio, from_int16, read, to_int16
+from speechrnn.audio import Samples, find_audio, from_int16, read, speech_power, to_int16
 from speechrnn.config import TRAINING_RATE_HZ, Range
 from speechrnn.data.clips import Clip, Pack, Split, word_extent
 from speechrnn.errors import DataError
-from speechrnn.evaluation.clips import speech_power
 from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, find_ground_truth, read_ground_truth
 from speechrnn.evaluation.streams import StreamResult, spot_all
 from speechrnn.recognizer import Recognizer

@@ -12,9 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from speechrnn.audio import SPEECH_FRAME_MS, SPEECH_RANGE_DB
 from speechrnn.config import Augment
 
-_N_UNIFORM = 15  # random numbers of a context, without its filter and its masks
+_DRAWN = (
+    "rate", "shift", "place", "hidden", "edge", "kind", "silence_gain", "gain",
+    "room", "which_room", "noise", "noise_start", "noise_snr", "mixup", "mixup_weight",
+)  # fmt: skip
+"""The random numbers of a context, without its filter and its masks; their order is a part of what a seed means."""
 _N_COSINES = 5  # that a filter is made of
 
 
@@ -41,7 +46,7 @@ class Draws(NamedTuple):
 
 def n_uniform(config: Augment) -> int:
     """How many random numbers each context takes."""
-    return _N_UNIFORM + _N_COSINES + 2 * (config.n_time_masks + config.n_feature_masks)
+    return len(_DRAWN) + _N_COSINES + 2 * (config.n_time_masks + config.n_feature_masks)
 
 
 def draw(
@@ -60,31 +65,32 @@ def draw(
 
     Each row is a function of its own numbers, so a part of a batch gets what it would have got in the whole.
     """
-    columns = iter(uniform[:, :_N_UNIFORM].unbind(1))
+    u = dict(zip(_DRAWN, uniform[:, : len(_DRAWN)].unbind(1), strict=True))
 
-    def between(low: float, high: float) -> Tensor:
-        return low + (high - low) * next(columns)
+    def between(name: str, low: float, high: float) -> Tensor:
+        return low + (high - low) * u[name]
 
-    rate = 1 + between(-config.resample, config.resample)
+    rate = 1 + between("rate", -config.resample, config.resample)
     middle = context_samples / 2
     start = middle + (word_start - middle) / rate  # where the word stands once it is resampled about the middle
     end = middle + (word_end - middle) / rate
-    shift = between(-config.shift_ms, config.shift_ms) * sample_rate_hz / 1000
-    anywhere = -start + between(0, 1) * (context_samples - end + start).clamp(min=0)
-    hidden = between(0.55, 0.9) * (end - start)
-    off_edge = torch.where(between(0, 1) < 0.5, -start - hidden, context_samples - end + hidden)
-    kind = between(0, 1)
+    shift = between("shift", -config.shift_ms, config.shift_ms) * sample_rate_hz / 1000
+    anywhere = -start + u["place"] * (context_samples - end + start).clamp(min=0)
+    hidden = between("hidden", 0.55, 0.9) * (end - start)
+    off_edge = torch.where(u["edge"] < 0.5, -start - hidden, context_samples - end + hidden)
     has_word = ~is_silence & (word_end > word_start)
-    cut = has_word & (kind < config.truncation_rate)
-    placed = has_word & ~cut & (kind < config.truncation_rate + config.placement_rate)
+    cut = has_word & (u["kind"] < config.truncation_rate)
+    placed = has_word & ~cut & (u["kind"] < config.truncation_rate + config.placement_rate)
     shift = torch.where(cut, off_edge, torch.where(placed, anywhere, shift))
-    gain_db = torch.where(is_silence, between(*config.silence_gain_db), between(*config.gain_db))
-    in_room = ~is_silence & (between(0, 1) < config.room_rate) & (n_rooms > 0)
-    room = (between(0, 1) * n_rooms).long().clamp(max=max(0, n_rooms - 1))
-    noisy = ~is_silence & (between(0, 1) < config.noise_rate) & (n_noise_samples >= context_samples)
-    noise_start = (between(0, 1) * max(0, n_noise_samples - context_samples)).long()
-    noise_snr_db = between(*config.noise_snr_db)
-    mixed = between(0, 1) < config.mixup_rate
+    gain_db = torch.where(
+        is_silence, between("silence_gain", *config.silence_gain_db), between("gain", *config.gain_db)
+    )
+    in_room = ~is_silence & (u["room"] < config.room_rate) & (n_rooms > 0)
+    room = (u["which_room"] * n_rooms).long().clamp(max=max(0, n_rooms - 1))
+    noisy = ~is_silence & (u["noise"] < config.noise_rate) & (n_noise_samples >= context_samples)
+    noise_start = (u["noise_start"] * max(0, n_noise_samples - context_samples)).long()
+    noise_snr_db = between("noise_snr", *config.noise_snr_db)
+    mixed = u["mixup"] < config.mixup_rate
     neighbour = torch.arange(len(uniform)) ^ 1  # batches are shuffled: the row beside is as good as any
     return Draws(
         shift=shift.round(),
@@ -95,18 +101,18 @@ def draw(
         noise_snr_db=noise_snr_db,
         cut=cut,
         partner=neighbour.clamp(max=len(uniform) - 1),
-        weight=torch.where(mixed, between(0.5, 1), 1.0),
-        filter_db=config.filter_db * (2 * uniform[:, _N_UNIFORM : _N_UNIFORM + _N_COSINES] - 1),
-        masks=uniform[:, _N_UNIFORM + _N_COSINES :],
+        weight=torch.where(mixed, between("mixup_weight", 0.5, 1), 1.0),
+        filter_db=config.filter_db * (2 * uniform[:, len(_DRAWN) : len(_DRAWN) + _N_COSINES] - 1),
+        masks=uniform[:, len(_DRAWN) + _N_COSINES :],
     )
 
 
-def apply(samples: Tensor, draws: Draws, noise: Tensor, rooms: Tensor) -> Tensor:
+def apply(samples: Tensor, draws: Draws, noise: Tensor, rooms: Tensor, sample_rate_hz: int) -> Tensor:
     """Samples [B, T] in [-1, 1] with all that was drawn done to them, in this order.
 
     They are resampled about their middle, shifted, put into one of the `rooms` [R, T''], mixed with noise [T'], scaled,
     mixed up with their partners (Zhang et al., 2018, arXiv 1710.09412) and clipped. The signal-to-noise ratio is that
-    of the mean powers over the whole context.
+    of the power of the speech frames and the mean power of the noise.
     """
     shifted = shift_and_resample(samples, draws.shift, draws.rate)
     rows = torch.nonzero(draws.room >= 0).squeeze(1)
@@ -115,15 +121,25 @@ def apply(samples: Tensor, draws: Draws, noise: Tensor, rooms: Tensor) -> Tensor
     rows = torch.nonzero(draws.noise_start >= 0).squeeze(1)
     if len(rows):
         cut = noise.unfold(0, samples.shape[1], 1)[draws.noise_start[rows]]
-        signal_rms = shifted[rows].square().mean(1).sqrt()
+        speech_rms = speech_power(shifted[rows], sample_rate_hz).sqrt()
         noise_rms = cut.square().mean(1).sqrt().clamp(min=1e-6)
-        level = signal_rms / noise_rms * 10 ** (-draws.noise_snr_db[rows] / 20)
-        shifted[rows] += cut * level.unsqueeze(1)
+        gain = speech_rms / noise_rms * 10 ** (-draws.noise_snr_db[rows] / 20)
+        shifted[rows] += cut * gain.unsqueeze(1)
     scaled = shifted.mul_(draws.gain.unsqueeze(1))
     rows = torch.nonzero(draws.weight < 1).squeeze(1)
     if len(rows):
         scaled[rows] = torch.lerp(scaled[draws.partner[rows]], scaled[rows], draws.weight[rows].unsqueeze(1))
     return scaled.clamp_(-1, 1)
+
+
+def speech_power(samples: Tensor, sample_rate_hz: int) -> Tensor:
+    """`audio.speech_power` of a batch: samples [B, T] to mean powers of their speech frames [B]."""
+    size = SPEECH_FRAME_MS * sample_rate_hz // 1000
+    frames = samples[:, : samples.shape[1] // size * size].reshape(len(samples), -1, size)
+    powers = frames.square().mean(2)
+    is_speech = powers >= powers.amax(1, keepdim=True) * 10 ** (-SPEECH_RANGE_DB / 10)
+    power: Tensor = (powers * is_speech).sum(1) / is_speech.sum(1)
+    return power
 
 
 def reverberate(samples: Tensor, responses: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechrnn.audio import Samples
+from speechrnn.audio import Samples, speech_power
 from speechrnn.data.clips import Split
 from speechrnn.errors import AudioError, DataError
 from speechrnn.evaluation.clips import (
@@ -19,7 +19,6 @@ from speechrnn.evaluation.clips import (
     evaluate,
     read_noise,
     shifted,
-    speech_power,
 )
 from speechrnn.labels import Labels
 from speechrnn.spec import ModelInfo, Spec

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from speechrnn import audio
 from speechrnn.config import Augment
 from speechrnn.training import augment
 from speechrnn.training.augment import (
@@ -79,7 +81,7 @@ def drawn(
 
 
 def apply(samples: Tensor, table: Draws, background: Tensor, rooms: Tensor = NO_ROOMS) -> Tensor:
-    return augment.apply(samples, table, background, rooms)
+    return augment.apply(samples, table, background, rooms, RATE_HZ)
 
 
 def words(n: int, seed: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,8 +143,20 @@ def test_the_signal_to_noise_ratio_is_as_drawn(level: float) -> None:
     table = draws(4, noise_start=torch.tensor([0, 5, 1000, 3999]), noise_snr_db=snr_db, shift=torch.full((4,), 2000.0))
     clean = apply(samples, table._replace(noise_start=torch.full((4,), -1)), noise(20000))
     added = apply(samples, table, noise(20000)) - clean
-    measured_db = 10 * torch.log10(clean.square().mean(1) / added.square().mean(1))
+    speech = torch.tensor([audio.speech_power(row.numpy(), RATE_HZ) for row in clean])
+    measured_db = 10 * torch.log10(speech / added.square().mean(1))
     torch.testing.assert_close(measured_db, snr_db, rtol=0, atol=0.01)
+
+
+def test_the_speech_power_of_a_batch_is_that_of_each_clip() -> None:
+    samples, levels = words(6)[0], torch.tensor([1.0, 0.3, 0.11, 0.09, 1e-3, 0.0])
+    samples += levels.unsqueeze(1) * noise(6 * N).view(6, N)
+    samples[:, 1000:3000] *= 0.1
+    expected = [audio.speech_power(row.numpy(), RATE_HZ) for row in samples]
+    np.testing.assert_allclose(augment.speech_power(samples, RATE_HZ), expected, rtol=1e-5)
+    half = torch.zeros(1, N)
+    half[:, :3200] = 0.2  # ten whole frames
+    assert float(augment.speech_power(half, RATE_HZ)) == pytest.approx(0.04)
 
 
 def test_the_noise_begins_where_it_was_drawn() -> None:
@@ -244,7 +258,7 @@ def test_mixed_up_contexts_are_weighted_sums() -> None:
     torch.testing.assert_close(result[2], 0.5 * samples[2] + 0.5 * samples[1])
 
 
-def test_rooms_and_mixtures_are_drawn_in_their_shares() -> None:
+def test_rooms_and_mixtures_are_drawn_in_their_rates() -> None:
     _, start, end = words(4000)
     silent = torch.arange(4000) % 4 == 0
     table = drawn(Augment(room_rate=0.3, mixup_rate=0.2), start, end, n_rooms=5, is_silence=silent)
@@ -265,7 +279,7 @@ def test_the_last_of_an_odd_number_is_its_own_partner() -> None:
 
 
 def visible(samples: Tensor, table: Draws) -> Tensor:
-    """Share [B] of each word's samples that is left in its context, in units of the word's length at its new rate."""
+    """Fraction [B] of each word that is left in its context, in units of the word's length at its new rate."""
     n_before, n_after = ((rows > 0.05).sum(1) for rows in (samples, apply(samples, table, NO_NOISE)))
     return n_after * table.rate / n_before
 
@@ -275,9 +289,9 @@ def test_cut_words_lie_mostly_outside_but_not_wholly(resample: float) -> None:
     samples, start, end = words(300)
     table = drawn(Augment(truncation_rate=1.0, resample=resample), start, end)
     assert table.cut.all()
-    share = visible(samples, table)
-    assert 0.09 < share.min() < 0.15
-    assert 0.4 < share.max() < 0.46
+    fraction = visible(samples, table)
+    assert 0.09 < fraction.min() < 0.15
+    assert 0.4 < fraction.max() < 0.46
 
 
 def test_words_are_cut_off_at_either_edge() -> None:
@@ -299,7 +313,7 @@ def test_placed_words_lie_wholly_inside_and_everywhere(resample: float) -> None:
     assert result[:, -1000:].any(1).sum() > 10
 
 
-def test_shares_are_kept_and_words_that_are_not_cut_shift_a_little() -> None:
+def test_rates_are_kept_and_words_that_are_not_cut_shift_a_little() -> None:
     _, start, end = words(4000)
     table = drawn(Augment(truncation_rate=0.2, placement_rate=0.3, shift_ms=10), start, end)
     assert float(table.cut.float().mean()) == pytest.approx(0.2, abs=0.03)
@@ -447,5 +461,5 @@ def test_masks_come_from_their_numbers_and_leave_the_input_alone() -> None:
 def test_masks_fall_on_every_frame_alike() -> None:
     frames = torch.ones(2000, 20, 4)
     masked = (masked_by(frames, Augment(n_time_masks=1, time_mask_frames=5)) == 0).any(2)
-    share = masked.float().mean(0)
-    assert share.min() > 0.7 * share.max() > 0.05
+    fraction = masked.float().mean(0)
+    assert fraction.min() > 0.7 * fraction.max() > 0.05

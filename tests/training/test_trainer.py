@@ -23,23 +23,17 @@ from speechrnn.data.clips import Pack
 from speechrnn.data.cutting import Batch, PlannedContext
 from speechrnn.data.examples import Examples, validation_set
 from speechrnn.errors import ConfigError, DataError
-from speechrnn.evaluation.metrics import class_weights, expected_calibration_error, reliability
+from speechrnn.evaluation.metrics import expected_calibration_error, reliability
 from speechrnn.labels import Labels
 from speechrnn.model.network import RecognizerNet, load_checkpoint, load_plain, save_checkpoint, write_atomically
 from speechrnn.spec import Classifier, Conv, Conv2d, LogMel, Spec
-from speechrnn.training import trainer as training
-from speechrnn.training.trainer import (
-    Calibration,
-    Progress,
-    Trainer,
-    TrainingBatch,
-    calibrate,
-    calibration,
-    fit,
-    learning_rate,
-    predict,
-    prefetch_batches,
-)
+from speechrnn.training import loop, validation
+from speechrnn.training.batches import TrainingBatch, prefetch_batches
+from speechrnn.training.calibration import class_weights
+from speechrnn.training.curves import draw_curves
+from speechrnn.training.loop import Progress, fit
+from speechrnn.training.trainer import Trainer, learning_rate
+from speechrnn.training.validation import predict, validate
 from tests import made_data
 from tests.conftest import KilledError
 
@@ -91,7 +85,7 @@ def trainer_of(experiment: Experiment, pack: Pack) -> Trainer:
 
 def augmented(trainer: Trainer, plan: list[PlannedContext]) -> TrainingBatch:
     """What the first step would train on."""
-    return trainer.batch(trainer.cut(plan, 0), 0)
+    return trainer.augmented(trainer.batches.cut(plan, 0))
 
 
 class Run(NamedTuple):
@@ -191,12 +185,12 @@ def test_weights_decay_and_biases_and_normalisations_do_not(
 def test_the_average_never_keeps_the_initial_weights(tiny: Experiment, made_pack: Pack) -> None:
     """The first update copies; those after it keep (1 + n) / (10 + n) of the average, at most `ema_decay`."""
     trainer = trainer_of(change(tiny, ema_decay=0.3), made_pack)
-    plan = trainer.training.epoch(np.random.default_rng(0))[:2]
+    plan = trainer.examples.epoch(np.random.default_rng(0))[:2]
     for parameter in trainer.average.module.parameters():
         parameter.data.fill_(1e6)
     expected = [p.detach().clone() for p in trainer.net.classifier.parameters()]
     for kept in (0, 2 / 11, 3 / 12, 0.3, 0.3):
-        trainer.train_step(trainer.cut(plan, trainer.step))
+        trainer.train_step(trainer.batches.cut(plan, trainer.step))
         weights = [p.detach().clone() for p in trainer.net.classifier.parameters()]
         expected = [kept * old + (1 - kept) * new for old, new in zip(expected, weights, strict=True)]
         averages = [p.detach() for p in trainer.average.module.parameters()]
@@ -208,14 +202,26 @@ def test_the_averaged_network_has_the_averaged_weights_and_the_feature_statistic
     tiny: Experiment, made_pack: Pack
 ) -> None:
     trainer = trainer_of(tiny, made_pack)
-    plan = trainer.training.epoch(np.random.default_rng(0))
+    plan = trainer.examples.epoch(np.random.default_rng(0))
     for _ in range(3):
-        trainer.train_step(trainer.cut(plan[:2], trainer.step))
+        trainer.train_step(trainer.batches.cut(plan[:2], trainer.step))
     net = trainer.averaged_net()
     assert_equal(dict(net.classifier.state_dict()), dict(trainer.average.module.state_dict()))
     assert_equal(dict(net.norm.state_dict()), dict(trainer.net.norm.state_dict()))
     assert not torch.equal(net.classifier.output.weight, trainer.net.classifier.output.weight)
     assert not net.training
+
+
+@pytest.mark.parametrize(("clip_norm", "n_clipped"), [(1e-3, 1), (1e9, 0)])
+def test_gradients_are_clipped_to_the_norm_that_is_configured(
+    tiny: Experiment, made_pack: Pack, clip_norm: float, n_clipped: int
+) -> None:
+    trainer = trainer_of(change(tiny, clip_norm=clip_norm), made_pack)
+    trainer.train_step(trainer.batches.cut(trainer.batches.plan(0)[:8], 0))
+    gradients = [p.grad.norm() for p in trainer.net.classifier.parameters() if p.grad is not None]
+    norm = float(torch.stack(gradients).norm())
+    assert norm == pytest.approx(1e-3, rel=1e-3) if n_clipped else norm > 0.1
+    assert trainer.n_clipped == n_clipped
 
 
 # Learning
@@ -229,6 +235,7 @@ def eight_clips(pack: Pack) -> Pack:
     return Pack([*four_each, *(clip for clip in chosen if clip.split == "validation")], pack.samples, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_eight_clips_are_learned_by_heart(made_dir: Path, made_pack: Pack, cell: Any) -> None:
     experiment = Experiment(
@@ -241,13 +248,14 @@ def test_eight_clips_are_learned_by_heart(made_dir: Path, made_pack: Pack, cell:
         train=Train(epochs=60, batch_size=8, learning_rate=1e-2, label_smoothing=0.0, weight_decay=0.0),
     )
     trainer = trainer_of(experiment, eight_clips(made_pack))
-    plan = trainer.training.epoch(np.random.default_rng(0))
+    plan = trainer.examples.epoch(np.random.default_rng(0))
     assert len(plan) == 8
-    steps = [trainer.train_step(trainer.cut(plan, trainer.step)) for _ in range(60)]
+    steps = [trainer.train_step(trainer.batches.cut(plan, trainer.step)) for _ in range(60)]
     assert steps[0] > 0.5
     assert steps[-1] < 0.01
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
     again = run(tiny, made_pack, tmp_path)
     timeless = [
@@ -258,11 +266,13 @@ def test_the_same_seed_gives_the_same_run(whole: Run, tiny: Experiment, made_pac
     assert_equal(load_plain(again.folder / "last.pt"), load_plain(whole.folder / "last.pt"))
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
     other = run(change(tiny, seed=2), made_pack, tmp_path)
     assert all(a != b for a, b in zip(losses(other.folder), losses(whole.folder), strict=True))
 
 
+@pytest.mark.slow
 def test_half_precision_trains_weights_of_full_precision(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
     experiment = change(tiny, epochs=1, batch_size=20, precision="bf16-mixed")
     run(experiment, made_pack, tmp_path)
@@ -273,11 +283,12 @@ def test_half_precision_trains_weights_of_full_precision(tiny: Experiment, made_
 
 def test_words_that_are_cut_off_count_as_unknown(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment(truncation_rate=1.0)), made_pack)
-    plan = [planned for planned in trainer.training.epoch(np.random.default_rng(0)) if planned.label != 2]
+    plan = [planned for planned in trainer.examples.epoch(np.random.default_rng(0)) if planned.label != 2]
     labels = augmented(trainer, plan).labels
     assert labels.tolist() == [3 if planned.label == 3 else 2 for planned in plan]
 
 
+@pytest.mark.slow
 def test_teachers_make_up_their_share_of_the_labels(
     whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path
 ) -> None:
@@ -285,7 +296,7 @@ def test_teachers_make_up_their_share_of_the_labels(
     other = run(change(plain, seed=2, epochs=1), made_pack, tmp_path / "other").folder
     paths = [folder / "best.pt" for folder in (whole.folder, other)]
     trainer = trainer_of(change(plain, teachers=tuple(map(str, paths)), teacher_weight=0.75), made_pack)
-    batch = augmented(trainer, trainer.plan(0)[:6])
+    batch = augmented(trainer, trainer.batches.plan(0)[:6])
     frames, targets = trainer.inputs(batch)
     with torch.no_grad():
         taught = torch.stack([load_checkpoint(path)[0].eval()(batch.samples).softmax(1) for path in paths]).mean(0)
@@ -293,10 +304,12 @@ def test_teachers_make_up_their_share_of_the_labels(
     torch.testing.assert_close(frames, trainer_of(plain, made_pack).inputs(batch)[0])
 
 
+@pytest.mark.slow
 def test_a_network_comes_to_agree_with_its_teacher(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
     path = whole.folder / "best.pt"
     trainer = trainer_of(change(tiny, teachers=(str(path),), teacher_weight=1.0, seed=3), made_pack)
-    batch, teacher = trainer.validation_batch, load_checkpoint(path)[0]
+    batch = validation_set(Examples(made_pack, tiny.model, tiny.data, "validation"), ()).batch
+    teacher = load_checkpoint(path)[0]
     expected = predict(teacher, batch, torch.device("cpu")).softmax(1)
 
     def distance() -> float:
@@ -304,7 +317,7 @@ def test_a_network_comes_to_agree_with_its_teacher(whole: Run, tiny: Experiment,
 
     before = distance()
     for step in range(60):
-        trainer.train_step(trainer.cut(trainer.plan(step)[:16], step))
+        trainer.train_step(trainer.batches.cut(trainer.batches.plan(step)[:16], step))
     assert distance() < before / 2
 
 
@@ -319,13 +332,14 @@ def test_a_filter_moves_every_frame_of_a_context_alike(tiny: Experiment, made_pa
     plain = msgspec.structs.replace(tiny, augment=Augment())
     filtered = msgspec.structs.replace(tiny, augment=Augment(filter_db=6.0))
     one, other = (trainer_of(experiment, made_pack) for experiment in (plain, filtered))
-    plan = one.plan(0)[:4]
+    plan = one.batches.plan(0)[:4]
     frames = [trainer.inputs(augmented(trainer, plan))[0] for trainer in (one, other)]
     moved = (frames[1] - frames[0]) * one.net.norm.std
     torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), rtol=0, atol=1e-4)
     assert moved.std(0).min() > 0.1  # each context has its own
 
 
+@pytest.mark.slow
 def test_a_run_is_not_gone_on_with_under_another_teacher(
     whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path
 ) -> None:
@@ -358,7 +372,7 @@ def test_batches_without_augmentation_are_the_clips_themselves(tiny: Experiment,
 
 def test_features_are_normalised_over_the_training_data(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(msgspec.structs.replace(tiny, augment=Augment()), made_pack)
-    samples = augmented(trainer, trainer.training.epoch(np.random.default_rng(5))).samples
+    samples = augmented(trainer, trainer.examples.epoch(np.random.default_rng(5))).samples
     flat = trainer.net.frames(samples).reshape(-1, 24)
     torch.testing.assert_close(flat.mean(0), torch.zeros(24), rtol=0, atol=0.25)
     torch.testing.assert_close(flat.std(0), torch.ones(24), rtol=0, atol=0.25)
@@ -367,28 +381,31 @@ def test_features_are_normalised_over_the_training_data(tiny: Experiment, made_p
 # Several processes
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a single core
 def test_other_processes_cut_the_same_batches_in_order(tiny: Experiment, made_pack: Pack) -> None:
     trainer = trainer_of(tiny, made_pack)
-    here, elsewhere = (list(prefetch_batches(trainer, epoch=1, first=2, n_processes=n)) for n in (0, 2))
-    plan, size = trainer.plan(1), tiny.train.batch_size
+    here, elsewhere = (list(prefetch_batches(trainer.batches, epoch=1, first=2, n_processes=n)) for n in (0, 2))
+    plan, size = trainer.batches.plan(1), tiny.train.batch_size
     expected = [
-        trainer.cut(plan[step * size : (step + 1) * size], trainer.steps_per_epoch + step)
-        for step in range(2, trainer.steps_per_epoch)
+        trainer.batches.cut(plan[step * size : (step + 1) * size], trainer.batches.per_epoch + step)
+        for step in range(2, trainer.batches.per_epoch)
     ]
     assert len(expected) > 2
     for batches in (here, elsewhere):
         np.testing.assert_equal([tuple(batch) for batch in batches], [tuple(batch) for batch in expected])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a single core
 def test_a_run_whose_batches_other_processes_cut_is_the_same(
     whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_n_loader_workers", lambda device: 2)
+    monkeypatch.setattr(loop, "_n_loader_workers", lambda device: 2)
     assert_equal(load_plain(run(tiny, made_pack, tmp_path).folder / "last.pt"), load_plain(whole.folder / "last.pt"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_to_what_one_does(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
     """Without dropout, whose masks are each process's own, only the order of sums differs."""
     model = msgspec.structs.replace(tiny.model, classifier=msgspec.structs.replace(tiny.model.classifier, dropout=0.0))
@@ -409,6 +426,7 @@ def test_two_processes_train_to_what_one_does(tiny: Experiment, made_pack: Pack,
         torch.testing.assert_close(two["net"][name], weights, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_that_processes_cannot_share_is_refused(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(tomli_w.dumps(to_tree(change(tiny, batch_size=7))))
@@ -435,6 +453,21 @@ def test_a_run_folder_holds_its_files_and_no_others(whole: Run) -> None:
     names = {path.name for path in whole.folder.iterdir()}
     assert names == {"config.toml", "log.jsonl", "curves.png", "last.pt", "best.pt"}
     assert (whole.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_training_curves_are_those_of_the_log(whole: Run) -> None:
+    log = records(whole.folder)
+    steps, scores = ([r for r in log if ("loss" in r) == is_step] for is_step in (True, False))
+    expected = [
+        [(r["step"], r["loss"]) for r in steps],
+        [(r["step"], r["validation_loss"]) for r in scores],
+        [(r["step"], 100 * r["validation_balanced_accuracy"]) for r in scores],
+        [(r["step"], r["learning_rate"]) for r in steps],
+    ]
+    drawn = [line.get_xydata() for axis in draw_curves(log).axes for line in axis.lines]
+    assert len(drawn) == len(expected)
+    for line, points in zip(drawn, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(line, dtype=np.float64), np.array(points))
 
 
 def test_the_configuration_of_a_run_loads_to_the_same_experiment(whole: Run, tiny: Experiment) -> None:
@@ -490,35 +523,29 @@ def test_the_best_model_reaches_the_accuracy_it_claims(whole: Run, tiny: Experim
     assert info.provenance.data["training yes"] == 24
 
 
+def test_validation_leaves_the_network_as_it_is_and_balances_the_recalls(tiny: Experiment, made_pack: Pack) -> None:
+    trainer = trainer_of(tiny, made_pack)
+    net, held_out = trainer.averaged_net(), ("wow",)
+    before = {name: values.clone() for name, values in net.state_dict().items()}
+    found = validation_set(Examples(made_pack, tiny.model, tiny.data, "validation"), held_out)
+    scores = validate(net, found, trainer.examples.clips.fractions(), torch.device("cpu"))
+    assert_equal(before, dict(net.state_dict()))
+    right = scores.calibration.apply(predict(net, found.batch, torch.device("cpu")).numpy()).argmax(1)
+    correct, labels = right == found.batch.labels, found.batch.labels
+    expected = {name: correct[labels == i].mean() for i, name in enumerate(tiny.model.labels.names)}
+    assert scores.balanced_accuracy == pytest.approx(np.mean(list(expected.values())))
+    assert scores.recalls == pytest.approx(expected | {"new words": correct[found.is_held_out].mean()})
+    assert scores.accuracy == pytest.approx(correct.mean())
+
+
 def test_the_best_model_is_calibrated_on_validation(whole: Run, tiny: Experiment, made_pack: Pack) -> None:
     net, info = load_checkpoint(whole.folder / "best.pt")
     batch = validation_set(Examples(made_pack, info.spec, tiny.data, "validation"), ()).batch
     posteriors = predict(net, batch, torch.device("cpu")).softmax(1).numpy()
-    shares = Examples(made_pack, info.spec, tiny.data, "training").clips.fractions()
-    np.testing.assert_allclose(class_weights(batch.labels, shares) @ posteriors, shares, atol=1e-3)
+    fractions = Examples(made_pack, info.spec, tiny.data, "training").clips.fractions()
+    np.testing.assert_allclose(class_weights(batch.labels, fractions) @ posteriors, fractions, atol=1e-3)
     found = expected_calibration_error(reliability(posteriors, batch.labels))
     assert found == pytest.approx(info.provenance.scores["validation expected calibration error"], abs=1e-4)
-
-
-def test_a_known_temperature_and_known_biases_are_found() -> None:
-    random = np.random.default_rng(1)
-    labels = random.integers(4, size=20000)
-    true = 2 * random.standard_normal((20000, 4))
-    posteriors = np.exp(true) / np.exp(true).sum(axis=1, keepdims=True)
-    labels = (posteriors.cumsum(axis=1) > random.random((20000, 1))).argmax(axis=1)
-    bias = np.array([1.0, -2.0, 0.5, 0.5])
-    found = calibration((0.6 * true - bias).astype(np.float32), labels, np.bincount(labels) / len(labels))
-    assert found.temperature == pytest.approx(0.6, rel=0.05)
-    np.testing.assert_allclose(found.bias, bias, atol=0.1)
-
-
-def test_a_calibration_is_built_into_the_last_layer(tiny: Experiment) -> None:
-    torch.manual_seed(0)
-    net, samples = RecognizerNet(tiny.model).eval(), 0.1 * torch.randn(3, 16000)
-    before = net(samples).detach().numpy()
-    found = Calibration(0.7, np.array([0.5, -0.5, 1.0, -1.0]))
-    calibrate(net, found)
-    np.testing.assert_allclose(net(samples).detach().numpy(), found.apply(before), rtol=1e-4, atol=1e-5)
 
 
 def all_right_or_all_wrong(monkeypatch: pytest.MonkeyPatch, *right: bool) -> None:
@@ -529,9 +556,10 @@ def all_right_or_all_wrong(monkeypatch: pytest.MonkeyPatch, *right: bool) -> Non
         answers = torch.nn.functional.one_hot(torch.from_numpy(batch.labels), 4).float()
         return answers if next(times) else -answers
 
-    monkeypatch.setattr(training, "predict", predicted)
+    monkeypatch.setattr(validation, "predict", predicted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("right", "kept_epoch"), [((True, False), 1), ((False, True), 2), ((True, True), 2), ((False, False), 2)]
 )
@@ -590,6 +618,7 @@ def assert_same_run(folder: Path, whole: Run) -> None:
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "error", "saved_step"),
     [
@@ -615,11 +644,12 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [40, 60])
 def test_a_run_goes_on_from_within_an_epoch(
     whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    monkeypatch.setattr(training, "_SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "_SAVE_EVERY_S", 0.0)
     stop(tiny, made_pack, tmp_path, step, KilledError)
     monkeypatch.undo()
     assert load_plain(tmp_path / "last.pt")["step"] == step - 1
@@ -627,6 +657,7 @@ def test_a_run_goes_on_from_within_an_epoch(
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_scored", "error"), [(0, KilledError), (1, KeyboardInterrupt)])
 def test_a_run_that_was_stopped_while_it_was_scored_is_scored_again(
     whole: Run,
@@ -644,8 +675,8 @@ def test_a_run_that_was_stopped_while_it_was_scored_is_scored_again(
             return predict(*arguments)
         raise error
 
-    monkeypatch.setattr(training, "_SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(training, "predict", interrupted)
+    monkeypatch.setattr(loop, "_SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(validation, "predict", interrupted)
     with pytest.raises(error):
         run(tiny, made_pack, tmp_path)
     monkeypatch.undo()
@@ -668,7 +699,7 @@ from pathlib import Path
 import torch
 from speechrnn.config import load_experiment
 from speechrnn.data.pack import prepare
-from speechrnn.training.trainer import fit
+from speechrnn.training.loop import fit
 
 def kill(progress):
     if progress.step == 40:
@@ -680,6 +711,7 @@ fit(experiment, prepare(experiment.data), Path(sys.argv[2]), accelerator="cpu", 
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_ends_as_one_that_was_not(
     whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path
 ) -> None:
