@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from docutils import nodes
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +59,16 @@ def readable(text: str | None) -> str | None:
     return text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text.replace("<factory>", "{}"))
 
 
+def keep_units(app: object, document: nodes.document) -> None:
+    """A number and its unit stay on one line."""
+    for text in list(document.findall(nodes.Text)):
+        joined = re.sub(r"(?<=\d) (?=(%|ms|s|h|dB|Hz|kHz|kB|MB|cores?)\b|%)", "\N{NO-BREAK SPACE}", text.astext())
+        if not isinstance(text.parent, nodes.literal | nodes.literal_block):
+            text.parent.replace(text, nodes.Text(joined))
+
+
 def setup(app: Any) -> None:
     """Prepare what Sphinx reads."""
     app.connect("autodoc-process-signature", lambda *event: (readable(event[-2]), readable(event[-1])))
+    app.connect("doctree-read", keep_units)
     execute_notebooks()
