@@ -22,8 +22,7 @@ copyright = "2026, speechrnn contributors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 default_role = "code"
-nitpick_ignore_regex = [("py:.*", r"(?!speechrnn\.).*")]  # names of other projects are not looked up: no network
-nitpick_ignore = [("py:class", "speechrnn.spec.ModelInfo")]  # what a model file carries; `describe` shows it
+nitpick_ignore_regex = [("py:.*", r"(?!speechrnn\.\w+$).*")]  # public names must lead somewhere, others need not
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
