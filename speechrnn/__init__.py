@@ -25,6 +25,7 @@ _ROOMS = {
     "listen": "listening",
     "load": "recognizer",
     "posteriors": "spotter",
+    "transcribe": "listening",
 }
 __all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the names are those of the table)
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from speechrnn.errors import SpeechRnnError as SpeechRnnError
     from speechrnn.listening import BackgroundListener as BackgroundListener
     from speechrnn.listening import listen as listen
+    from speechrnn.listening import transcribe as transcribe
     from speechrnn.recognizer import Recognizer as Recognizer
     from speechrnn.recognizer import load as load
     from speechrnn.sources import ArraySource as ArraySource

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from speechrnn.audio import Samples
 from speechrnn.detector import Detection
+from speechrnn.errors import ConfigError
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import AudioSource, open_source
 from speechrnn.spec import Options
@@ -33,17 +33,72 @@ def end(spotter: KeywordSpotter) -> Step:
     return Step(np.zeros(0, dtype=np.float32), None, spotter.finish(), position_s)
 
 
-def listen(
-    source: AudioSource | None = None, *, model: str | Path | Recognizer = "commands8", options: Options | None = None
-) -> Iterator[Detection]:
-    """Yield each keyword as soon as it is decided; the default microphone if no source is given.
-
-    Ends with the source, whose last word is found too; closes it in any case. Raises DeviceError if the microphone
-    cannot be used, ModelFileError if the model cannot.
-    """
+def make_spotter(
+    model: str | Path | Recognizer,
+    operating_point: str | None = None,
+    threshold: float | Mapping[str, float] | None = None,
+    keywords: Iterable[str] | None = None,
+    options: Options | None = None,
+) -> KeywordSpotter:
+    """A spotter from what `transcribe` and `listen` take. Raises what they raise for it."""
     recognizer = model if isinstance(model, Recognizer) else load(model)
-    spotter = KeywordSpotter(recognizer, options)
-    with closing(open_source(source)) as opened:
+    if options is not None and operating_point is not None:
+        raise ConfigError(f"operating_point={operating_point}: expected it or options, got both")
+    own = threshold if isinstance(threshold, Mapping) else None
+    chosen = (options or recognizer.info.options_at(operating_point)).with_choice(
+        threshold=None if isinstance(threshold, Mapping) else threshold, thresholds=own, keywords=keywords
+    )
+    return KeywordSpotter(recognizer, chosen)
+
+
+def transcribe(
+    source: AudioSource | str | Path,
+    *,
+    model: str | Path | Recognizer = "commands8",
+    operating_point: str | None = None,
+    threshold: float | Mapping[str, float] | None = None,
+    keywords: Iterable[str] | None = None,
+    options: Options | None = None,
+) -> list[Detection]:
+    """All keywords of a recording, in order of time: an audio file by its path, or any source, which is closed.
+
+    `model` is the name of a shipped model, a file, or a loaded `Recognizer`. `operating_point` names one of the model's.
+    `threshold` in (0, 1] is for all keywords or, as a dictionary, for some by their names; only `keywords` are detected,
+    all if not given. `options` take the place of the model's.
+
+    Raises AudioError for audio that cannot be read, ModelFileError for a model that cannot be loaded, ConfigError for a
+    word that is no keyword of the model, an operating point that it does not have, or a threshold out of range.
+    """
+    return list(
+        listen(
+            source,
+            model=model,
+            operating_point=operating_point,
+            threshold=threshold,
+            keywords=keywords,
+            options=options,
+        )
+    )
+
+
+def listen(
+    source: AudioSource | str | Path | None = None,
+    *,
+    model: str | Path | Recognizer = "commands8",
+    operating_point: str | None = None,
+    threshold: float | Mapping[str, float] | None = None,
+    keywords: Iterable[str] | None = None,
+    options: Options | None = None,
+) -> Iterator[Detection]:
+    """Yield each keyword as soon as it is decided: of the default microphone, of an audio file, or of any source.
+
+    Takes what `transcribe` takes, and "-" for raw 16-bit PCM at 16 kHz on standard input. Ends with the source, whose
+    last word is found too; closes it in any case.
+
+    Raises what `transcribe` raises, and DeviceError if the microphone cannot be used, when the first is asked for.
+    """
+    spotter = make_spotter(model, operating_point, threshold, keywords, options)
+    with open_source(source) as opened:
         for step in spot(opened.blocks(spotter.sample_rate_hz), spotter):
             yield from step.detections
 
@@ -51,21 +106,23 @@ def listen(
 class BackgroundListener:
     """Listens in a thread of its own and calls a function with each keyword; `stop` ends it, as does `with`.
 
-    The thread alone reads the source and closes it. An exception of the function or of the source ends the listening
-    and is raised again by `stop` or `wait`. Raises DeviceError if there is no microphone, ModelFileError if the model
-    cannot be loaded, ConfigError for options that do not fit it.
+    Takes what `listen` takes. The thread alone reads the source and closes it. An exception of the function or of the
+    source ends the listening and is raised again by `stop` or `wait`. What `listen` raises for a model, a choice or a
+    source that cannot be used is raised at once.
     """
 
     def __init__(
         self,
         on_detection: Callable[[Detection], None],
-        source: AudioSource | None = None,
+        source: AudioSource | str | Path | None = None,
         *,
         model: str | Path | Recognizer = "commands8",
+        operating_point: str | None = None,
+        threshold: float | Mapping[str, float] | None = None,
+        keywords: Iterable[str] | None = None,
         options: Options | None = None,
     ) -> None:
-        recognizer = model if isinstance(model, Recognizer) else load(model)
-        self._spotter = KeywordSpotter(recognizer, options)
+        self._spotter = make_spotter(model, operating_point, threshold, keywords, options)
         self._source = open_source(source)
         self._on_detection = on_detection
         self._error: BaseException | None = None
@@ -75,7 +132,7 @@ class BackgroundListener:
 
     def _run(self) -> None:
         try:
-            with closing(self._source):
+            with self._source:
                 for step in spot(self._blocks(), self._spotter):
                     for detection in step.detections:
                         if self._stopping.is_set():

@@ -127,6 +127,7 @@ def test_the_names_of_the_package_are_there_and_cost_nothing_until_they_are_used
     before, homes = json.loads(output)
     assert before == []
     assert homes == {name: f"speechrnn.{room}" for name, room in speechrnn._ROOMS.items()}
+    assert [*speechrnn.__all__] == ["__version__", *sorted(speechrnn._ROOMS)]
     assert {*speechrnn._ROOMS} < {*dir(speechrnn)}
     with pytest.raises(AttributeError, match="lissten"):
         getattr(speechrnn, "lissten")  # noqa: B009

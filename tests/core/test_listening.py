@@ -1,6 +1,7 @@
 """Listening without a device: pipes, real time, slow consumers, programs run at detections, and what is kept."""
 
 import io
+import json
 import os
 import threading
 import time
@@ -16,11 +17,11 @@ from speechrnn import listening, sources
 from speechrnn.audio import Samples, read, to_int16
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DeviceError
-from speechrnn.listening import BackgroundListener, listen
+from speechrnn.listening import BackgroundListener, listen, transcribe
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import ArraySource, FileSource, Microphone, PipeSource, RealTimeSource
 from speechrnn.spec import Options
-from tests.helpers import assert_one_line
+from tests.helpers import assert_one_line, run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "audio" / "commands.wav"
@@ -66,6 +67,54 @@ def test_a_real_time_source_keeps_the_time_of_the_sound() -> None:
     started = time.monotonic()
     assert sum(map(len, source.blocks(16000))) == 8000
     assert 0.45 < time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("name", ["commands.wav", "drive.flac", "menu.ogg"])
+def test_transcribe_listen_the_background_and_the_command_line_find_the_same(name: str, recognizer: Recognizer) -> None:
+    path = EXAMPLE.with_name(name)
+    found = transcribe(path)
+    assert found == transcribe(str(path), model=recognizer) == transcribe(FileSource(path)) != []
+    assert found == list(listen(path)) == list(listen(str(path))) == list(listen(FileSource(path)))
+    called: list[Detection] = []
+    BackgroundListener(called.append, path).wait()
+    assert called == found
+    printed = json.loads(run("transcribe", path, "--format", "json").stdout)["detections"]
+    assert [Detection(**item) for item in printed] == found
+
+
+@pytest.mark.parametrize(
+    ("choice", "arguments"),
+    [
+        ({"threshold": 0.99}, ["--threshold", "0.99"]),
+        ({"threshold": {"yes": 1.0, "go": 0.99}}, ["--threshold", "yes=1", "--threshold", "go=0.99"]),
+        ({"operating_point": "strict"}, ["--operating-point", "strict"]),
+        ({"keywords": ["left", "stop"]}, ["--keywords", "left,stop"]),
+        ({"operating_point": "sensitive", "keywords": ["go"], "threshold": 0.5}, ["--operating-point", "sensitive"]),
+    ],
+)
+def test_a_choice_means_in_python_what_it_means_on_the_command_line(
+    choice: dict[str, Any], arguments: list[str], recognizer: Recognizer
+) -> None:
+    if len(choice) > 1:
+        arguments = [*arguments, "--keywords", "go", "--threshold", "0.5"]
+    lines = run("listen", "--source", EXAMPLE, "--jsonl", *arguments).stdout.splitlines()
+    assert [Detection(**json.loads(line)) for line in lines] == transcribe(EXAMPLE, model=recognizer, **choice) != []
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"keywords": ["maybe"]}, "maybe: no keyword of this model"),
+        ({"threshold": {"maybe": 0.5}}, "maybe: no keyword of this model"),
+        ({"threshold": 2}, "got threshold = 2"),
+        ({"operating_point": "lax"}, "lax: no operating point of this model"),
+        ({"operating_point": "strict", "options": Options()}, "expected it or options, got both"),
+    ],
+)
+def test_a_choice_that_does_not_fit_is_one_line(choice: dict[str, Any], expected: str, recognizer: Recognizer) -> None:
+    with pytest.raises(ConfigError) as caught:
+        transcribe(EXAMPLE, model=recognizer, **choice)
+    assert_one_line(caught.value, expected)
 
 
 def test_listen_yields_and_the_background_calls(recognizer: Recognizer) -> None:
