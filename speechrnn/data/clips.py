@@ -103,8 +103,8 @@ def word_extent(samples: Int16) -> tuple[int, int]:
     hops = from_int16(samples[: n_hops * _HOP_SAMPLES]).reshape(n_hops, _HOP_SAMPLES)
     energy = (hops**2).sum(1)
     energy = np.maximum(energy - 2 * np.percentile(energy, 20), 0)
-    share = np.cumsum(energy) / max(float(energy.sum()), 1e-12)
-    start, end = np.searchsorted(share, [0.01, 0.99])
+    cumulated = np.cumsum(energy) / max(float(energy.sum()), 1e-12)
+    start, end = np.searchsorted(cumulated, [0.01, 0.99])
     return int(start) * _HOP_SAMPLES, min(int(end) + 1, n_hops) * _HOP_SAMPLES
 
 

@@ -1,7 +1,7 @@
-"""Words that nobody says and that are nearly a keyword: one or two of its sounds changed. Knows sounds, no audio.
+"""Confusables: pseudo-words one or two phonemes from a keyword, as synthetic hard negatives. Knows phonemes, no audio.
 
-A network that was trained on few other words takes any short word for the keyword whose length and stress it has. These
-have the same length and stress, and differ in what a listener tells them by.
+A network that was trained on few other words takes any short word for the keyword of the same length and stress. These
+have the same length and stress, and differ in phonemes alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SAME = {
     **{"A:": "0", "A@": "0", "O:": "0", "O@": "0", "o@": "0", "i": "i:", "3": "3:"},
     **{"v": "f", "z": "s", "D": "T", "Z": "S", "b": "p", "d": "t", "g": "k", "dZ": "tS"},
 }
-"""Sounds that one accent or a careless speaker has for another."""
+"""Sounds that one accent or casual speech has for another."""
 
 
 def confusables(word: Sounds, keywords: Iterable[Sounds], never: Iterable[Sounds]) -> list[Sounds]:
@@ -73,6 +73,6 @@ def _normalised(word: Sounds) -> Sounds:
 
 
 def notation(word: Sounds) -> str:
-    """Construction espeak-ng is told to say these sounds: the first vowel has the stress."""
+    """These sounds in espeak-ng's notation for its input: the first vowel has the stress."""
     first = next((i for i, sound in enumerate(word) if sound not in _CONSONANTS), 0)
     return "[[" + "".join(f"'{sound}" if i == first else sound for i, sound in enumerate(word)) + "]]"
