@@ -13,9 +13,9 @@ from speechrnn.spec import Options
 
 
 class Detection(msgspec.Struct, frozen=True):
-    """A keyword that was heard: when, with what score in (0, 1], and when it was decided. Times on the sample clock.
+    """A detected keyword: its start and end, its score in (0, 1], and the time of the decision, in s of the stream.
 
-    The time of the decision is NaN where it is not known, of detections that others wrote.
+    The time of the decision is NaN where it is not known, of detections that other programs wrote.
     """
 
     label: str
@@ -41,13 +41,15 @@ class Detector:
             options.thresholds.get(word, options.threshold) if word in heard else np.inf for word in labels.keywords
         ]
         self._thresholds = np.array(levels)
-        self._rise_levels = self._thresholds * max(0.5, options.release)  # so that every release is followed by a rise
+        # Crossing this level upwards marks the rise of a word, for the estimate of its end. It is never below the
+        # release level, so every release is followed by a rise.
+        self._rise_levels = self._thresholds * max(0.5, options.release)
         self._n_smoothed = max(1, round(options.smoothing_ms / options.step_ms))
         self._n_refractory = -(-options.refractory_ms // options.step_ms)
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, as before the first step."""
+        """Start a new stream."""
         n = len(self._keywords)
         self._step = 0
         self._last = np.zeros((self._n_smoothed, n))

@@ -100,9 +100,9 @@ def centred(samples: Samples, n_samples: int) -> Samples:
 
 
 def cached(recognizer: Recognizer) -> Recognizer:
-    """The same recognizer with a memory: a context heard before, bit for bit, costs no second run.
+    """The same recognizer, its logits memoised by the hash of the context.
 
-    Spotters with different options look at mostly the same contexts, until a detection makes part of one silent.
+    Spotters with different options decide on mostly the same contexts, until a detection makes part of one silent.
     """
     known: dict[bytes, Array] = {}
 
