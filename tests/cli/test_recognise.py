@@ -14,16 +14,16 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import soundfile
 
 from speechrnn.cli.describe import describe_model
-from speechrnn.model.network import save_checkpoint
-from speechrnn.spec import OperatingPoint
+from speechrnn.labels import Labels
+from speechrnn.model.network import RecognizerNet, save_checkpoint
+from speechrnn.spec import Classifier, ModelInfo, OperatingPoint, Spec
 from tests.cli.bad_audio import empty, missing, not_a_number
-from tests.helpers import COMMAND, EXAMPLE, ROOT, SmallModel, assert_one_line, noise, run, silence, write_audio
+from tests.helpers import COMMAND, EXAMPLE, ROOT, assert_one_line, noise, run, silence, write_audio
 
 WORDS = ["yes", "no", "up", "down", "left", "right", "stop", "go"]
 
@@ -283,22 +283,31 @@ def test_describe_shows_the_shipped_model() -> None:
         assert expected in output
 
 
-def test_describe_shows_operating_points_with_their_rates(small_model: SmallModel) -> None:
-    _, _, text = run("describe", small_model.onnx).stdout.partition("operating point: strict")
-    rows = dict(line.split(maxsplit=1) for line in text.partition("\n\n")[0].splitlines() if line)
-    assert rows == {"threshold": "0.9", "release": "0.5", "false_alarms_per_hour": "0.25", "misses": "12.5 %"}
-
-
-@pytest.mark.parametrize(("rate", "counted"), [(0.0, "0 (0 in 1.66 h)"), (0.6, "0.6 (1 in 1.66 h)")])
-def test_describe_shows_false_alarms_with_what_was_measured(
-    rate: float, counted: str, small_model: SmallModel, tmp_path: Path
+@pytest.mark.parametrize(
+    ("point", "shown"),
+    [
+        (
+            OperatingPoint(threshold=0.9, release=0.5, false_alarms_per_hour=0.25, misses=0.125),
+            {"threshold": "0.9", "release": "0.5", "false_alarms_per_hour": "0.25", "misses": "12.5 %"},
+        ),
+        (
+            OperatingPoint(threshold=0.9, false_alarms_per_hour=0.0, measured_hours=1.66),
+            {"threshold": "0.9", "false_alarms_per_hour": "0 (0 in 1.66 h)"},
+        ),
+        (
+            OperatingPoint(threshold=0.9, false_alarms_per_hour=0.6, measured_hours=1.66),
+            {"threshold": "0.9", "false_alarms_per_hour": "0.6 (1 in 1.66 h)"},
+        ),
+    ],
+)
+def test_describe_shows_operating_points_with_what_was_measured(
+    point: OperatingPoint, shown: dict[str, str], tmp_path: Path
 ) -> None:
-    point = OperatingPoint(threshold=0.9, false_alarms_per_hour=rate, measured_hours=1.66)
-    info = msgspec.structs.replace(small_model.info, operating_points={"strict": point})
-    save_checkpoint(tmp_path / "best.pt", small_model.net, info)
-    _, _, text = describe_model(tmp_path / "best.pt").partition("operating point: strict\n")
-    rows = dict(line.split(maxsplit=1) for line in text.partition("\n\n")[0].splitlines())
-    assert rows == {"threshold": "0.9", "false_alarms_per_hour": counted}
+    spec = Spec(labels=Labels(("yes", "no")), classifier=Classifier(hidden_size=8, n_layers=1))
+    info = ModelInfo(spec=spec, operating_points={"strict": point})
+    save_checkpoint(tmp_path / "best.pt", RecognizerNet(spec), info)
+    _, _, text = run("describe", tmp_path / "best.pt").stdout.partition("operating point: strict\n")
+    assert dict(line.split(maxsplit=1) for line in text.partition("\n\n")[0].splitlines()) == shown
 
 
 def test_describe_puts_all_values_into_one_column() -> None:
