@@ -181,7 +181,7 @@ class Resampler:
 
 
 def resampled(blocks: Iterable[Samples], from_hz: float, to_hz: float) -> Iterator[Samples]:
-    """Blocks [T] of one stream at another rate; an empty block, by which a live source says that it waits, stays one."""
+    """Blocks [T] of one stream at another rate; an empty block, which says that a live source waits, stays one."""
     resampler = Resampler(from_hz, to_hz)
     for block in blocks:
         converted = resampler.push(block)

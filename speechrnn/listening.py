@@ -62,9 +62,9 @@ def transcribe(
 ) -> list[Detection]:
     """All keywords of a recording, in order of time: an audio file by its path, or any source, which is closed.
 
-    `model` is the name of a shipped model, a file, or a loaded `Recognizer`. `operating_point` names one of the model's.
-    `threshold` in (0, 1] is for all keywords or, as a dictionary, for some by their names; only `keywords` are detected,
-    all if not given. `options` take the place of the model's.
+    `model` is the name of a shipped model, a file, or a loaded `Recognizer`; `operating_point` names one that it has.
+    `threshold` in (0, 1] is for all keywords or, as a dictionary, for some by their names. Only `keywords` are
+    detected, all if not given. `options` take the place of the model's.
 
     Raises AudioError for audio that cannot be read, ModelFileError for a model that cannot be loaded, ConfigError for a
     word that is no keyword of the model, an operating point that it does not have, or a threshold out of range.

@@ -144,9 +144,9 @@ class RealTimeSource(AudioSource):
 class Microphone(AudioSource):
     """A microphone through PortAudio, opened at the rate it offers, its channels mixed.
 
-    `device` is a number or a part of a name, the default input for None. The audio callback copies into a bounded queue
-    of `queue_s` and does nothing else. Samples that the consumer was too slow for are counted in `n_dropped_samples` and
-    replaced by silence of the same length, so that times stay true. If the
+    `device` is a number or a part of a name, the default input for None. The audio callback copies into a bounded
+    queue of `queue_s` and does nothing else. Samples that the consumer was too slow for are counted in
+    `n_dropped_samples` and replaced by silence of the same length, so that times stay true. If the
     device goes away, `on_event` is told, and the stream goes on when it is back and free; its clock stands still
     meanwhile, and blocks are empty. Raises DeviceError if there is no such device, it is busy, or PortAudio is not
     installed: only a device that was opened once is waited for.
@@ -212,7 +212,7 @@ class Microphone(AudioSource):
             self._dropped_s += n_frames / self._opened_hz
 
     def native_blocks(self) -> Iterator[Samples]:
-        """Yield what the microphone records until the source is closed; a device that comes back may have a new rate."""
+        """Yield what the microphone records until the source is closed, at the rate of the first opening."""
         resampler, is_gone = Resampler(self._opened_hz, self.sample_rate_hz), False
         while not self._closed:
             try:

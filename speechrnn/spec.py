@@ -212,9 +212,9 @@ class Options(Struct, frozen=True):
     refractory_ms: int = 500
     """Least time in ms between two detections of one keyword, at least 0."""
     lag_ms: int = 0
-    """Typical time in ms from the end of a word to the rise of its posterior; subtracted from the end that is reported."""
+    """Typical time in ms from the end of a word to the rise of its posterior; subtracted from the reported end."""
     word_ms: int = 500
-    """Typical length of a word in ms, above 0; the start that is reported lies so long before the end."""
+    """Typical length of a word in ms, above 0; the start that is reported lies this long before the end."""
 
     def __post_init__(self) -> None:
         check(self.step_ms >= 10, f"expected step_ms of at least 10, got {self.step_ms}")

@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
 
 class _ContextBuffer:
-    """A stream in blocks [T] to the context [context_samples] that ends with each of its steps; it starts in silence."""
+    """A stream in blocks [T], which starts in silence, to the context [context_samples] that ends with each step."""
 
     def __init__(self, spec: Spec, step_ms: int) -> None:
         self._step_samples = step_ms * spec.sample_rate_hz // 1000
