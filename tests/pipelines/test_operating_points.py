@@ -121,7 +121,8 @@ def test_points_are_chosen_measured_and_read_back(made_pack: Pack, monkeypatch: 
 def test_rates_are_of_speech_that_was_never_trained_on_where_there_is_any(made_pack: Pack) -> None:
     def kept(clip: Clip) -> Clip:
         is_kept = clip.kind == "speech" and clip.path.endswith("0.wav")
-        return msgspec.structs.replace(clip, split="validation") if is_kept else clip
+        source = msgspec.structs.replace(clip.source, split="validation" if is_kept else clip.split)
+        return msgspec.structs.replace(clip, source=source)
 
     pack = made_pack._replace(clips=[kept(clip) for clip in made_pack.clips])
     n_kept = sum(clip.n_samples for clip in pack.clips if clip.kind == "speech" and clip.split == "validation")
