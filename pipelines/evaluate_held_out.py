@@ -1,12 +1,12 @@
-r"""Score a model once, at the end, on what nothing was chosen by: test clips, streams of them, and running speech.
+r"""Final evaluation on held-out test data: clips, synthetic streams of them, and running speech.
 
     python -m pipelines.evaluate_held_out configs/commands8.toml commands8 --data data \
         --clips data/speech_commands_test_set_v0.02 --speech data/speech/test
 
 Streams are made of the test clips by the recipes of TensorFlow and MLPerf Tiny, whose rules count there, and without
-noise (pipelines/streams.py says how), with three seeds each; whatever is no keyword is another word. Their noise alone
-is not new: it is of the parts of recordings that training does not have, by which operating points are chosen. Running
-speech is judged by its transcripts. Everything is heard once by the spotter that ships, at every operating point.
+noise (speechrnn.evaluation.synthetic_streams), with three seeds each; whatever is no keyword is another word. Their
+noise alone is not new: it is of the parts of recordings that training does not have, on which operating points are
+chosen. Running speech is scored by its transcripts, all of it at every operating point.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ from speechrnn.evaluation.streams import (
     StreamCurve,
     StreamResult,
     curve_point,
-    number,
-    percent,
     score,
     sweep_thresholds,
 )
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, make_stream, of_folders, of_pack, spot_with_truth
+from speechrnn.evaluation.tables import Table, number, percent
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import ModelInfo, Options
@@ -50,7 +49,7 @@ RULES = {"clean": "default", "tensorflow": "tensorflow", "mlperf": "mlperf"}
 
 
 class Figure(NamedTuple):
-    """A share of clips: its name, their number, and the percentage of them that is right."""
+    """A part of the clips: its name, their number, and the percentage of them that is right."""
 
     name: str
     n_clips: int
@@ -58,15 +57,15 @@ class Figure(NamedTuple):
 
 
 def clip_figures(test: Evaluation, labels: Labels) -> list[Figure]:
-    """Shares of test clips. Words of folders that are no class of the official test are a figure of their own."""
+    """Accuracy by part of the test clips; folders that are no class of the official test are their own part."""
 
     def of(name: str, folders: Iterable[str]) -> Figure:
-        scores = [test.per_label[folder] for folder in folders if folder in test.per_label]
+        scores = [test.per_folder[folder] for folder in folders if folder in test.per_folder]
         n_clips, n_correct = sum(s.n for s in scores), sum(s.correct for s in scores)
         return Figure(name, n_clips, 100 * n_correct / max(1, n_clips))
 
     official = [*labels.keywords, *FOLDER_LABELS]
-    others = [folder for folder in test.per_label if folder not in official]
+    others = [folder for folder in test.per_folder if folder not in official]
     figures = [
         of("all classes", official),
         of("keywords", labels.keywords),
@@ -82,20 +81,18 @@ def clip_figures(test: Evaluation, labels: Labels) -> list[Figure]:
     return [figure for figure in figures if figure.n_clips]
 
 
-def clip_table(per_seed: Mapping[str, Sequence[Figure]], shipped: str) -> list[str]:
-    """Markdown: a row for each share, a column for each seed, and the mean with its standard deviation."""
+def clip_table(per_seed: Mapping[str, Sequence[Figure]], shipped: str) -> Table:
+    """A row for each figure, a column for each seed, and the mean with its standard deviation."""
     several = len(per_seed) > 1
-    head = [f"seed {seed}, ships" if seed == shipped and several else f"seed {seed}" for seed in per_seed]
-    lines = [
-        "| | clips | " + " | ".join(head) + (" | mean (standard deviation) |" if several else " |"),
-        "|" + "---|" * (2 + len(head) + several),
-    ]
+    seeds = [f"seed {seed}, ships" if seed == shipped and several else f"seed {seed}" for seed in per_seed]
+    rows = []
     for row in zip(*per_seed.values(), strict=True):
         percents = [figure.percent for figure in row]
         cells = [row[0].name, f"{row[0].n_clips:,}", *(f"{percent:.1f} %" for percent in percents)]
         cells += [f"{np.mean(percents):.1f} % ({np.std(percents, ddof=1):.1f})"] if several else []
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(tuple(cells))
+    head = ("", "clips", *seeds, *(["mean (standard deviation)"] if several else []))
+    return Table(head, "<" + ">" * (len(head) - 1), rows)
 
 
 def choices_of(info: ModelInfo) -> dict[str, Options]:
@@ -107,17 +104,17 @@ def score_streams(recognizer: Recognizer, material: Material) -> dict[str, dict[
     """For each preset what each operating point gives, over all seeds."""
     results = {}
     for preset, rule in RULES.items():
-        results[preset] = _score_each(_hear_streams(recognizer, material, preset), recognizer.info, rule)
+        results[preset] = _score_each(_spot_in_streams(recognizer, material, preset), recognizer.info, rule)
         print(f"{preset}: done", flush=True)
     return results
 
 
-def _hear_streams(recognizer: Recognizer, material: Material, preset: str) -> list[StreamResult]:
-    heard = []
+def _spot_in_streams(recognizer: Recognizer, material: Material, preset: str) -> list[StreamResult]:
+    found = []
     for seed in SEEDS:
         stream, words = make_stream(material, PRESETS[preset], seed)
-        heard.append(spot_with_truth(recognizer, [stream], words, choices_of(recognizer.info), f"{preset} {seed}"))
-    return heard
+        found.append(spot_with_truth(recognizer, [stream], words, choices_of(recognizer.info), f"{preset} {seed}"))
+    return found
 
 
 def read_speech(folder: Path) -> dict[Path, GroundTruth]:
@@ -126,11 +123,11 @@ def read_speech(folder: Path) -> dict[Path, GroundTruth]:
 
 
 def score_speech(recognizer: Recognizer, recordings: Mapping[Path, GroundTruth]) -> dict[str, Score]:
-    """What each operating point gives in recordings with transcripts, each heard on its own."""
-    return _score_each(_hear_speech(recognizer, recordings), recognizer.info, "default")
+    """What each operating point gives in recordings with transcripts, each on its own."""
+    return _score_each(_spot_in_speech(recognizer, recordings), recognizer.info, "default")
 
 
-def _hear_speech(recognizer: Recognizer, recordings: Mapping[Path, GroundTruth]) -> list[StreamResult]:
+def _spot_in_speech(recognizer: Recognizer, recordings: Mapping[Path, GroundTruth]) -> list[StreamResult]:
     choices, rate_hz = choices_of(recognizer.info), recognizer.info.spec.sample_rate_hz
     return [
         spot_with_truth(recognizer, [read(file, rate_hz)], truth, choices, str(file))
@@ -138,16 +135,16 @@ def _hear_speech(recognizer: Recognizer, recordings: Mapping[Path, GroundTruth])
     ]
 
 
-def _score_each(heard: Sequence[StreamResult], info: ModelInfo, rule: str) -> dict[str, Score]:
+def _score_each(found: Sequence[StreamResult], info: ModelInfo, rule: str) -> dict[str, Score]:
     keywords = info.spec.labels.keywords
-    return {name: score([one.scored(name) for one in heard], keywords, rule) for name in choices_of(info)}
+    return {name: score([one.scored(name) for one in found], keywords, rule) for name in choices_of(info)}
 
 
 def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path, GroundTruth], target: Path) -> None:
     """Draw misses in the clean streams against false alarms in running speech, over all thresholds; JSON beside it."""
     info, choices = recognizer.info, choices_of(recognizer.info)
     labels, options = info.spec.labels, next(iter(choices.values()))
-    in_streams, in_speech = _hear_streams(recognizer, material, "clean"), _hear_speech(recognizer, speech)
+    in_streams, in_speech = _spot_in_streams(recognizer, material, "clean"), _spot_in_speech(recognizer, speech)
 
     swept = [sweep_thresholds(part, labels, options, "default") for part in (in_streams, in_speech)]
     given = [_score_each(part, info, "default") for part in (in_streams, in_speech)]
@@ -159,29 +156,37 @@ def draw_misses(recognizer: Recognizer, material: Material, speech: Mapping[Path
     write_curve(curve, target)
 
 
-def stream_table(results: Mapping[str, Mapping[str, Score]]) -> list[str]:
-    """Markdown: a row for each preset and operating point."""
-    lines = ["| stream | operating point | found | missed | wrong | false alarms | p95 delay |", "|" + "---|" * 7]
-    for preset, scores in results.items():
-        for name, one in scores.items():
-            alarms = f"{one.n_false_alarms} ({percent(one.false_alarm_rate)})"
-            delay = f"{number(one.delay_p95_ms, '.0f')} ms"
-            found = f"{one.n_hits} of {one.n_spoken} ({percent(one.hit_rate)})"
-            missed = f"{one.n_misses} ({percent(one.miss_rate)})"
-            wrong = f"{one.n_wrong} ({percent(one.wrong_rate)})"
-            lines.append(f"| {preset} | {name} | {found} | {missed} | {wrong} | {alarms} | {delay} |")
-    return lines
-
-
-def speech_table(scores: Mapping[str, Score]) -> list[str]:
-    """Markdown: a row for each operating point."""
-    lines = ["| operating point | false alarms | per hour | keywords that were spoken in it |", "|" + "---|" * 4]
-    for name, one in scores.items():
-        found = f"{one.n_hits} of {one.n_spoken} found"
-        lines.append(
-            f"| {name} | {one.n_false_alarms} in {one.hours:.2f} h | {one.false_alarms_per_hour:.1f} | {found} |"
+def stream_table(results: Mapping[str, Mapping[str, Score]]) -> Table:
+    """A row for each preset and operating point."""
+    rows = [
+        (
+            preset,
+            name,
+            f"{one.n_hits} of {one.n_spoken} ({percent(one.hit_rate)})",
+            f"{one.n_misses} ({percent(one.miss_rate)})",
+            f"{one.n_wrong} ({percent(one.wrong_rate)})",
+            f"{one.n_false_alarms} ({percent(one.false_alarm_rate)})",
+            f"{number(one.delay_p95_ms, '.0f')} ms",
         )
-    return lines
+        for preset, scores in results.items()
+        for name, one in scores.items()
+    ]
+    head = ("stream", "operating point", "found", "missed", "wrong", "false alarms", "p95 delay")
+    return Table(head, "<<>>>>>", rows)
+
+
+def speech_table(scores: Mapping[str, Score]) -> Table:
+    """A row for each operating point."""
+    rows = [
+        (
+            name,
+            f"{one.n_false_alarms} in {one.hours:.2f} h",
+            number(one.false_alarms_per_hour, ".1f"),
+            f"{one.n_hits} of {one.n_spoken} found",
+        )
+        for name, one in scores.items()
+    ]
+    return Table(("operating point", "false alarms", "per hour", "keywords that were spoken in it"), "<>>>", rows)
 
 
 def mistaken(scores: Iterable[Score]) -> str:
@@ -209,7 +214,7 @@ def live_lines(recognizer: Recognizer, material: Material, speech: Mapping[Path,
         "30 % of them no keyword; `mlperf` 20 minutes each, 50 keywords among 150 other words, at 10 dB. `tensorflow` "
         "and `mlperf` are judged by the rules of that name, where misses and false alarms are as they count them.",
         "",
-        *stream_table(streams),
+        *stream_table(streams).to_markdown(),
         "",
         f"Taken for keywords in them at `{shown}`: {mistaken(scores[shown] for scores in streams.values())}.",
         "",
@@ -218,7 +223,7 @@ def live_lines(recognizer: Recognizer, material: Material, speech: Mapping[Path,
         scores = score_speech(recognizer, speech)
         alarms = {word: one.n_false_alarms for word, one in scores[shown].per_keyword.items() if one.n_false_alarms}
         by_word = ", ".join(f"{n} {word}" for word, n in alarms.items()) or "none"
-        lines += ["Running speech that was kept aside, judged by its transcripts:", "", *speech_table(scores), ""]
+        lines += ["Held-out running speech, scored by its transcripts:", "", *speech_table(scores).to_markdown(), ""]
         lines += [f"False alarms in it at `{shown}`: {by_word}.", ""]
     return lines
 
@@ -249,7 +254,7 @@ def main() -> None:
         return
     figures = clip_figures(evaluation.evaluate(recognizer, arguments.clips), labels)
     seed = str(recognizer.info.provenance.config.get("train", {}).get("seed", "?"))
-    print("\n".join([*clip_table({seed: figures}, seed), "", *live_lines(recognizer, material, speech)]))
+    print("\n".join([*clip_table({seed: figures}, seed).to_markdown(), "", *live_lines(recognizer, material, speech)]))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from speechrnn.cli.console import pack_audio
-from speechrnn.config import load_experiment
+from speechrnn.config import Experiment, load_experiment
 from speechrnn.data.clips import Pack
 from speechrnn.evaluation.synthetic_streams import without_keywords
 from speechrnn.recognizer import Recognizer, load
@@ -23,12 +24,14 @@ def parse_inputs(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def open_inputs(arguments: argparse.Namespace) -> tuple[Recognizer, Pack]:
-    """The model and the packed audio that such a command line names.
-
-    Running speech in which a keyword of the model is spoken is left out.
-    """
+    """The model and the packed audio that such a command line names, as `open_pack` gives it."""
     recognizer = load(arguments.model)
     experiment = load_experiment(arguments.config, data_dir=arguments.data)
-    data = experiment.data.without_lists()  # of no use here, or still to be made
+    return recognizer, open_pack(experiment, recognizer.info.spec.labels.keywords)
+
+
+def open_pack(experiment: Experiment, keywords: Sequence[str]) -> Pack:
+    """The packed audio of an experiment, with running speech whole but without recordings known to have a keyword."""
+    data = experiment.data.without_lists()  # which cut running speech up
     pack = pack_audio(msgspec.structs.replace(experiment, data=data))
-    return recognizer, without_keywords(pack, Path(data.dir), recognizer.info.spec.labels.keywords)
+    return without_keywords(pack, Path(data.dir), keywords)

@@ -20,6 +20,7 @@ from typing import Any
 
 from pipelines.align_words import decode, open_decoder, write_list
 from pipelines.inputs import open_inputs, parse_inputs
+from speechrnn.audio import from_int16
 from speechrnn.cli.console import run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.data.annotations import FalseAlarm, read_hard_negatives
@@ -27,7 +28,7 @@ from speechrnn.data.clips import Pack
 from speechrnn.data.lexicon import SOUND_LIKE
 from speechrnn.errors import DataError
 from speechrnn.evaluation.ground_truth import count_words, find_ground_truth, read_ground_truth
-from speechrnn.evaluation.synthetic_streams import recordings_of, speech_of
+from speechrnn.evaluation.synthetic_streams import recordings_of
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
@@ -43,9 +44,9 @@ def mine(recognizer: Recognizer, pack: Pack) -> list[FalseAlarm]:
     """What the spotter hears in the running speech of a pack that is trained on, when it fires easily."""
     options = Options(threshold=_THRESHOLD, smoothing_ms=_SMOOTHING_MS, lag_ms=recognizer.info.options.lag_ms)
     found = []
-    for clip, samples in zip(recordings_of(pack, "training"), speech_of(pack, "training"), strict=True):
+    for clip in recordings_of(pack, "training"):
         spotter = KeywordSpotter(recognizer, options)
-        heard = spotter.push(samples) + spotter.finish()
+        heard = spotter.push(from_int16(pack.samples_of(clip))) + spotter.finish()
         found += [FalseAlarm(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
     return found
 

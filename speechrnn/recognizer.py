@@ -191,3 +191,33 @@ def _load_checkpoint(path: Path) -> Recognizer:
             return np.asarray(net(torch.from_numpy(samples)).numpy(), dtype=np.float32)
 
     return Recognizer(info, logits, path)
+
+
+def save_info(model: Path, target: Path, info: ModelInfo) -> None:
+    """Write a model file anew as `target`, which may be the same, with other information; the network stays as it is.
+
+    Raises ModelFileError if it is no model, or the library that writes it is missing.
+    """
+    write = _write_checkpoint_info if model.suffix == ".pt" else _write_onnx_info
+    try:
+        write(model, target, info)
+    except ModuleNotFoundError as error:
+        raise ModelFileError(f"{model}: writing it: {missing_extra(error.name)}") from None
+
+
+def _write_onnx_info(model: Path, target: Path, info: ModelInfo) -> None:
+    import onnx
+
+    content = onnx.load(model)
+    for entry in content.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = msgspec.json.encode(info).decode()
+    part = target.with_name(target.name + ".part")
+    part.write_bytes(content.SerializeToString())
+    part.replace(target)
+
+
+def _write_checkpoint_info(model: Path, target: Path, info: ModelInfo) -> None:
+    from speechrnn.model.network import load_checkpoint, save_checkpoint
+
+    save_checkpoint(target, load_checkpoint(model)[0], info)

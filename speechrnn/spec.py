@@ -260,10 +260,11 @@ class Options(Struct, frozen=True):
 
 
 class OperatingPoint(Struct, frozen=True):
-    """A named choice of options, and what it was measured to give where it was chosen.
+    """A named choice of options, and what it was measured to give when it was calibrated.
 
-    Its thresholds take the place of those of the options, the others only where they are given. Rates are left out
-    where they were not measured: false alarms per hour of running speech, and the share of spoken keywords missed.
+    Its thresholds take the place of those of the options, the others only where they are given. What was not measured
+    is None: the false alarms in `measured_hours` of running speech, their number per hour and its 95 % upper bound, the
+    fraction of `n_keywords` spoken keywords that was missed, and the date (ISO 8601) of the measurement.
     """
 
     threshold: float
@@ -274,6 +275,10 @@ class OperatingPoint(Struct, frozen=True):
     false_alarms_per_hour: float | None = None
     misses: float | None = None
     measured_hours: float | None = None
+    n_false_alarms: int | None = None
+    false_alarms_per_hour_bound: float | None = None
+    n_keywords: int | None = None
+    measured: str | None = None
 
     def applied_to(self, options: Options) -> Options:
         """The options at this point. Raises ConfigError if they contradict each other."""

@@ -102,7 +102,7 @@ def test_evaluate_scores_unseen_clips_and_draws_them(smoke_run: SmokeRun, testin
     written = json.loads(scores.read_text())
     assert written["n"] == len(list(testing_clips.rglob("*.wav")))
     assert written["accuracy"] >= 0.9
-    assert written["per_label"]["bed"]["predicted"].get("unknown", 0) >= 3
+    assert written["per_folder"]["bed"]["predicted"].get("unknown", 0) >= 3
     assert f"accuracy {100 * written['accuracy']:.2f} %" in result.stdout
     assert (tmp_path / "plots" / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert [found["snr_db"] for found in written["noise"]] == [None, 20, 10, 5, 0]

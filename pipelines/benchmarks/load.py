@@ -1,4 +1,4 @@
-"""Measure how many microphones one server hears in real time: python -m pipelines.benchmarks.load.
+"""Measure how many microphones one server handles in real time: python -m pipelines.benchmarks.load.
 
 Starts `speechrnn serve` on loopback and speaks to it as so many browsers would, who come one after the other: 48 kHz,
 twenty messages a second, in real time. The lag of a decision runs from the moment at which the message was sent that
@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from speechrnn.audio import read, to_int16
+from speechrnn.evaluation.tables import Table
 
 _RATE_HZ = 48000
 _BLOCK_SAMPLES = _RATE_HZ // 20
@@ -41,7 +42,7 @@ class Row(NamedTuple):
     decisions_per_s: float
     p50_ms: float
     p99_ms: float
-    most_ms: float
+    max_ms: float
     n_words: int
     n_expected: int
     cores: float
@@ -114,7 +115,7 @@ async def measure(url: str, process_id: int, n_clients: int, blocks: list[bytes]
         decisions_per_s=len(lags_ms) / (seconds - _WARM_UP_S),
         p50_ms=float(p50),
         p99_ms=float(p99),
-        most_ms=float(lags_ms.max()),
+        max_ms=float(lags_ms.max()),
         n_words=sum(client.n_words for client in served),
         n_expected=n_words * len(served),
         cores=(used_s - cpu_s) / elapsed_s,
@@ -122,24 +123,24 @@ async def measure(url: str, process_id: int, n_clients: int, blocks: list[bytes]
     )
 
 
-def to_markdown(rows: list[Row]) -> str:
-    """A table for docs/benchmarks.md."""
-    head = ["microphones", "refused", "decisions/s", "lag p50", "p99", "most", "words heard", "server", "memory"]
+def to_table(rows: list[Row]) -> Table:
+    """A row for each number of microphones."""
+    head = ("microphones", "refused", "decisions/s", "lag p50", "p99", "max", "words detected", "server", "memory")
     cells = [
-        [
+        (
             f"{row.n_clients}",
             f"{row.n_refused}",
             f"{row.decisions_per_s:.0f}",
             f"{row.p50_ms:.0f} ms",
             f"{row.p99_ms:.0f} ms",
-            f"{row.most_ms:.0f} ms",
+            f"{row.max_ms:.0f} ms",
             f"{row.n_words} of {row.n_expected}",
             f"{row.cores:.2f} cores",
             f"{row.memory_mb:.0f} MB",
-        ]
+        )
         for row in rows
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *cells])
+    return Table(head, ">" * len(head), cells)
 
 
 def main() -> None:
@@ -167,7 +168,7 @@ def main() -> None:
             ]
         finally:
             server.terminate()
-    print(to_markdown(rows))
+    print("\n".join(to_table(rows).to_markdown()))
 
 
 if __name__ == "__main__":

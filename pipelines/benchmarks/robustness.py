@@ -22,6 +22,7 @@ from speechrnn.cli.console import run_program
 from speechrnn.evaluation.plots import check_picture
 from speechrnn.evaluation.streams import Score, ScoredRecording, score, spot_all
 from speechrnn.evaluation.synthetic_streams import Material, Recipe, make_stream, of_pack
+from speechrnn.evaluation.tables import Table, number, percent
 from speechrnn.recognizer import Recognizer
 
 matplotlib.use("Agg")
@@ -59,17 +60,20 @@ def measure_all(recognizer: Recognizer, material: Material, minutes: float, seed
     return [Condition(what, db, measure(recognizer, material, recipe, seeds)) for what, db, recipe in recipes]
 
 
-def to_markdown(conditions: Sequence[Condition]) -> str:
-    """A table for docs/log.md."""
-    lines = ["| | dB | missed | wrong | false alarms/h | delay p95 ms |", "|---|---|---|---|---|---|"]
-    return "\n".join(
-        lines
-        + [
-            f"| {what} | {db:g} | {100 * result.miss_rate:.1f} % | {100 * result.wrong_rate:.1f} % "
-            f"| {result.false_alarms_per_hour:.0f} | {result.delay_p95_ms:.0f} |"
-            for what, db, result in conditions
-        ]
-    )
+def to_table(conditions: Sequence[Condition]) -> Table:
+    """A row for each condition."""
+    rows = [
+        (
+            what,
+            f"{db:g}",
+            percent(result.miss_rate),
+            percent(result.wrong_rate),
+            number(result.false_alarms_per_hour, ".0f"),
+            number(result.delay_p95_ms, ".0f"),
+        )
+        for what, db, result in conditions
+    ]
+    return Table(("", "dB", "missed", "wrong", "false alarms/h", "delay p95 ms"), "<>>>>>", rows)
 
 
 def draw(conditions: Sequence[Condition], target: Path) -> None:
@@ -106,7 +110,7 @@ def main() -> None:
     recognizer, pack = open_inputs(arguments)
     material = of_pack(pack, recognizer.info.spec.labels.keywords)
     conditions = measure_all(recognizer, material, arguments.minutes, range(1, arguments.seeds + 1))
-    print(to_markdown(conditions))
+    print("\n".join(to_table(conditions).to_markdown()))
     if arguments.picture:
         draw(conditions, arguments.picture)
 

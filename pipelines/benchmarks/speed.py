@@ -24,6 +24,7 @@ from lightning_fabric import Fabric
 from speechrnn.cli.console import run_program
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.data.clips import Clip, ClipKind, Pack, Source, Split
+from speechrnn.evaluation.tables import Table
 from speechrnn.model.network import RecognizerNet, save_checkpoint
 from speechrnn.recognizer import load
 from speechrnn.spec import ModelInfo
@@ -199,10 +200,9 @@ def listen_rows(model: str, folder: Path, seconds: int = 60) -> list[Row]:
     ]
 
 
-def to_markdown(rows: list[Row]) -> str:
-    """A table for docs/benchmarks.md."""
-    lines = ["| what | measured | against | ratio | aim |", "|---|---|---|---|---|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+def to_table(rows: list[Row]) -> Table:
+    """The figures with what they were compared with."""
+    return Table(Row._fields, "<" * len(Row._fields), rows)
 
 
 def main() -> None:
@@ -229,7 +229,7 @@ def main() -> None:
             transcribe_row(arguments.model, folder, arguments.minutes),
             *listen_rows(arguments.model, folder),
         ]
-    print(to_markdown(rows))
+    print("\n".join(to_table(rows).to_markdown()))
 
 
 if __name__ == "__main__":

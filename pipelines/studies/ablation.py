@@ -1,4 +1,4 @@
-"""What each part of a recipe brings: python -m pipelines.studies.ablation CONFIG RUNS [--epochs 10].
+"""The effect of each part of a training recipe: python -m pipelines.studies.ablation CONFIG RUNS [--epochs 10].
 
 Trains the configuration whole and with one part changed at a time, all with the same seed and number of contexts, and
 scores each on validation. RUNS is a folder; an interrupted run is gone on with, a finished one is read.
@@ -7,6 +7,7 @@ scores each on validation. RUNS is a folder; an interrupted run is gone on with,
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.data.clips import Pack
+from speechrnn.evaluation.tables import Table, number
 from speechrnn.training.loop import Progress, fit, keep_freed_memory
 
 _ROWS: dict[str, tuple[str, ...]] = {
@@ -30,13 +32,13 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "without synthesised words": ("data.unknown.tts.weight=0",),
     "without running speech": ("data.unknown.speech.weight=0",),
     "without hard negatives": ("data.unknown.hard_negative.weight=0",),
-    "with excerpts": ("data.unknown.aligned={weight = 4, list = 'aligned_words.csv'}",),
+    "with aligned words": ("data.unknown.aligned={weight = 4, list = 'aligned_words.csv'}",),
     "with confusables": (
         "data.unknown.confusable.n_per_keyword=300",
         "data.packed='packed/confusables'",
         "data.unknown.confusable.weight=3",
     ),
-    "with channels lent": ("data.channel_transfer_rate=0.7",),
+    "with channel transfer": ("data.channel_transfer_rate=0.7",),
     "without splices": ("data.unknown.splice.weight=0",),
     "without reversed words": ("data.unknown.reversed.weight=0",),
     "without parts of keywords": ("data.unknown.part.weight=0",),
@@ -60,12 +62,12 @@ def train(experiment: Experiment, pack: Pack, run_dir: Path, name: str) -> dict[
     return scores[-1]
 
 
-def row(name: str, scores: dict[str, float], keywords: tuple[str, ...]) -> str:
+def row(name: str, scores: dict[str, float], keywords: tuple[str, ...]) -> tuple[str, ...]:
     """One line of the table, in per cent."""
     recall = sum(scores[f"validation {word}"] for word in keywords) / len(keywords)
     values = [scores["validation_balanced_accuracy"], recall]
-    values += [scores.get(f"validation {kind}", float("nan")) for kind in ("unknown", "new words", "silence")]
-    return f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |"
+    values += [scores.get(f"validation {kind}", math.nan) for kind in ("unknown", "new words", "silence")]
+    return (name, *(number(100 * value, ".1f") for value in values))
 
 
 def main() -> None:
@@ -77,16 +79,15 @@ def main() -> None:
     parser.add_argument("--data", help="folder that the paths in [data] start from")
     arguments = parser.parse_args()
     keep_freed_memory()
-    lines = ["| recipe | balanced | keywords | unknown | new words | silence |", "|---|---|---|---|---|---|"]
+    rows = []
     for name, overrides in _ROWS.items():
         changes = [*overrides, f"train.epochs={arguments.epochs}"]
         experiment = load_experiment(arguments.config, changes, data_dir=arguments.data)
-        keywords = experiment.model.labels.keywords
-        pack = pack_audio(experiment)
-        scores = train(experiment, pack, arguments.runs / name.replace(" ", "-"), name)
-        lines.append(row(name, scores, keywords))
-        print(lines[-1], flush=True)
-    print("\n".join(lines))
+        scores = train(experiment, pack_audio(experiment), arguments.runs / name.replace(" ", "-"), name)
+        rows.append(row(name, scores, experiment.model.labels.keywords))
+        print(*rows[-1], flush=True)
+    table = Table(("recipe", "balanced", "keywords", "unknown", "new words", "silence"), "<>>>>>", rows)
+    print("\n".join(table.to_markdown()))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from speechrnn.data.clips import Pack
 from speechrnn.data.cutting import Batch
 from speechrnn.data.examples import Examples, validation_set
 from speechrnn.evaluation.plots import check_picture
+from speechrnn.evaluation.tables import Table, percent
 from speechrnn.model.classifier import summarise
 from speechrnn.model.network import RecognizerNet, load_checkpoint
 from speechrnn.recognizer import load
@@ -149,21 +150,25 @@ def run(base: Experiment, pack: Pack, variant: Variant, epochs: int, folder: Pat
     )
 
 
-def table(outcomes: dict[Variant, CellResult]) -> str:
-    """Accuracy and cost of each run as Markdown."""
-    lines = [
-        "| cell | directions | clipping | balanced | parameters | million MACs | ms a context | steps clipped "
-        "| faintest gradient, untrained | trained |",
-        "|---" * 10 + "|",
-    ]
-    for variant, found in outcomes.items():
-        lines.append(
-            f"| {_TITLES[variant.cell]} | {2 if variant.bidirectional else 1} | {'yes' if variant.clipped else 'no'} "
-            f"| {100 * found.accuracy:.1f} % | {found.n_parameters:,} | {found.n_macs / 1e6:.2f} "
-            f"| {found.context_ms:.2f} | {100 * found.clipped_rate:.0f} % "
-            f"| {_relative(found.untrained).min():.1e} | {_relative(found.trained).min():.1e} |"
+def table(outcomes: dict[Variant, CellResult]) -> Table:
+    """Accuracy and cost of each run."""
+    head = ("cell", "directions", "clipping", "balanced", "parameters", "million MACs", "ms a context", "steps clipped")
+    rows = [
+        (
+            _TITLES[variant.cell],
+            "2" if variant.bidirectional else "1",
+            "yes" if variant.clipped else "no",
+            percent(found.accuracy),
+            f"{found.n_parameters:,}",
+            f"{found.n_macs / 1e6:.2f}",
+            f"{found.context_ms:.2f}",
+            f"{100 * found.clipped_rate:.0f} %",
+            f"{_relative(found.untrained).min():.1e}",
+            f"{_relative(found.trained).min():.1e}",
         )
-    return "\n".join(lines)
+        for variant, found in outcomes.items()
+    ]
+    return Table((*head, "faintest gradient, untrained", "trained"), "<><>>>>>>>", rows)
 
 
 def _relative(gradients: Floats) -> Floats:
@@ -230,7 +235,7 @@ def main() -> None:
     for variant in _VARIANTS:
         outcomes[variant] = run(base, pack, variant, arguments.epochs, arguments.runs)
         print(f"{variant.name}: {100 * outcomes[variant].accuracy:.1f} %")
-    print(table(outcomes))
+    print("\n".join(table(outcomes).to_markdown()))
     hop_s = base.model.features.hop_ms / 1000
     draw_gradients(outcomes, hop_s).savefig(gradients, dpi=90)
     draw_losses(outcomes).savefig(losses, dpi=90)

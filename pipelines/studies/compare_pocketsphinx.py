@@ -27,15 +27,15 @@ from speechrnn.config import TRAINING_RATE_HZ
 from speechrnn.data.clips import Clip, Int16, Pack
 from speechrnn.detector import Detection
 from speechrnn.evaluation.ground_truth import Word
-from speechrnn.evaluation.streams import Score, ScoredRecording, number, percent, score
+from speechrnn.evaluation.streams import Score, ScoredRecording, score
 from speechrnn.evaluation.synthetic_streams import (
     Recipe,
     make_stream,
     of_pack,
-    read_packed,
     recordings_of,
     validation_clips,
 )
+from speechrnn.evaluation.tables import Table, number, percent
 from speechrnn.recognizer import Recognizer
 from speechrnn.spotter import KeywordSpotter
 
@@ -159,16 +159,20 @@ def speech_clips(pack: Pack) -> list[Clip]:
 
 
 def _end_to_end(pack: Pack, clips: list[Clip]) -> Int16:
-    return np.concatenate([np.zeros(0, dtype=np.int16), *(to_int16(read_packed(pack, clip)) for clip in clips)])
+    return np.concatenate([np.zeros(0, dtype=np.int16), *map(pack.samples_of, clips)])
 
 
-def to_markdown(name: str, heard: Result, recording: TestRecording, keywords: tuple[str, ...]) -> str:
-    """A row for docs/benchmarks.md."""
+def row(name: str, heard: Result, recording: TestRecording, keywords: tuple[str, ...]) -> tuple[str, ...]:
+    """A row of the comparison."""
     stream, speech = score_parts(heard, recording, keywords)
     return (
-        f"| {name} | {percent(heard.cost)} | {percent(stream.hit_rate)} "
-        f"| {percent(stream.wrong_rate + stream.false_alarm_rate)} | {number(speech.false_alarms_per_hour, '.0f')} "
-        f"| {number(stream.delay_p50_ms, '.0f')} | {number(stream.delay_p95_ms, '.0f')} |"
+        name,
+        percent(heard.cost),
+        percent(stream.hit_rate),
+        percent(stream.wrong_rate + stream.false_alarm_rate),
+        number(speech.false_alarms_per_hour, ".0f"),
+        number(stream.delay_p50_ms, ".0f"),
+        number(stream.delay_p95_ms, ".0f"),
     )
 
 
@@ -185,12 +189,13 @@ def main() -> None:
     keywords = recognizer.info.spec.labels.keywords
     thresholds = choose_thresholds(swept, keywords)
     print("thresholds: " + ", ".join(f"{word} {threshold:g}" for word, threshold in thresholds.items()), end="\n\n")
-    print("| | of a core | found | wrong or false | false alarms/h, speech | delay p50 ms | delay p95 ms |")
-    print("|---|---|---|---|---|---|---|")
-    heard = listen(partial(hear_speechrnn, recognizer), recording)
-    print(to_markdown("speechrnn", heard, recording, keywords))
-    heard = listen(partial(hear_pocketsphinx, make_decoder(thresholds)), recording)
-    print(to_markdown("PocketSphinx", heard, recording, keywords))
+    spotters = {
+        "speechrnn": partial(hear_speechrnn, recognizer),
+        "PocketSphinx": partial(hear_pocketsphinx, make_decoder(thresholds)),
+    }
+    rows = [row(name, listen(hear, recording), recording, keywords) for name, hear in spotters.items()]
+    head = ("", "of a core", "found", "wrong or false", "false alarms/h, speech", "delay p50 ms", "delay p95 ms")
+    print("\n".join(Table(head, "<>>>>>>", rows).to_markdown()))
 
 
 if __name__ == "__main__":

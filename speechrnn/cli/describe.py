@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from speechrnn.errors import missing_extra
+from speechrnn.evaluation.metrics import poisson_upper_bound
 from speechrnn.recognizer import find_model, load
 from speechrnn.spec import ModelInfo, OperatingPoint
 
@@ -38,14 +39,18 @@ def describe_model(model: str | Path) -> str:
 
 
 def _point(point: OperatingPoint) -> dict[str, object]:
-    """What an operating point gives: misses in per cent, false alarms with how many were counted in how long."""
-    given = {field: value for field, value in msgspec.to_builtins(point).items() if value not in (None, {})}
+    """The choices of an operating point, and what it rests on, with the 95 % upper bound of its false alarms."""
+    rests_on = ("misses", "n_keywords", "false_alarms_per_hour_bound", "n_false_alarms", "measured_hours")
+    tree = msgspec.to_builtins(point)
+    given = {field: value for field, value in tree.items() if value not in (None, {}) and field not in rests_on}
     if point.misses is not None:
-        given["misses"] = f"{100 * point.misses:.1f} %"
+        of_how_many = f" of {point.n_keywords} keywords" if point.n_keywords is not None else ""
+        given["misses"] = f"{100 * point.misses:.1f} %{of_how_many}"
     rate, hours = point.false_alarms_per_hour, point.measured_hours
-    if rate is not None and hours is not None:
-        given["false_alarms_per_hour"] = f"{rate:.10g} ({round(rate * hours)} in {hours:.10g} h)"
-        del given["measured_hours"]
+    if rate is not None and hours:
+        n = round(rate * hours) if point.n_false_alarms is None else point.n_false_alarms
+        bound = poisson_upper_bound(n) / hours
+        given["false_alarms_per_hour"] = f"{rate:.10g} ({n} in {hours:.10g} h; 95 % upper bound {bound:.2g})"
     return given
 
 

@@ -1,4 +1,4 @@
-"""The verbs that measure a model: evaluate, score."""
+"""The verbs that measure a model: evaluate, score, calibrate."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from speechrnn.cli.console import (
     Batch,
     choose_options,
     model_option,
+    note,
     operating_point_option,
     threshold_option,
     track,
@@ -21,6 +22,7 @@ from speechrnn.errors import ConfigError
 from speechrnn.files import check_not_read, check_place, printable, write_json, write_text, writing
 
 if TYPE_CHECKING:
+    from speechrnn.config import Calibration
     from speechrnn.data.clips import Split
     from speechrnn.evaluation.clips import Evaluation
     from speechrnn.evaluation.streams import StreamResult
@@ -211,3 +213,87 @@ def _check_results(json_path: Path | None, curve_path: Path | None) -> None:
         check_curve(curve_path)
         if json_path and json_path.resolve() == curve_json(curve_path).resolve():
             raise ConfigError(f"--json {json_path}: the numbers of --curve go there; give another name")
+
+
+@click.command(short_help="Measure operating points and store them in a model.")
+@click.argument("model")
+@click.option(
+    "--speech",
+    multiple=True,
+    required=True,
+    type=PATH,
+    metavar="FOLDER",
+    help="Running speech without keywords, in which false alarms are counted; recordings whose transcript has a "
+    "keyword are left out. Repeatable.",
+)
+@click.option(
+    "--words",
+    multiple=True,
+    required=True,
+    type=PATH,
+    metavar="FOLDER",
+    help="Clips laid out as LABEL/*.wav, of every keyword and of other words. Repeatable.",
+)
+@click.option("--noise", type=PATH, metavar="FOLDER", help="Noise to lie under the words.")
+@click.option(
+    "--target",
+    nargs=3,
+    type=float,
+    default=(0.1, 0.5, 5.0),
+    show_default=True,
+    help="False alarms per hour to aim at: strict, balanced and sensitive.",
+)
+@click.option(
+    "--split", type=click.Choice(("testing", "validation")), help="Only words of this split of Speech Commands."
+)
+@click.option("--output", type=PATH, metavar="FILE", help="The model file to write; MODEL itself if not given.")
+def calibrate(
+    model: str,
+    speech: tuple[Path, ...],
+    words: tuple[Path, ...],
+    noise: Path | None,
+    target: tuple[float, float, float],
+    split: Split | None,
+    output: Path | None,
+) -> None:
+    """Measure operating points of MODEL on audio, and write them into the model file.
+
+    Give audio that the model was not trained on. The file then says what each point rests on; see: describe. MODEL
+    decides by `balanced` from then on.
+    """
+    from speechrnn.audio import find_audio
+    from speechrnn.evaluation import operating_points
+    from speechrnn.evaluation.clips import clips_of
+    from speechrnn.evaluation.synthetic_streams import of_files
+    from speechrnn.recognizer import find_model, load, save_info
+
+    path, targets = find_model(model), _targets(target)
+    output = _output_of(model, path, output)
+    check_place(output)
+    recognizer = load(path)
+    files = [file for folder in words for file in clips_of(folder, split)]
+    recordings = [file for folder in speech for file in find_audio(folder)]
+    material = of_files(recognizer.info.spec.labels.keywords, files, find_audio(noise) if noise else [], recordings)
+    points = operating_points.calibrate(recognizer, material, material.speech, targets=targets, note=note)
+    click.echo("\n".join(operating_points.to_table(points, targets).to_lines()))
+    with writing(output):
+        save_info(path, output, operating_points.calibrated(recognizer.info, points))
+    note(f"{output}: has these operating points now; see: speechrnn describe {output}")
+
+
+def _targets(rates: tuple[float, float, float]) -> Calibration:
+    from speechrnn.config import Calibration
+
+    try:
+        return Calibration(**dict(zip(("strict", "balanced", "sensitive"), rates, strict=True)))
+    except ValueError as error:
+        raise ConfigError(f"--target: {error}") from None
+
+
+def _output_of(model: str, path: Path, output: Path | None) -> Path:
+    """Where the calibrated model goes. Raises ConfigError for a shipped model without --output, and another suffix."""
+    if output is None and path != Path(model):
+        raise ConfigError(f"{model}: is shipped with the program; give --output FILE{path.suffix}")
+    if output is not None and output.suffix != path.suffix:
+        raise ConfigError(f"{output}: expected a name that ends in {path.suffix}, as {path.name} does")
+    return output or path

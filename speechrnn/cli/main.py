@@ -14,7 +14,7 @@ VERBS = {
     "Recognise": (recognise.transcribe, recognise.classify, recognise.describe),
     "Live": (live.listen, live.devices, live.doctor, live.serve),
     "Train": (train.prepare, train.train, train.export),
-    "Evaluate": (evaluate.evaluate, evaluate.score),
+    "Evaluate": (evaluate.evaluate, evaluate.score, evaluate.calibrate),
 }
 
 

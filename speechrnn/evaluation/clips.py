@@ -102,7 +102,7 @@ class Evaluation(msgspec.Struct):
     n: int
     labels: list[str]
     confusion: list[list[int]]
-    per_label: dict[str, FolderScore]
+    per_folder: dict[str, FolderScore]
     failed: list[str]
     left_out: list[str]
     keywords: list[str]
@@ -193,29 +193,31 @@ def evaluate(
     files = clips_of(folder, split)
     known = [file for file in files if spec.labels.of_folder(file.parent.name) is not None]
     left_out = [str(file) for file in files if spec.labels.of_folder(file.parent.name) is None]
-    failed: list[str] = []
     stretches = None if noise is None else read_noise(noise, spec.sample_rate_hz, spec.context_samples)
-    clips = _read_clips(recognizer, track(known, len(known)), stretches, failed)
+    clips = _read_clips(recognizer, track(known, len(known)), stretches)
     changes = _SHIFTS if noise is None else _SHIFTS + _NOISES
-    heard = _classify(recognizer, clips, changes)
-    if not heard.truth:
+    predictions = _classify(recognizer, clips, changes)
+    if not predictions.truth:
         expected = ", ".join(spec.labels.names)
         raise DataError(f"{folder}: no clip could be scored; expected {expected} as names of folders with audio")
-    result = _score(spec.labels, heard)
-    return msgspec.structs.replace(result, failed=failed, left_out=left_out)
+    return _score(spec.labels, predictions, left_out)
 
 
-def _read_clips(
-    recognizer: Recognizer, files: Iterable[Path], noise: Samples | None, failed: list[str]
-) -> Iterator[_Clip]:
-    """The clips of files; errors of those that cannot be read are added to `failed`."""
+class _Failure(NamedTuple):
+    """A file that cannot be read, and why."""
+
+    message: str
+
+
+def _read_clips(recognizer: Recognizer, files: Iterable[Path], noise: Samples | None) -> Iterator[_Clip | _Failure]:
+    """The clips of files, or the failure of one that cannot be read."""
     spec = recognizer.info.spec
     random = np.random.default_rng(_SEED)
     for file in files:
         try:
             samples = read(file, spec.sample_rate_hz)
         except AudioError as error:
-            failed.append(str(error))
+            yield _Failure(str(error))
             continue
         label = spec.labels.of_folder(file.parent.name)
         truth = spec.labels.names.index(str(label))
@@ -240,27 +242,33 @@ def _group(file: Path) -> str:
 
 
 class _Predictions(NamedTuple):
-    """All clips with their posteriors after each change; in noise, only of the clips that hold speech."""
+    """All clips with their posteriors after each change; in noise, only of the clips that hold speech.
+
+    `failed` has a line for each file that cannot be read.
+    """
 
     truth: list[int]
     folders: list[str]
     groups: list[str]
     posteriors: dict[_Change, list[Array]]
+    failed: list[str]
 
 
-def _classify(recognizer: Recognizer, clips: Iterator[_Clip], changes: Sequence[_Change]) -> _Predictions:
+def _classify(recognizer: Recognizer, clips: Iterator[_Clip | _Failure], changes: Sequence[_Change]) -> _Predictions:
     spec = recognizer.info.spec
-    heard = _Predictions([], [], [], {change: [] for change in changes})
-    while batch := list(itertools.islice(clips, _CLIPS_AT_ONCE)):
+    predictions = _Predictions([], [], [], {change: [] for change in changes}, [])
+    while items := list(itertools.islice(clips, _CLIPS_AT_ONCE)):
+        batch = [item for item in items if isinstance(item, _Clip)]
+        predictions.failed.extend(item.message for item in items if isinstance(item, _Failure))
         speech = [clip for clip in batch if spec.labels.names[clip.truth] != SILENCE]
-        for change, rows in heard.posteriors.items():
+        for change, rows in predictions.posteriors.items():
             changed = [change(clip, spec.sample_rate_hz) for clip in (batch if change.snr_db is None else speech)]
             if changed:
                 rows.append(recognizer.classify_all(changed))
-        heard.truth.extend(clip.truth for clip in batch)
-        heard.folders.extend(clip.folder for clip in batch)
-        heard.groups.extend(clip.group for clip in batch)
-    return heard
+        predictions.truth.extend(clip.truth for clip in batch)
+        predictions.folders.extend(clip.folder for clip in batch)
+        predictions.groups.extend(clip.group for clip in batch)
+    return predictions
 
 
 def shifted(samples: Samples, n_samples: int) -> Samples:
@@ -301,17 +309,17 @@ def read_noise(folder: Path, sample_rate_hz: int, n_samples: int) -> Samples:
     return loud
 
 
-def _score(labels: Labels, heard: _Predictions) -> Evaluation:
-    truth, n_keywords = np.array(heard.truth), len(labels.keywords)
-    posteriors = {change: np.concatenate(rows) for change, rows in heard.posteriors.items() if rows}
+def _score(labels: Labels, predictions: _Predictions, left_out: list[str]) -> Evaluation:
+    truth, n_keywords = np.array(predictions.truth), len(labels.keywords)
+    posteriors = {change: np.concatenate(rows) for change, rows in predictions.posteriors.items() if rows}
     plain = posteriors[_Change()]
     predicted = plain.argmax(axis=1)
     confusion = metrics.confusion_matrix(truth, predicted, len(labels.names))
     resampled = metrics.bootstrap(
-        truth, predicted, np.array(heard.groups), len(labels.names), n_resamples=N_RESAMPLES, seed=_SEED
+        truth, predicted, np.array(predictions.groups), len(labels.names), n_resamples=N_RESAMPLES, seed=_SEED
     )
-    n_groups = len(set(heard.groups))
-    n_speakers = len({group for group in heard.groups if group.startswith("speaker ")})
+    n_groups = len(set(predictions.groups))
+    n_speakers = len({group for group in predictions.groups if group.startswith("speaker ")})
     scores = {name: float(measure(confusion)) for name, measure in _measures(labels).items()}
     speech = np.array([labels.names[label] != SILENCE for label in truth])
     in_noise = [change for change in posteriors if change.snr_db is not None]
@@ -320,9 +328,9 @@ def _score(labels: Labels, heard: _Predictions) -> Evaluation:
         n=len(truth),
         labels=list(labels.names),
         confusion=confusion.tolist(),
-        per_label=_by_folder(heard.folders, truth, predicted, labels.names),
-        failed=[],
-        left_out=[],
+        per_folder=_by_folder(predictions.folders, truth, predicted, labels.names),
+        failed=predictions.failed,
+        left_out=left_out,
         keywords=list(labels.keywords),
         intervals={name: _interval(measure(resampled)) for name, measure in _measures(labels).items()},
         n_speakers=n_speakers,

@@ -5,6 +5,7 @@ Classes are numbers; keywords come first. A share lies in [0, 1], and a share of
 
 from __future__ import annotations
 
+from math import exp, lgamma, log, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,41 +22,42 @@ def confusion_matrix(truth: Counts, predicted: Counts, n_classes: int) -> Counts
     return np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def _fraction(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+def ratio(part: NDArray[Any] | float, whole: NDArray[Any] | float) -> Floats:
+    """Part over whole, element by element with broadcasting; NaN where the whole is 0."""
     shape = np.broadcast_shapes(np.shape(part), np.shape(whole))
-    shares: Floats = np.divide(part, whole, out=np.full(shape, np.nan), where=np.asarray(whole) > 0)
-    return shares
+    ratios: Floats = np.divide(part, whole, out=np.full(shape, np.nan), where=np.asarray(whole) > 0)
+    return ratios
 
 
 def accuracy(confusion: Counts) -> Floats:
     """Share of all clips that got their class, of confusion matrices [..., C, C]: [...]."""
-    return _fraction(_correct(confusion).sum(-1), confusion.sum((-2, -1)))
+    return ratio(_correct(confusion).sum(-1), confusion.sum((-2, -1)))
 
 
 def keyword_accuracy(confusion: Counts, n_keywords: int) -> Floats:
     """Share of the clips of all keywords that got their class: [...]."""
-    return _fraction(_correct(confusion)[..., :n_keywords].sum(-1), confusion[..., :n_keywords, :].sum((-2, -1)))
+    return ratio(_correct(confusion)[..., :n_keywords].sum(-1), confusion[..., :n_keywords, :].sum((-2, -1)))
 
 
 def recall(confusion: Counts) -> Floats:
     """Share of the clips of each class that got it: [..., C]."""
-    return _fraction(_correct(confusion), confusion.sum(-1))
+    return ratio(_correct(confusion), confusion.sum(-1))
 
 
 def precision(confusion: Counts) -> Floats:
     """Share of the clips that got a class which belong to it: [..., C]."""
-    return _fraction(_correct(confusion), confusion.sum(-2))
+    return ratio(_correct(confusion), confusion.sum(-2))
 
 
 def f1(confusion: Counts) -> Floats:
     """Harmonic mean of precision and recall of each class: [..., C]."""
-    return _fraction(2 * _correct(confusion), confusion.sum(-1) + confusion.sum(-2))
+    return ratio(2 * _correct(confusion), confusion.sum(-1) + confusion.sum(-2))
 
 
 def macro_f1(confusion: Counts) -> Floats:
     """Mean F1 of the classes that have clips: [...]."""
     present = confusion.sum(-1) > 0
-    return _fraction(np.where(present, f1(confusion), 0).sum(-1), present.sum(-1))
+    return ratio(np.where(present, f1(confusion), 0).sum(-1), present.sum(-1))
 
 
 def _correct(confusion: Counts) -> Counts:
@@ -143,6 +145,21 @@ def miss_at(curve: DetCurve, false_alarm: float) -> float:
     return float(curve.miss[curve.false_alarm <= false_alarm].min())
 
 
+def poisson_upper_bound(n: int, confidence: float = 0.95) -> float:
+    """The expected count that is excluded with this confidence by having counted `n` events (Garwood, 1936).
+
+    One-sided and exact: with this mean, at most `n` events have the probability 1 - `confidence`. For none it is 3.0.
+    """
+    low, high = float(n), n + 10 * sqrt(n + 1)
+    for _ in range(60):
+        middle = (low + high) / 2
+        if sum(exp(k * log(middle) - middle - lgamma(k + 1)) for k in range(n + 1)) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
 class Reliability(NamedTuple):
     """How far confidence can be believed: clips, mean confidence and accuracy of each bin [n_bins]."""
 
@@ -158,7 +175,7 @@ def reliability(posteriors: NDArray[Any], truth: Counts, n_bins: int = 15) -> Re
     bins = np.minimum((confidence * n_bins).astype(np.int64), n_bins - 1)
     n = np.bincount(bins, minlength=n_bins)
     sums = (np.bincount(bins, weights=values, minlength=n_bins) for values in (confidence, correct))
-    return Reliability(n, *(_fraction(values, n) for values in sums))
+    return Reliability(n, *(ratio(values, n) for values in sums))
 
 
 def expected_calibration_error(found: Reliability) -> float:

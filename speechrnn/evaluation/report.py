@@ -5,9 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from speechrnn.audio import SPEECH_FRAME_MS, SPEECH_RANGE_DB
 from speechrnn.evaluation.clips import (
@@ -17,6 +15,7 @@ from speechrnn.evaluation.clips import (
     Evaluation,
     Interval,
 )
+from speechrnn.evaluation.tables import Table, number
 
 _SUMMARY = {
     "accuracy": "all clips right",
@@ -24,28 +23,20 @@ _SUMMARY = {
     "unknown_recall": "unknown right",
     "macro_f1": "macro-F1",
 }
-"""Scores of an Evaluation that have an interval, and what people read for them."""
+"""Scores of an Evaluation that have an interval, with the names that are shown."""
 _N_PREDICTIONS_SHOWN = 4
-
-
-class Table(NamedTuple):
-    """A head, `<` or `>` for each column's alignment, and rows of text."""
-
-    head: tuple[str, ...]
-    align: str
-    rows: Sequence[tuple[str, ...]]
 
 
 def to_table(result: Evaluation) -> str:
     """All scores for a terminal, the confusion matrix last."""
     sections = [
         [f"accuracy {_percent(result.accuracy)} % of {result.n} clips"],
-        [*_text_lines(_summary(result)), _resampling(result)],
-        _text_lines(_classes(result)),
-        _text_lines(_folders(result)),
-        [*_text_lines(_conditions(result)), _about_noise(result)],
+        [*_summary(result).to_lines(), _resampling(result)],
+        _classes(result).to_lines(),
+        _folders(result).to_lines(),
+        [*_conditions(result).to_lines(), _about_noise(result)],
         _excluded(result),
-        ["confusion (rows: truth, columns: predicted)", *_text_lines(_confusion(result))],
+        ["confusion (rows: truth, columns: predicted)", *_confusion(result).to_lines()],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
 
@@ -59,21 +50,21 @@ def to_html(result: Evaluation, title: str) -> str:
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{result.n} clips. {_resampling(result)}.</p>",
         *(f"<p>{html.escape(line)}</p>" for line in _excluded(result)),
-        _html_table(_summary(result)),
-        *_section("Classes", _html_table(_classes(result))),
-        *_section("Confusion", pictures["confusion"], _html_table(_folders(result))),
+        _summary(result).to_html(),
+        *_section("Classes", _classes(result).to_html()),
+        *_section("Confusion", pictures["confusion"], _folders(result).to_html()),
     ]
     if "detection" in pictures:
         body += _section("Keywords against everything else", f"<p>{_ABOUT_DETECTION}</p>", pictures["detection"])
-        body.append(_html_table(_detections(result)))
+        body.append(_detections(result).to_html())
     body += _section("Confidence", f"<p>{_ABOUT_CONFIDENCE}</p>", pictures["calibration"])
     body += _section("Shifted and in noise", f"<p>{_ABOUT_SHIFT}</p>", f"<p>{_about_noise(result)}.</p>")
-    body += [pictures["conditions"], _html_table(_conditions(result))]
+    body += [pictures["conditions"], _conditions(result).to_html()]
     return _PAGE.format(title=html.escape(title), body="\n".join(body))
 
 
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{100 * share:.2f}"
+def _percent(rate: float) -> str:
+    return number(100 * rate, ".2f")
 
 
 def _between(interval: Interval) -> str:
@@ -100,7 +91,7 @@ def _classes(result: Evaluation) -> Table:
 
 def _folders(result: Evaluation) -> Table:
     rows = []
-    for folder, score in sorted(result.per_label.items()):
+    for folder, score in sorted(result.per_folder.items()):
         commonest = Counter(score.predicted).most_common(_N_PREDICTIONS_SHOWN)
         taken_for = ", ".join(f"{label} {n}" for label, n in commonest)
         rows.append((folder, str(score.n), _percent(score.correct / score.n), taken_for))
@@ -158,29 +149,6 @@ def _excluded(result: Evaluation) -> list[str]:
     if result.failed:
         lines += [f"{len(result.failed)} clips could not be read:", *(f"  {line}" for line in result.failed)]
     return lines
-
-
-def _text_lines(table: Table) -> list[str]:
-    rows = [table.head, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    formats = list(zip(table.align, widths, strict=True))
-    return [
-        "  ".join(f"{cell:{align}{width}}" for cell, (align, width) in zip(row, formats, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
-def _html_table(table: Table) -> str:
-    kinds = ["text" if align == "<" else "number" for align in table.align]
-
-    def line(cells: tuple[str, ...], tag: str) -> str:
-        marked = (f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>' for cell, kind in zip(cells, kinds, strict=True))
-        return f"<tr>{''.join(marked)}</tr>"
-
-    rows = "\n".join(line(row, "td") for row in table.rows)
-    return (
-        f'<div class="wide"><table>\n<thead>{line(table.head, "th")}</thead>\n<tbody>\n{rows}\n</tbody></table></div>'
-    )
 
 
 def _section(heading: str, *parts: str) -> list[str]:

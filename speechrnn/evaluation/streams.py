@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from speechrnn.audio import Samples
 from speechrnn.detector import Detection, Detector
 from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, with_model_spelling
+from speechrnn.evaluation.metrics import ratio
+from speechrnn.evaluation.tables import Table, number, percent
 from speechrnn.labels import Labels
 from speechrnn.recognizer import Recognizer, cached
 from speechrnn.spec import Options
@@ -241,12 +243,12 @@ def score(recordings: Iterable[ScoredRecording], keywords: Sequence[str], rule: 
         n_misses=n_spoken - n_hits,
         n_wrong=n_wrong,
         n_false_alarms=n_false_alarms,
-        hit_rate=_ratio(n_hits, n_spoken),
-        miss_rate=_ratio(n_spoken - n_hits, n_spoken),
-        match_rate=_ratio(n_matched, n_spoken),
-        wrong_rate=_ratio(n_wrong, n_spoken),
-        false_alarm_rate=_ratio(n_false_alarms, n_spoken),
-        false_alarms_per_hour=_ratio(n_false_alarms, hours),
+        hit_rate=float(ratio(n_hits, n_spoken)),
+        miss_rate=float(ratio(n_spoken - n_hits, n_spoken)),
+        match_rate=float(ratio(n_matched, n_spoken)),
+        wrong_rate=float(ratio(n_wrong, n_spoken)),
+        false_alarm_rate=float(ratio(n_false_alarms, n_spoken)),
+        false_alarms_per_hour=float(ratio(n_false_alarms, hours)),
         delay_p50_ms=percentile_ms(delays_s, 50),
         delay_p95_ms=percentile_ms(delays_s, 95),
         per_keyword=per_keyword,
@@ -256,10 +258,6 @@ def score(recordings: Iterable[ScoredRecording], keywords: Sequence[str], rule: 
             if v.kind in ("wrong", "false alarm")
         ],
     )
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
 
 
 def percentile_ms(times_s: NDArray[np.float64], percentile: float) -> float:
@@ -393,8 +391,7 @@ def curve_point(options: Options, in_words: Score, in_speech: Score) -> CurvePoi
 
 
 def to_table(result: Score) -> str:
-    """A score for people: the counts, each keyword, and how it was counted."""
-    width = max(map(len, ["keyword", *result.per_keyword]))
+    """A score as text: the counts, each keyword, and how it was counted."""
     lines = [
         f"{result.n_recordings} recordings, {60 * result.hours:.1f} minutes, {result.n_spoken} keywords spoken",
         f"found {result.n_hits} ({percent(result.hit_rate)}), missed {result.n_misses} "
@@ -405,12 +402,7 @@ def to_table(result: Score) -> str:
         f"delay from the end of the word: p50 {number(result.delay_p50_ms, '.0f')} ms, "
         f"p95 {number(result.delay_p95_ms, '.0f')} ms",
         "",
-        f"{'keyword':<{width}}  {'spoken':>6}  {'found':>6}  {'missed':>6}  {'wrong':>6}  {'false':>6}",
-    ]
-    lines += [
-        f"{word:<{width}}  {one.n_spoken:>6}  {one.n_hits:>6}  {one.n_spoken - one.n_hits:>6}  "
-        f"{one.n_wrong:>6}  {one.n_false_alarms:>6}"
-        for word, one in result.per_keyword.items()
+        *_by_keyword(result).to_lines(),
     ]
     sources = Counter((alarm.spoken or "no known word", alarm.label) for alarm in result.alarms).most_common(10)
     if sources:
@@ -419,11 +411,9 @@ def to_table(result: Score) -> str:
     return "\n".join([*lines, "", f"Rule {result.rule}: {result.statement}.", ""])
 
 
-def percent(share: float) -> str:
-    """A share for people; a dash where there is none."""
-    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
-
-
-def number(value: float, form: str) -> str:
-    """A number for people, as `format` takes it; a dash where there is none."""
-    return "-" if math.isnan(value) else format(value, form)
+def _by_keyword(result: Score) -> Table:
+    rows = [
+        (word, *map(str, (one.n_spoken, one.n_hits, one.n_spoken - one.n_hits, one.n_wrong, one.n_false_alarms)))
+        for word, one in result.per_keyword.items()
+    ]
+    return Table(("keyword", "spoken", "found", "missed", "wrong", "false"), "<>>>>>", rows)

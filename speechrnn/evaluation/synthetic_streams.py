@@ -7,7 +7,7 @@ the same recording.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -89,15 +89,15 @@ def recordings_of(pack: Pack, split: Split) -> list[Clip]:
     return [clip for clip in pack.clips if clip.kind == "speech" and clip.split == split]
 
 
-def speech_of(pack: Pack, split: Split) -> Iterator[Samples]:
-    """All running speech of a split, recording by recording [T]."""
-    return (read_packed(pack, clip) for clip in recordings_of(pack, split))
+def speech_of(pack: Pack, split: Split) -> list[Sound]:
+    """All running speech of a split, recording by recording."""
+    return [_packed(pack, clip) for clip in recordings_of(pack, split)]
 
 
 def of_pack(pack: Pack, keywords: Sequence[str], clips: Iterable[Clip] | None = None) -> Material:
     """Validation words, or these clips, running speech of the training data, and the parts of noise not trained on."""
     words = [_packed(pack, clip) for clip in (validation_clips(pack) if clips is None else clips)]
-    noise = [read_packed(pack, clip) for clip in pack.clips if clip.kind == "noise"]
+    noise = [from_int16(pack.samples_of(clip)) for clip in pack.clips if clip.kind == "noise"]
     return Material(
         *_by_keyword(words, keywords),
         [_packed(pack, clip) for clip in pack.clips if clip.kind == "speech"],
@@ -106,21 +106,31 @@ def of_pack(pack: Pack, keywords: Sequence[str], clips: Iterable[Clip] | None = 
 
 
 def of_folders(keywords: Sequence[str], clips: Path, noise: Path | None = None, speech: Path | None = None) -> Material:
-    """Words laid out as LABEL/*.wav, and folders of noise and of running speech.
+    """Words laid out as LABEL/*.wav, and folders of noise and of running speech, as `of_files` takes them.
+
+    Raises AudioError if a folder has no audio, DataError if transcripts have no line for a recording.
+    """
+    others = ([] if folder is None else find_audio(folder) for folder in (noise, speech))
+    return of_files(keywords, find_audio(clips), *others)
+
+
+def of_files(
+    keywords: Sequence[str], clips: Iterable[Path], noise: Iterable[Path] = (), speech: Iterable[Path] = ()
+) -> Material:
+    """Files of words, each in the folder of its label, of noise and of running speech.
 
     Where speech has transcripts, recordings in which a keyword is spoken are left out, for it is not known when.
-    Raises AudioError if a folder has no audio, DataError if transcripts have no line for a recording.
+    Raises AudioError if noise cannot be read, DataError if transcripts have no line for a recording.
     """
     words = [
         Sound(file.parent.name, partial(read, file, TRAINING_RATE_HZ))
-        for file in find_audio(clips)
+        for file in clips
         if file.parent.name not in ("_background_noise_", "_silence_")
     ]
-    spoken = [] if speech is None else [file for file in find_audio(speech) if not _has_keyword(file, keywords)]
     return Material(
         *_by_keyword(words, keywords),
-        [Sound(SPEECH, partial(read, file, TRAINING_RATE_HZ)) for file in spoken],
-        [] if noise is None else [read(file, TRAINING_RATE_HZ) for file in find_audio(noise)],
+        [Sound(SPEECH, partial(read, file, TRAINING_RATE_HZ)) for file in speech if not _has_keyword(file, keywords)],
+        [read(file, TRAINING_RATE_HZ) for file in noise],
     )
 
 
@@ -155,12 +165,7 @@ def _by_keyword(words: list[Sound], keywords: Sequence[str]) -> tuple[dict[str, 
 
 
 def _packed(pack: Pack, clip: Clip) -> Sound:
-    return Sound(clip.word, partial(read_packed, pack, clip))
-
-
-def read_packed(pack: Pack, clip: Clip) -> Samples:
-    """The samples [T] of a packed clip."""
-    return from_int16(pack.samples[clip.offset : clip.offset + clip.n_samples])
+    return Sound(clip.word, lambda: from_int16(pack.samples_of(clip)))
 
 
 def n_slots_of(recipe: Recipe) -> int:

@@ -292,11 +292,11 @@ def test_describe_shows_the_shipped_model() -> None:
         ),
         (
             OperatingPoint(threshold=0.9, false_alarms_per_hour=0.0, measured_hours=1.66),
-            {"threshold": "0.9", "false_alarms_per_hour": "0 (0 in 1.66 h)"},
+            {"threshold": "0.9", "false_alarms_per_hour": "0 (0 in 1.66 h; 95 % upper bound 1.8)"},
         ),
         (
             OperatingPoint(threshold=0.9, false_alarms_per_hour=0.6, measured_hours=1.66),
-            {"threshold": "0.9", "false_alarms_per_hour": "0.6 (1 in 1.66 h)"},
+            {"threshold": "0.9", "false_alarms_per_hour": "0.6 (1 in 1.66 h; 95 % upper bound 2.9)"},
         ),
     ],
 )

@@ -67,7 +67,7 @@ def test_recall_is_the_share_of_a_row(result: Evaluation, label: str, recall: fl
 
 
 def test_every_folder_is_counted_under_its_own_name(result: Evaluation) -> None:
-    assert result.per_label == {
+    assert result.per_folder == {
         "yes": FolderScore(4, 3, {"yes": 3, "no": 1}),
         "no": FolderScore(2, 1, {"no": 1, "silence": 1}),
         "marvin": FolderScore(3, 2, {"unknown": 2, "yes": 1}),
@@ -82,7 +82,7 @@ def test_clips_that_cannot_be_read_are_listed_and_not_counted(tmp_path: Path) ->
     (tmp_path / "no" / "text.wav").write_text("no audio")
     (tmp_path / "yes" / "empty.wav").touch()
     found = evaluate(fake_recognizer(), tmp_path)
-    assert (found.n, found.accuracy, [*found.per_label]) == (2, 1.0, ["yes"])
+    assert (found.n, found.accuracy, [*found.per_folder]) == (2, 1.0, ["yes"])
     assert [line.partition(": ")[0] for line in found.failed] == [
         str(tmp_path / "no" / "text.wav"),
         str(tmp_path / "yes" / "empty.wav"),
@@ -93,7 +93,7 @@ def test_clips_that_cannot_be_read_are_listed_and_not_counted(tmp_path: Path) ->
 def test_folders_without_a_class_in_the_model_are_left_out_and_listed(clips: Path) -> None:
     info = ModelInfo(spec=Spec(labels=Labels(("yes", "no"), unknown=False)))
     found = evaluate(fake_recognizer(info), clips)
-    assert found.per_label.keys() == {"yes", "no", "_silence_"}
+    assert found.per_folder.keys() == {"yes", "no", "_silence_"}
     assert (found.n, len(found.confusion)) == (8, 3)
     assert found.left_out == [
         str(clips / f"{name}.wav") for name in ("_unknown_/0", "marvin/0", "marvin/1", "marvin/2")
@@ -145,7 +145,7 @@ def test_of_a_split_is_what_training_takes_for_it(split: Split, n: int, tmp_path
         write_audio(tmp_path / "yes" / f"{speaker}_nohash_0.wav", word("yes", 1.0))
     write_audio(tmp_path / "_background_noise_" / "hum.wav", silence(3.0))
     by_hash = evaluate(fake_recognizer(), tmp_path, split=split)
-    assert (by_hash.n, "_background_noise_" in by_hash.per_label) == (n, split == "training")
+    assert (by_hash.n, "_background_noise_" in by_hash.per_folder) == (n, split == "training")
     for listed in "validation", "testing":
         names = [f"yes/{name}_nohash_0.wav" for name in SPLIT_CLIPS if (name == "004ae714") == (listed == "testing")]
         (tmp_path / f"{listed}_list.txt").write_text("\n".join(names))
@@ -223,7 +223,7 @@ def test_background_noise_is_cut_into_contexts_of_one_recording(tmp_path: Path) 
     recording = np.concatenate([silence(2.4), word("yes", 0.6), silence(0.9)])
     write_audio(tmp_path / "_background_noise_" / "tap.wav", recording)
     found = evaluate(fake_recognizer(), tmp_path)
-    assert found.per_label == {"_background_noise_": FolderScore(3, 2, {"silence": 2, "yes": 1})}
+    assert found.per_folder == {"_background_noise_": FolderScore(3, 2, {"silence": 2, "yes": 1})}
     assert (found.n_single_files, found.failed) == (1, [])
     assert math.isnan(found.intervals["accuracy"][0])  # one recording says nothing of others
 

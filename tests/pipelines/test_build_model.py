@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipelines import build_model as speech_commands
-from pipelines import evaluate_held_out as kept_aside
+from pipelines import build_model, evaluate_held_out, model_card
 from speechrnn.cli.console import run_program
 from speechrnn.cli.main import cli
 from speechrnn.config import Data, Experiment, load_experiment
 from speechrnn.data.clips import Pack
 from speechrnn.errors import ConfigError, DataError, OutputError
 from speechrnn.evaluation import clips as evaluation
+from speechrnn.evaluation import operating_points
 from speechrnn.evaluation.streams import StreamCurve
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Sound
 from speechrnn.model.network import RecognizerNet, load_checkpoint, save_checkpoint
@@ -36,9 +36,18 @@ ROOT = Path(__file__).parents[2]
 SMOKE = CONFIGS / "smoke.toml"
 
 
+@pytest.fixture(autouse=True)
+def quick_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few and short things to try."""
+    monkeypatch.setattr(operating_points, "_SEEDS", (1,))
+    monkeypatch.setattr(operating_points, "_SMOOTHINGS_MS", (300,))
+    monkeypatch.setattr(operating_points, "_LOGITS", np.linspace(0, 4, 5))
+    monkeypatch.setitem(PRESETS, "tensorflow", PRESETS["tensorflow"]._replace(duration_s=30.0))
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    monkeypatch.setattr(sys, "argv", ["speech_commands", *map(str, arguments)])
-    speech_commands.main()
+    monkeypatch.setattr(sys, "argv", ["build_model", *map(str, arguments)])
+    build_model.main()
 
 
 @pytest.mark.slow
@@ -77,9 +86,9 @@ def test_of_several_seeds_the_best_on_validation_ships_and_the_card_tells_of_all
         save_checkpoint(run_dir / "best.pt", net, msgspec.structs.replace(info, provenance=provenance))
         return run_dir / "best.pt"
 
-    monkeypatch.setattr(speech_commands, "train", train)
-    monkeypatch.setattr(kept_aside, "SEEDS", (1,))
-    for preset in kept_aside.RULES:
+    monkeypatch.setattr(build_model, "train", train)
+    monkeypatch.setattr(evaluate_held_out, "SEEDS", (1,))
+    for preset in evaluate_held_out.RULES:
         monkeypatch.setitem(PRESETS, preset, PRESETS[preset]._replace(duration_s=30.0))
     speech = tmp_path / "speech"
     shutil.copytree(smoke_run.data / "speech" / "training", speech)
@@ -93,9 +102,10 @@ def test_of_several_seeds_the_best_on_validation_ships_and_the_card_tells_of_all
         "3 runs of other seeds, of which seed 4 ships",
         "75.00 % (mean 65.00, standard deviation 13.23)",
         "| | clips | seed 3 | seed 4, ships | seed 5 | mean (standard deviation) |",
-        "| tensorflow | default |",
-        "\n| default | ",
-        "Running speech that was kept aside",
+        "| tensorflow | balanced |",
+        "\n| sensitive | ",
+        "## Operating points",
+        "Held-out running speech",
     ):
         assert expected in text
 
@@ -136,7 +146,7 @@ def test_the_commands_at_the_head_of_a_protocol_train_and_score_it(
     def download(url: str, target: str) -> None:
         raise OSError(f"{url}: there is nothing to fetch")
 
-    monkeypatch.setattr(speech_commands, "train", train)
+    monkeypatch.setattr(build_model, "train", train)
     monkeypatch.setattr("torch.hub.download_url_to_file", download)
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(CONFIGS)
@@ -151,7 +161,7 @@ def test_the_commands_at_the_head_of_a_protocol_train_and_score_it(
     result = CliRunner().invoke(cli, shlex.split(prepare)[1:], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     monkeypatch.setattr(sys, "argv", shlex.split(train_and_score)[2:])
-    speech_commands.main()
+    build_model.main()
     assert load(Path("my-models") / f"{name}.onnx").labels == experiment.model.labels.names
     text = (Path("my-models") / f"{name}.md").read_text()
     of_split = f"35 clips of the testing split of `speech_commands_{version}`."
@@ -172,23 +182,23 @@ def test_streams_and_speech_are_judged_at_every_operating_point(tmp_path: Path) 
     for name, said in ("a", "yes"), ("b", "no"), ("c", "yes"):
         write_audio(tmp_path / f"{name}.wav", np.concatenate([silence(1), word(said), silence(1)]))
     (tmp_path / "transcripts.txt").write_text("a yes\nb know\nc yes yes\n")
-    scores = kept_aside.score_speech(recognizer, kept_aside.read_speech(tmp_path))
+    scores = evaluate_held_out.score_speech(recognizer, evaluate_held_out.read_speech(tmp_path))
     assert [scores["strict"].n_hits, scores["strict"].n_false_alarms] == [0, 0]
     assert [scores["loose"].n_hits, scores["loose"].n_spoken, scores["loose"].n_false_alarms] == [2, 3, 1]
-    assert kept_aside.mistaken(scores.values()) == "no known word for no (1)"
+    assert evaluate_held_out.mistaken(scores.values()) == "no known word for no (1)"
 
 
 def test_the_curve_takes_misses_from_streams_and_false_alarms_from_speech(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_aside, "SEEDS", (1,))
+    monkeypatch.setattr(evaluate_held_out, "SEEDS", (1,))
     monkeypatch.setitem(PRESETS, "clean", PRESETS["clean"]._replace(duration_s=30.0))
     hushed = Sound("yes", lambda: 0.001 * noise(8000))  # in which the recognizer hears nothing
     material = Material({"yes": [hushed]}, [hushed], [], [])
     spoken = write_audio(tmp_path / "a.wav", np.concatenate([silence(1), word("yes"), silence(1)]))
     options = Options(threshold=0.7, thresholds={"yes": 0.8})
     recognizer = fake_recognizer(msgspec.structs.replace(fake_recognizer().info, options=options))
-    kept_aside.draw_misses(recognizer, material, {spoken: Counter(["bed"])}, tmp_path / "curve.png")
+    evaluate_held_out.draw_misses(recognizer, material, {spoken: Counter(["bed"])}, tmp_path / "curve.png")
     curve = msgspec.json.decode((tmp_path / "curve.json").read_bytes(), type=StreamCurve)
     (spotter,) = curve.spotter.values()
     for point in (curve.detector[0], spotter):
@@ -204,12 +214,12 @@ def test_words_that_are_no_class_of_the_test_are_a_figure_of_their_own(smoke_run
         shutil.copytree(words / label, tmp_path / folder)
     recognizer = load(smoke_run.model)
     test = evaluation.evaluate(recognizer, tmp_path)
-    figures = {figure.name: figure for figure in kept_aside.clip_figures(test, recognizer.info.spec.labels)}
-    per_folder = test.per_label
+    figures = {figure.name: figure for figure in evaluate_held_out.clip_figures(test, recognizer.info.spec.labels)}
+    per_folder = test.per_folder
     n_clips, n_correct = (
         sum(getattr(per_folder[name], what) for name in ("yes", "no", "_unknown_")) for what in ("n", "correct")
     )
-    assert figures["all classes"] == kept_aside.Figure("all classes", n_clips, 100 * n_correct / n_clips)
+    assert figures["all classes"] == evaluate_held_out.Figure("all classes", n_clips, 100 * n_correct / n_clips)
     off = per_folder["off"]
     assert figures['"off" taken for unknown'].percent == pytest.approx(100 * off.correct / off.n)
     assert figures["keywords"].percent == pytest.approx(100 * test.keyword_accuracy)
@@ -218,8 +228,8 @@ def test_words_that_are_no_class_of_the_test_are_a_figure_of_their_own(smoke_run
 
 
 def test_shares_of_one_seed_have_no_mean() -> None:
-    table = kept_aside.clip_table({"1": [kept_aside.Figure("keywords", 200, 95.0)]}, "1")
-    assert table == ["| | clips | seed 1 |", "|---|---|---|", "| keywords | 200 | 95.0 % |"]
+    table = evaluate_held_out.clip_table({"1": [evaluate_held_out.Figure("keywords", 200, 95.0)]}, "1")
+    assert table.to_markdown() == ["| | clips | seed 1 |", "|---|---|---|", "| keywords | 200 | 95.0 % |"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +244,7 @@ def test_shares_of_one_seed_have_no_mean() -> None:
     ],
 )
 def test_the_credits_are_those_of_the_configuration(data: Data, expected: str) -> None:
-    assert speech_commands.credits_of(data) == expected
+    assert model_card.credits_of(data) == expected
 
 
 @pytest.mark.parametrize(
@@ -243,7 +253,7 @@ def test_the_credits_are_those_of_the_configuration(data: Data, expected: str) -
 def test_a_place_that_is_missing_is_known_before_the_work(
     option: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speech_commands, "pack_audio", lambda experiment: pytest.fail("the work was begun"))
+    monkeypatch.setattr(build_model, "pack_audio", lambda experiment: pytest.fail("the work was begun"))
     (tmp_path / "file").touch()
     places = {"--target": tmp_path / "new", option: tmp_path / "file"}
     with pytest.raises(error, match="file"):
@@ -253,7 +263,7 @@ def test_a_place_that_is_missing_is_known_before_the_work(
 def test_what_cannot_be_scored_is_known_before_training(
     smoke_run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speech_commands, "train", lambda *given: pytest.fail("the work was begun"))
+    monkeypatch.setattr(build_model, "train", lambda *given: pytest.fail("the work was begun"))
     clips = smoke_run.data / "SpeechCommands" / "speech_commands_v0.02"
     given: list[str | Path] = [SMOKE, "--data", smoke_run.data, "--target", tmp_path, "--test", clips]
     with pytest.raises(DataError, match="no truth found"):

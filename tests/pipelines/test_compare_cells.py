@@ -108,7 +108,7 @@ def test_the_table_and_the_pictures_tell_of_every_run() -> None:
         for cell in ("rnn", "lstm", "gru")
         for variant in (Variant(cell), Variant(cell, bidirectional=True), Variant(cell, clipped=False))
     }
-    lines = table(outcomes).splitlines()
+    lines = table(outcomes).to_markdown()
     assert lines[2] == "| plain (tanh) | 1 | yes | 50.0 % | 1,234 | 2.00 | 0.75 | 25 % | 1.0e-04 | 1.0e-08 |"
     assert len(lines) == 11
     assert {line.count("|") for line in lines} == {11}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,9 @@ from speechrnn.evaluation.ground_truth import Word, count_words, find_ground_tru
 from speechrnn.evaluation.synthetic_streams import (
     PRESETS,
     SPEECH,
+    Material,
     Recipe,
+    Sound,
     make_stream,
     of_folders,
     of_pack,
@@ -302,8 +305,8 @@ def test_the_f1_of_each_keyword(
 def test_the_comparison_is_a_row_of_the_one_scorer() -> None:
     in_stream = [heard("yes", 1.7), heard("no", 3.6), heard("yes", 5.8)]
     found = compare_pocketsphinx.Result(in_stream, [heard("no", 9.0)], 0.015)
-    row = compare_pocketsphinx.to_markdown("speechrnn", found, RECORDING, KEYWORDS)
-    assert row == "| speechrnn | 1.5 % | 33.3 % | 66.7 % | 120 | 200 | 200 |"
+    row = compare_pocketsphinx.row("speechrnn", found, RECORDING, KEYWORDS)
+    assert row == ("speechrnn", "1.5 %", "33.3 %", "66.7 %", "120", "200", "200")
 
 
 def test_of_running_speech_the_comparison_takes_what_was_trained_on(made_pack: Pack) -> None:
@@ -371,6 +374,20 @@ def test_without_pocketsphinx_it_says_how_to_install_it(
         compare_pocketsphinx.main()
     assert caught.value.code == 2
     assert "pip install pocketsphinx" in capsys.readouterr().err
+
+
+def test_every_level_and_ratio_is_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robustness, "LEVELS_DB", (-12.0, -45.0))
+    monkeypatch.setattr(robustness, "SNRS_DB", (60.0,))
+    sounds = {name: [Sound(name, partial(word, name))] for name in ("yes", "no", "unknown")}
+    material = Material({name: sounds[name] for name in ("yes", "no")}, sounds["unknown"], [], [noise(80000)])
+    conditions = robustness.measure_all(fake_recognizer(), material, 0.5, (1, 2))
+    assert [(c.what, c.db) for c in conditions] == [("level", -12), ("level", -45), ("speech over noise", 60)]
+    assert [c.result.n_spoken for c in conditions] == [14, 14, 14]
+    assert (conditions[1].result.miss_rate, conditions[2].result.miss_rate) == (1, 0)  # it knows words by level
+    assert len(robustness.to_table(conditions).rows) == 3
+    robustness.draw(conditions, tmp_path / "levels.png")
+    assert (tmp_path / "levels.png").read_bytes().startswith(b"\x89PNG")
 
 
 # Hard negatives
@@ -508,15 +525,15 @@ def test_running_speech_known_to_have_a_keyword_is_left_out(talk: Path) -> None:
     assert {clip.path for clip in pack.clips} - {clip.path for clip in kept} == {"speech/training/0.wav"}
 
 
-KEPT_ASIDE = ["configs/commands8.toml", "commands8", "--clips", "examples/audio"]
+HELD_OUT = ["configs/commands8.toml", "commands8", "--clips", "examples/audio"]
 
 
 @pytest.mark.parametrize(
     ("main", "arguments"),
     [
         (robustness.main, ["configs/commands8.toml", "commands8", "--picture", "PLACE.xyz"]),
-        (evaluate_held_out.main, [*KEPT_ASIDE, "--speech", "examples/audio", "--curve", "PLACE.xyz"]),
-        (evaluate_held_out.main, [*KEPT_ASIDE, "--speech", "examples/audio", "--curve", "PLACE.json"]),
+        (evaluate_held_out.main, [*HELD_OUT, "--speech", "examples/audio", "--curve", "PLACE.xyz"]),
+        (evaluate_held_out.main, [*HELD_OUT, "--speech", "examples/audio", "--curve", "PLACE.json"]),
         (make_picture.main, ["examples/audio/commands.wav", "PLACE.xyz"]),
         (compare_cells.main, ["configs/smoke.toml", "--docs", "PLACE"]),
     ],
@@ -537,7 +554,7 @@ def test_a_curve_of_false_alarms_needs_the_speech_to_count_them_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "load", lambda name: pytest.fail("the work was begun"))
-    monkeypatch.setattr(sys, "argv", ["kept_aside", *KEPT_ASIDE, "--curve", str(tmp_path / "curve.png")])
+    monkeypatch.setattr(sys, "argv", ["evaluate_held_out", *HELD_OUT, "--curve", str(tmp_path / "curve.png")])
     with pytest.raises(ConfigError) as caught:
         evaluate_held_out.main()
     assert_one_line(caught.value, "--curve", "--speech")

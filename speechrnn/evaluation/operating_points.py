@@ -1,0 +1,309 @@
+"""Calibration: thresholds of each keyword for stated numbers of false alarms per hour, measured on audio.
+
+Misses and wrong words are counted on synthetic streams of labelled words (preset `tensorflow`, three seeds), false
+alarms on running speech in which no keyword is spoken. For each smoothing, every keyword gets the threshold that costs
+fewest misses while all together stay within the target. Where the speech is too short to show a target, since one false
+alarm would exceed it, none is allowed, and each keyword's threshold goes up as far as no more of its words are missed;
+for a lower target that cannot be shown either, up to where another 5 % are. Of smoothings that cost the same, the
+longest is taken: it has fewer of the false alarms that the speech is too short to show. Release and refractory time
+come last.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from speechrnn.config import TRAINING_RATE_HZ, Calibration
+from speechrnn.errors import DataError
+from speechrnn.evaluation.metrics import Counts, poisson_upper_bound
+from speechrnn.evaluation.streams import KeywordScore, Score, StreamResult, score, score_detector, sweep_thresholds
+from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Sound, make_stream, spot_with_truth
+from speechrnn.evaluation.tables import Table, number, percent
+from speechrnn.labels import Labels
+from speechrnn.recognizer import Recognizer, cached
+from speechrnn.spec import ModelInfo, OperatingPoint, Options, Spec
+
+CHOSEN = "balanced"
+"""The operating point by which a calibrated model decides where none is named."""
+TARGETS = Calibration()
+"""The targets where no others are named."""
+_SEEDS = (1, 2, 3)
+_SMOOTHINGS_MS = (300, 400, 500, 600)
+_LOGITS = np.linspace(-0.5, 6, 27)
+_RELEASES = (0.7, 0.5, 0.9)  # the usual one first: it stays unless another is better
+_REFRACTORIES_MS = (500, 300, 800)
+_LATEST_MS = 400.0
+_STRICTER = 0.05
+_QUIET = 0.05
+_N_BESIDE = 15
+_HELD_OUT = "held out"
+_PRICES = np.geomspace(0.01, 1000, 51)
+
+Note = Callable[[str], object]
+
+
+class Recordings(NamedTuple):
+    """Streams with known words, and running speech in which every detection is a false alarm."""
+
+    streams: list[StreamResult]
+    speech: list[StreamResult]
+
+    @property
+    def speech_hours(self) -> float:
+        """Length of the running speech."""
+        return sum(one.duration_s for one in self.speech) / 3600
+
+
+class Measured(NamedTuple):
+    """Options with their scores on streams, in all running speech, and in that which is held out, if any is."""
+
+    options: Options
+    in_streams: Score
+    in_speech: Score
+    in_held_out: Score | None = None
+
+    @property
+    def cost(self) -> float:
+        """Misses, wrong words and false alarms; each 10 ms by which decisions are late count as one more."""
+        streams, late_ms = self.in_streams, max(0.0, self.in_streams.delay_p95_ms - _LATEST_MS)
+        errors = streams.n_misses + streams.n_wrong + streams.n_false_alarms + self.in_speech.n_false_alarms
+        return errors + late_ms / 10
+
+
+def calibrate(
+    recognizer: Recognizer,
+    material: Material,
+    speech: Sequence[Sound],
+    held_out: Sequence[Sound] = (),
+    *,
+    targets: Calibration = TARGETS,
+    note: Note = lambda line: None,
+) -> dict[str, Measured]:
+    """Choose an operating point for each target, and measure what the spotter then gives.
+
+    Streams are made of the words and noise of `material`. False alarms are counted in `speech` and `held_out`; the
+    rates that a model states are those of `held_out`, speech that it was not trained on, where there is any. `note`
+    gets lines about progress. Raises DataError if a keyword has no clips, or there is no other word or no speech.
+    """
+    _check(recognizer.info.spec, material, [*speech, *held_out])
+    recognizer, labels = cached(recognizer), recognizer.info.spec.labels
+    options = msgspec.structs.replace(recognizer.info.options, keywords=(), thresholds={})
+    recordings = listen(recognizer, material, speech, held_out, {"as set": options})
+    note(f"{len(recordings.streams)} streams, {recordings.speech_hours:.2f} hours of running speech")
+    hidden = [f"{rate:g}/h ({name})" for name, rate in rates_of(targets).items() if rate * recordings.speech_hours < 1]
+    if hidden:
+        note(f"{recordings.speech_hours:.2f} hours cannot show {' and '.join(hidden)}: no false alarm is allowed there")
+    chosen = choose(recordings, labels, options, targets, note)
+    return measure(recognizer, material, speech, held_out, {name: one.options for name, one in chosen.items()})
+
+
+def _check(spec: Spec, material: Material, speech: Sequence[Sound]) -> None:
+    if spec.sample_rate_hz != TRAINING_RATE_HZ:
+        raise DataError(f"calibration: expected a model of {TRAINING_RATE_HZ} Hz, got one of {spec.sample_rate_hz}")
+    missing = ", ".join(word for word in spec.labels.keywords if not material.keywords.get(word))
+    if missing:
+        raise DataError(f"calibration: expected clips of every keyword, got none of {missing}")
+    if not speech:
+        raise DataError("calibration: expected running speech to count false alarms in, got none")
+
+
+def rates_of(targets: Calibration) -> dict[str, float]:
+    """The false alarms per hour that are aimed at, by the name of the operating point, strictest first."""
+    return {"strict": targets.strict, "balanced": targets.balanced, "sensitive": targets.sensitive}
+
+
+def calibrated(info: ModelInfo, points: Mapping[str, Measured]) -> ModelInfo:
+    """The same model with these operating points, and deciding by that called `balanced`."""
+    operating_points = {name: to_point(one) for name, one in points.items()}
+    options = operating_points[CHOSEN].applied_to(info.options)
+    return msgspec.structs.replace(info, options=options, operating_points=operating_points)
+
+
+def listen(
+    recognizer: Recognizer,
+    material: Material,
+    speech: Sequence[Sound],
+    held_out: Sequence[Sound],
+    choices: Mapping[str, Options],
+) -> Recordings:
+    """What each of these options finds in streams and in speech, with the posteriors."""
+    recipe = PRESETS["tensorflow" if material.noise else "clean"]
+    streams = [make_stream(material, recipe, seed) for seed in _SEEDS]
+    return Recordings(
+        [spot_with_truth(recognizer, [samples], words, choices) for samples, words in streams],
+        [
+            spot_with_truth(recognizer, (sound.read() for sound in sounds), [], choices, audio=name)
+            for name, sounds in {"speech": speech, _HELD_OUT: held_out}.items()
+            if sounds
+        ],
+    )
+
+
+def active_frames(recording: StreamResult, n_keywords: int) -> StreamResult:
+    """A recording cut down to the steps about those in which some keyword is not improbable: others fire nothing."""
+    loud = (recording.posteriors[:, :n_keywords].max(axis=1) > _QUIET).astype(float)
+    near = np.convolve(loud, np.ones(2 * _N_BESIDE + 1), "same") > 0.5
+    return recording._replace(posteriors=recording.posteriors[near])
+
+
+def allocate_thresholds(errors: Counts, alarms: Counts, budget: float) -> list[int]:
+    """Index of the threshold of each keyword with fewest errors and at most `budget` false alarms in all.
+
+    Takes counts [n keywords, n thresholds], thresholds rising. A Lagrangian search: one price of a false alarm in
+    errors holds for all keywords; the lowest that keeps the budget is taken, and of equally good thresholds the middle
+    one.
+    """
+    places = [errors.shape[1] - 1] * len(errors)
+    for price in _PRICES[::-1]:
+        costs = errors + price * alarms
+        tried = [int(ties[len(ties) // 2]) for row in costs for ties in [np.flatnonzero(row <= row.min() + 1e-9)]]
+        if alarms[np.arange(len(alarms)), tried].sum() > budget:
+            break
+        places = tried
+    return places
+
+
+def tighten(missed: Counts, places: Sequence[int], allowed: NDArray[np.float64]) -> list[int]:
+    """Index of the highest threshold of each keyword that misses at most `allowed` more words than that of `places`."""
+    return [
+        int(np.flatnonzero(row <= row[place] + more).max())
+        for row, place, more in zip(missed, places, allowed, strict=True)
+    ]
+
+
+def candidates(
+    recordings: Recordings, labels: Labels, options: Options, targets: Calibration
+) -> dict[str, dict[str, float]]:
+    """Thresholds of each keyword for each target, with the smoothing that the options have."""
+    levels = [float(level) for level in np.round(1 / (1 + np.exp(-_LOGITS)), 3)]
+    in_streams = sweep_thresholds(recordings.streams, labels, options, "default", levels)
+    in_speech = sweep_thresholds(recordings.speech, labels, options, "default", levels)
+    errors = _table(in_streams, lambda one: one.n_spoken - one.n_hits + one.n_wrong + one.n_false_alarms)
+    missed = _table(in_streams, lambda one: one.n_spoken - one.n_hits)
+    alarms = _table(in_speech, lambda one: one.n_false_alarms)
+    n_spoken = np.array([one.n_spoken for one in in_streams[0].per_keyword.values()])
+    found, n_hidden = {}, 0
+    for name, rate in reversed(rates_of(targets).items()):
+        budget = rate * recordings.speech_hours
+        places = allocate_thresholds(errors, alarms, budget)
+        if budget < 1:
+            places = tighten(missed, places, _STRICTER * n_hidden * n_spoken)
+            n_hidden += 1
+        found[name] = dict(zip(labels.keywords, [levels[place] for place in places], strict=True))
+    return found
+
+
+def _table(scores: Sequence[Score], count: Callable[[KeywordScore], int]) -> Counts:
+    """Counts [n keywords, n thresholds]."""
+    return np.array([[count(one) for one in result.per_keyword.values()] for result in scores], dtype=np.int64).T
+
+
+def choose(
+    recordings: Recordings, labels: Labels, options: Options, targets: Calibration, note: Note = lambda line: None
+) -> dict[str, Measured]:
+    """The best options that were found for each target, judged by the plain detector."""
+    speech = [active_frames(one, len(labels.keywords)) for one in recordings.speech]
+    recordings = recordings._replace(speech=speech)
+
+    def tried(options: Options) -> Measured:
+        return Measured(
+            options, score_detector(recordings.streams, labels, options), score_detector(speech, labels, options)
+        )
+
+    per_target: dict[str, list[Measured]] = {name: [] for name in rates_of(targets)}
+    for smoothing_ms in _SMOOTHINGS_MS:
+        smoothed = msgspec.structs.replace(options, smoothing_ms=max(smoothing_ms, options.step_ms))
+        for name, thresholds in candidates(recordings, labels, smoothed, targets).items():
+            common = float(np.median(list(thresholds.values())))
+            per_target[name].append(tried(msgspec.structs.replace(smoothed, threshold=common, thresholds=thresholds)))
+        note(f"smoothing of {smoothing_ms} ms tried")
+    return {name: _with_best_release(some, tried) for name, some in per_target.items()}
+
+
+def _with_best_release(some: Sequence[Measured], tried: Callable[[Options], Measured]) -> Measured:
+    """Of several smoothings the best, with the release and refractory time that suit it."""
+    best = min(some, key=lambda one: (one.cost, -one.options.smoothing_ms)).options
+    variants = [
+        tried(msgspec.structs.replace(best, release=release, refractory_ms=refractory_ms))
+        for release, refractory_ms in itertools.product(_RELEASES, _REFRACTORIES_MS)
+    ]
+    return min(variants, key=lambda one: one.cost)
+
+
+def measure(
+    recognizer: Recognizer,
+    material: Material,
+    speech: Sequence[Sound],
+    held_out: Sequence[Sound],
+    choices: Mapping[str, Options],
+) -> dict[str, Measured]:
+    """What the spotter that ships gives with each of these options."""
+    recordings, keywords = listen(recognizer, material, speech, held_out, choices), recognizer.info.spec.labels.keywords
+    kept = [one for one in recordings.speech if one.audio == _HELD_OUT]
+
+    def scored(name: str, part: list[StreamResult]) -> Score:
+        return score([one.scored(name) for one in part], keywords)
+
+    return {
+        name: Measured(
+            options,
+            scored(name, recordings.streams),
+            scored(name, recordings.speech),
+            scored(name, kept) if kept else None,
+        )
+        for name, options in choices.items()
+    }
+
+
+def to_point(measured: Measured) -> OperatingPoint:
+    """A point as a model file stores it, with what was measured, and on how much."""
+    options, streams, speech = measured.options, measured.in_streams, measured.in_held_out or measured.in_speech
+    return OperatingPoint(
+        threshold=round(options.threshold, 3),
+        thresholds=options.thresholds,
+        smoothing_ms=options.smoothing_ms,
+        release=options.release,
+        refractory_ms=options.refractory_ms,
+        false_alarms_per_hour=round(speech.false_alarms_per_hour, 2),
+        false_alarms_per_hour_bound=round(poisson_upper_bound(speech.n_false_alarms) / speech.hours, 2),
+        n_false_alarms=speech.n_false_alarms,
+        measured_hours=round(speech.hours, 4),
+        misses=round(streams.miss_rate, 4),
+        n_keywords=streams.n_spoken,
+        measured=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    )
+
+
+def to_table(measured: Mapping[str, Measured], targets: Calibration) -> Table:
+    """What each operating point gives: in running speech, all of it and what is held out, and on streams."""
+    rates = rates_of(targets)
+    rows = [
+        (
+            name,
+            f"{rates[name]:g}",
+            _rate(one.in_speech),
+            _rate(one.in_held_out),
+            percent(one.in_streams.miss_rate),
+            percent(one.in_streams.wrong_rate),
+            number(one.in_streams.false_alarms_per_hour, ".1f"),
+            number(one.in_streams.delay_p50_ms, ".0f"),
+            number(one.in_streams.delay_p95_ms, ".0f"),
+        )
+        for name, one in measured.items()
+    ]
+    head = ("point", "target/h", "false alarms/h, speech", "held out", "misses", "wrong", "false alarms/h, streams")
+    return Table((*head, "delay p50 ms", "p95 ms"), "<><<>>>>>", rows)
+
+
+def _rate(speech: Score | None) -> str:
+    if speech is None:
+        return "-"
+    bound = poisson_upper_bound(speech.n_false_alarms) / speech.hours
+    return f"{speech.false_alarms_per_hour:.2f} ({speech.n_false_alarms} in {speech.hours:.2f} h, below {bound:.2g})"
