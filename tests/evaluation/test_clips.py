@@ -292,3 +292,8 @@ def test_noise_that_cannot_be_used_is_an_error(samples: Samples, tmp_path: Path)
     with pytest.raises(DataError) as caught:
         read_noise(tmp_path, RATE_HZ, RATE_HZ)
     assert_one_line(caught.value, str(tmp_path), "at least 1 s", "-60 dB")
+
+
+def test_the_level_of_speech_is_of_the_frames_within_20_db_of_the_loudest() -> None:
+    frames = [np.full(320, amplitude, dtype=np.float32) for amplitude in (0.5, 0.25, 0.5 * 10**-1.5, 0.0)]
+    assert speech_power(np.concatenate(frames), 16000) == pytest.approx((0.25 + 0.0625) / 2)

@@ -9,7 +9,8 @@ import pytest
 import scipy.optimize
 import scipy.special
 import scipy.stats
-from hypothesis import given
+import sklearn.metrics
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from speechrnn.errors import DataError
@@ -173,3 +174,31 @@ def test_clips_drawn_from_the_posteriors_are_calibrated() -> None:
     assert metrics.expected_calibration_error(metrics.reliability(posteriors, truth)) < 0.02
     too_sure = scipy.special.softmax(6 * logits, axis=1)
     assert metrics.expected_calibration_error(metrics.reliability(too_sure, truth)) > 0.05
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
+def test_measures_of_classes_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    truth, predicted = np.array(pairs).T
+    confusion = metrics.confusion_matrix(truth, predicted, 4)
+    np.testing.assert_array_equal(confusion, sklearn.metrics.confusion_matrix(truth, predicted, labels=range(4)))
+    assert metrics.accuracy(confusion) == pytest.approx(sklearn.metrics.accuracy_score(truth, predicted))
+    expected = sklearn.metrics.precision_recall_fscore_support(truth, predicted, labels=range(4), zero_division=np.nan)
+    for measure, values in zip((metrics.precision, metrics.recall, metrics.f1), expected, strict=False):
+        np.testing.assert_allclose(measure(confusion), values)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=60))
+def test_curves_are_those_of_scikit_learn(clips: list[tuple[int, bool]]) -> None:
+    scores, is_target = np.array([score for score, _ in clips]), np.array([target for _, target in clips])
+    assume(is_target.any() and not is_target.all())
+    curve = metrics.detection_curve(scores, is_target)
+    points = set(zip(np.round(curve.false_alarm, 9), np.round(curve.miss, 9), strict=True))
+    false_alarm, hit, _ = sklearn.metrics.roc_curve(is_target, scores, drop_intermediate=False)
+    assert points <= set(zip(np.round(false_alarm, 9), np.round(1 - hit, 9), strict=True))
+    assert metrics.area_under_roc(curve) == pytest.approx(sklearn.metrics.roc_auc_score(is_target, scores))
+
+
+@pytest.mark.parametrize(("n", "expected"), [(0, 2.996), (1, 4.744), (4, 9.154), (100, 118.08)])
+def test_the_upper_bound_of_a_count_is_that_of_the_chi_squared_distribution(n: int, expected: float) -> None:
+    assert metrics.poisson_upper_bound(n) == pytest.approx(expected, rel=1e-3)
+    assert metrics.poisson_upper_bound(n) == pytest.approx(scipy.stats.chi2.ppf(0.95, 2 * n + 2) / 2)

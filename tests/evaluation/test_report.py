@@ -9,19 +9,29 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import NormalDist
 
 import matplotlib.image
 import msgspec
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 
 from speechrnn.errors import OutputError
-from speechrnn.evaluation.clips import Evaluation, evaluate
+from speechrnn.evaluation.clips import (
+    ANY_KEYWORD,
+    Condition,
+    DetectionCurve,
+    Evaluation,
+    ReliabilityDiagram,
+    evaluate,
+)
 from speechrnn.evaluation.plots import check_picture, draw_all, draw_curve, to_svg
 from speechrnn.evaluation.report import to_html, to_table
 from speechrnn.evaluation.streams import THRESHOLDS, CurvePoint, StreamCurve
+from speechrnn.evaluation.tables import Table
 from speechrnn.labels import Labels
 from speechrnn.spec import ModelInfo, Spec
 from tests.evaluation.test_clips import CLIPS, write_clips
@@ -236,3 +246,61 @@ def test_a_picture_that_cannot_be_written_is_known_before_the_work(name: str, tm
         check_picture(tmp_path / name)
     assert_one_line(caught.value, str(tmp_path / name))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def drawn(figure: Figure, axis: int) -> list[np.ndarray]:
+    """The points [n, 2] of each line of an axis."""
+    return [np.asarray(line.get_xydata()) for line in figure.axes[axis].get_lines()]
+
+
+def test_the_curves_of_detection_have_false_alarms_across_and_hits_or_misses_up(result: Evaluation) -> None:
+    curve = DetectionCurve(10, 10, 0.9, 0.2, 0.3, [math.inf, 0.8, 0.1], [0.001, 0.1, 0.5], [0.4, 0.2, 0.01])
+    figure = draw_all(msgspec.structs.replace(result, detection={ANY_KEYWORD: curve}))["detection"]
+    np.testing.assert_allclose(drawn(figure, 0)[0], [(0.1, 60), (10, 80), (50, 99)])
+    probit = NormalDist().inv_cdf
+    points = [(0.001, 0.4), (0.1, 0.2), (0.5, 0.01)]
+    np.testing.assert_allclose(drawn(figure, 1)[0], [(probit(x), probit(y)) for x, y in points])
+    assert [(axis.get_xlabel(), axis.get_ylabel()) for axis in figure.axes] == [
+        ("false alarms (%)", "found (%)"),
+        ("false alarms (%)", "misses (%)"),
+    ]
+
+
+def test_reliability_is_drawn_as_accuracy_over_confidence_of_the_bins_with_clips(result: Evaluation) -> None:
+    bins = ReliabilityDiagram(0.2, [0, 3, 5], [math.nan, 0.5, 0.9], [math.nan, 0.3, 0.8])
+    figure = draw_all(msgspec.structs.replace(result, calibration=bins))["calibration"]
+    diagonal, line = drawn(figure, 0)
+    np.testing.assert_allclose(diagonal, [(0, 0), (100, 100)])
+    np.testing.assert_allclose(line, [(50, 30), (90, 80)])
+    assert [bar.get_height() for bar in figure.axes[1].patches if isinstance(bar, Rectangle)] == [0, 3, 5]
+
+
+def test_the_confusion_matrix_has_the_truth_in_rows_and_the_predicted_in_columns(result: Evaluation) -> None:
+    odd = msgspec.structs.replace(result, labels=["a", "b"], confusion=[[3, 1], [0, 4]])
+    axis = draw_all(odd)["confusion"].axes[0]
+    cells = {(text.get_position(), text.get_text()) for text in axis.texts}
+    assert cells == {((0, 0), "3"), ((1, 0), "1"), ((1, 1), "4")}
+    shades = {
+        (patch.get_x(), patch.get_y()): patch.get_alpha() for patch in axis.patches if isinstance(patch, Rectangle)
+    }
+    assert shades == pytest.approx({(-0.5, -0.5): 0.9 * 0.75, (0.5, -0.5): 0.9 * 0.25, (0.5, 0.5): 0.9})
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.yaxis_inverted()) == ("predicted", "truth", True)
+
+
+def test_conditions_are_drawn_with_the_accuracy_of_all_classes_and_of_keywords(result: Evaluation) -> None:
+    shift = [Condition(9, 0.6, 0.5, -100), Condition(9, 0.9, 0.8), Condition(9, 0.7, 0.4, 100)]
+    noise_found = [Condition(9, 0.95, 0.85), Condition(9, 0.3, 0.2, snr_db=0.0)]
+    figure = draw_all(msgspec.structs.replace(result, shift=shift, noise=noise_found))["conditions"]
+    assert [np.round(line[:, 1]).tolist() for axis in (0, 1) for line in drawn(figure, axis)] == [
+        [60, 90, 70],
+        [50, 80, 40],
+        [95, 30],
+        [85, 20],
+    ]
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["all classes", "keywords"]
+
+
+def test_a_table_is_markdown() -> None:
+    table = Table(("", "n"), "<>", [("a|b", "1"), ("", "20")])
+    assert table.to_markdown() == ["| | n |", "|---|---|", "| a\\|b | 1 |", "| | 20 |"]
+    assert table.to_lines() == ["      n", "a|b   1", "     20"]
