@@ -4,7 +4,8 @@
     python -m pipelines.make_stream stream.wav --preset mlperf --keywords yes,no --clips words --noise noise --seed 2
 
 Words are the validation split of a configuration, whose running speech and unseen noise serve, too, or folders. Writes
-the recording and, beside it, its truth as Audacity labels (stream.labels.txt). pipelines/streams.py has the recipes.
+the recording and, beside it, its truth as Audacity labels (stream.labels.txt).
+The recipes are in speechrnn/evaluation/synthetic_streams.py.
 """
 
 from __future__ import annotations
