@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import speechrnn
-from speechrnn.audio import Samples, find_audio
+from speechrnn.audio import Samples
+from speechrnn.folders import find_audio
 
 
 class Playlist(speechrnn.AudioSource):

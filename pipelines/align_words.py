@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechrnn.audio import read, to_int16
+from speechrnn.audio import to_int16
 from speechrnn.cli.console import run_program, track
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.data.annotations import AlignedWord, FalseAlarm, read_aligned_words
 from speechrnn.data.clips import alone_in
 from speechrnn.data.pack import find_sources
+from speechrnn.decoding import read
 from speechrnn.errors import AudioError, DataError
 from speechrnn.files import write_text
 

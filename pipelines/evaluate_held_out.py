@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.inputs import open_inputs, parse_inputs
-from speechrnn.audio import find_audio, read
 from speechrnn.cli.console import run_program
 from speechrnn.data.clips import Pack
+from speechrnn.decoding import read
 from speechrnn.errors import ConfigError
 from speechrnn.evaluation import clips as evaluation
 from speechrnn.evaluation.clips import Evaluation
@@ -39,6 +39,7 @@ from speechrnn.evaluation.streams import (
 )
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, make_stream, of_folders, of_pack, spot_with_truth
 from speechrnn.evaluation.tables import Table, number, percent
+from speechrnn.folders import find_audio
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import ModelInfo, Options

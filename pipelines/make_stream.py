@@ -16,13 +16,14 @@ from pathlib import Path
 
 import soundfile
 
-from speechrnn.audio import Samples, find_audio, to_int16
+from speechrnn.audio import Samples, to_int16
 from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation.ground_truth import Word
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Recipe, make_stream, of_folders, of_pack, words_of
 from speechrnn.files import check_place, write_text, writing
+from speechrnn.folders import find_audio
 
 
 def write(target: Path, stream: Samples, words: list[Word]) -> Path:

@@ -1,19 +1,15 @@
-"""Samples: float32 in [-1, 1], mono, at one rate. Decoding, mixing, resampling and validation happen here."""
+"""Samples: float32 in [-1, 1], mono, at one rate. Mixing, resampling and validation happen here."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from speechrnn.errors import AudioError, MissingAudioError
+from speechrnn.errors import AudioError, DamagedAudioError
 
 Samples = NDArray[np.float32]
 INT16_SCALE = 32768
@@ -21,12 +17,7 @@ INT16_SCALE = 32768
 SPEECH_FRAME_MS = 20
 SPEECH_RANGE_DB = 20.0
 """The speech level of a clip: mean power of its frames of this length within this range of the loudest one."""
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"})
-_UNKNOWN_SIZE = 0x7FFFF000  # recorders that write to a pipe put a size from here up into the header
-_ENDLESS = 2**62  # libsndfile's count of frames where a header gives none
-# What libsndfile logs about a file that is shorter than its header says, and about Ogg pages that break off.
-_SIZES = re.compile(r"^ *(?:RIF[FX]|FORM|Riff size|Data size|data) *: (\d+) \(should be (\d+)\)", re.M | re.I)
-_BROKEN_OFF = re.compile(r"^Ogg ?: (?:.*end-of-stream|Junk after the last page)", re.M | re.I)
+_AUDIBLE = 1e-8  # mean square, -80 dB of full scale
 
 
 def from_int16(samples: NDArray[np.int16]) -> Samples:
@@ -70,101 +61,75 @@ def check_samples(samples: NDArray[Any], name: str) -> Samples:
     return array
 
 
-def open_audio(path: Path) -> soundfile.SoundFile:
-    """Open an audio file for reading. Raises AudioError if it is missing, empty, truncated, damaged or no audio.
+MAX_LEVEL = 8.0
+"""Floating-point samples may exceed 1 by that much (18 dB) after mixing; what is beyond is an error."""
+_MAX_FAR_RATE = 1e-3
 
-    Where a file ends too early is known here for WAV, RF64, W64, AIFF, AU, CAF, Ogg Vorbis and Opus; for FLAC, and for
-    MP3 with a Xing header, once it has been read that far. An MP3 without one does not say how long it should be, nor
-    does a WAV that was written to a pipe: they are taken as they are.
+
+def integer_scale(blocks: Iterable[NDArray[np.float32]]) -> float:
+    """What floats must be divided by that hold integers of 16, 24 or 32 bits, as SciPy writes them; 1 for others."""
+    n_samples, n_far, peak = 0, 0, 0.0
+    for block in blocks:
+        levels = np.abs(block[np.isfinite(block)])
+        levels = levels[levels <= 2**31]
+        n_samples += int(np.count_nonzero(levels))
+        n_far += int((levels > MAX_LEVEL).sum())
+        peak = max(peak, float(levels.max(initial=0)))
+    if n_far <= _MAX_FAR_RATE * n_samples:
+        return 1.0
+    return next(float(scale) for scale in (2**15, 2**23, 2**31) if peak <= scale)
+
+
+class Mixer:
+    """The mean of the channels; one alone where they cancel each other, as those of a miswired microphone do.
+
+    That is decided second by second, however the stream is cut. Where the mean has less than a fifth of the energy that
+    independent channels would give, the first channel that is not much weaker than another is taken, until the mean has
+    one and a half times that energy.
     """
-    if path.is_dir():
-        raise AudioError(f"{path}: expected an audio file, got a folder")
-    if not path.exists():
-        raise MissingAudioError(f"{path}: no such file")
-    if not path.is_file():
-        raise AudioError(
-            f"{path}: expected a file, got a pipe or a device; give raw 16-bit PCM to: speechrnn listen --source -"
-        )
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path}: expected audio, got an empty file")
-    try:
-        file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)  # names need not be valid text
-    except (soundfile.LibsndfileError, TypeError) as error:  # a TypeError for .raw, which has no header
-        kinds = ", ".join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))
-        reason = getattr(error, "error_string", error)
-        raise AudioError(f"{path}: not readable as audio ({reason}); expected one of {kinds}") from None
-    problem = _problem(file)
-    if problem:
-        file.close()
-        raise AudioError(f"{path}: {problem}")
-    return file
 
+    def __init__(self, rate_hz: int, n_channels: int) -> None:
+        self._rate_hz = rate_hz
+        self._n_channels = n_channels
+        self._waiting = np.zeros((0, n_channels), dtype=np.float32)
+        self._taken: int | None = None
+        self._n_cancelled = 0
 
-def _problem(file: soundfile.SoundFile) -> str:
-    """What its header says against an open file, or nothing."""
-    if file.frames == 0:
-        return "expected audio, got a file with no samples"
-    if file.frames >= _ENDLESS:
-        return "its header does not say how long it is, as of a recording through a pipe; convert it to WAV"
-    sizes = _SIZES.search(file.extra_info)
-    declared, there = map(int, sizes.groups()) if sizes else (0, 0)
-    if declared < _UNKNOWN_SIZE and declared - there > 1:  # one byte may be the padding of an odd chunk
-        return f"truncated: {declared - there} of {declared} bytes are missing; copy or record it again"
-    if _BROKEN_OFF.search(file.extra_info):
-        return "truncated: its last page is missing; copy or record it again"
-    return ""
+    @property
+    def cancelled_s(self) -> float:
+        """For how long one channel alone was taken, in seconds."""
+        return self._n_cancelled / self._rate_hz
 
+    def push(self, block: NDArray[np.float32]) -> Samples:
+        """The mono samples [T] that this block [T, channels] completes."""
+        if self._n_channels == 1:
+            return to_mono(block)
+        self._waiting = np.concatenate([self._waiting, block])
+        n_seconds = len(self._waiting) // self._rate_hz
+        seconds = [self._mixed(self._next(self._rate_hz)) for _ in range(n_seconds)]
+        return np.concatenate([np.zeros(0, dtype=np.float32), *seconds])
 
-def read_block(file: soundfile.SoundFile, n_samples: int) -> Samples:
-    """The next samples of an open file, at most `n_samples`, mixed to mono; none at its end.
+    def finish(self) -> Samples:
+        """What remains of the last second."""
+        return self._mixed(self._next(len(self._waiting)))
 
-    Raises AudioError where it is damaged, or ends earlier than its header says.
-    """
-    name = os.fsdecode(file.name)
-    try:
-        samples = file.read(n_samples, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: damaged audio ({error.error_string})") from None
-    at_end = not 0 <= n_samples <= len(samples)
-    if at_end and file.format == "MP3" and file.tell() < file.frames and _states_its_length(Path(name)):
-        missing_s = (file.frames - file.tell()) / file.samplerate
-        raise AudioError(f"{name}: truncated: its last {missing_s:.2f} s are missing; copy or record it again")
-    return check_samples(to_mono(samples), name)
+    def _next(self, n_samples: int) -> NDArray[np.float32]:
+        block, self._waiting = self._waiting[:n_samples], self._waiting[n_samples:]
+        return block
 
-
-def _states_its_length(path: Path) -> bool:
-    """Whether the first frame of an MP3 counts them; otherwise its length is libsndfile's estimate."""
-    with path.open("rb") as file:
-        tag = file.read(10)
-        size = sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=False))
-        file.seek(10 + size if tag[:3] == b"ID3" else 0)
-        frame = file.read(64)
-    return b"Xing" in frame or b"Info" in frame
-
-
-def blocks_of(file: soundfile.SoundFile) -> Iterator[Samples]:
-    """An open file from where it stands to its end, a second [T] at a time. Raises AudioError as `read_block` does."""
-    while len(block := read_block(file, file.samplerate)):
-        yield block
-
-
-def read(path: Path, sample_rate_hz: int) -> Samples:
-    """A whole audio file as mono float32 [T] at `sample_rate_hz`. Raises AudioError as `open_audio` does."""
-    with open_audio(path) as file:
-        samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks_of(file)])
-        if file.samplerate == sample_rate_hz:
-            return samples
-        return np.asarray(soxr.resample(samples, file.samplerate, sample_rate_hz), dtype=np.float32)
-
-
-def find_audio(path: Path) -> list[Path]:
-    """The file itself, or all audio files below a folder in order of name. Raises AudioError if there is none."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
-    if not files:
-        raise AudioError(f"{path}: no audio in this folder; expected files such as .wav or .flac")
-    return files
+    def _mixed(self, second: NDArray[np.float32]) -> Samples:
+        mean, energies = to_mono(second), np.square(second, dtype=np.float64).sum(axis=0)
+        independent = float(energies.sum()) / self._n_channels**2
+        if independent > _AUDIBLE * len(second):
+            gain = float(np.square(mean, dtype=np.float64).sum()) / independent
+            if gain > 1.5:
+                self._taken = None
+            elif gain < 0.2 and self._taken is None:
+                self._taken = int((energies > energies.max() / 2).argmax())
+        if self._taken is None:
+            return mean
+        self._n_cancelled += len(second)
+        return np.ascontiguousarray(second[:, self._taken])
 
 
 class Resampler:
@@ -181,15 +146,23 @@ class Resampler:
 
 
 def resampled(blocks: Iterable[Samples], from_hz: float, to_hz: float) -> Iterator[Samples]:
-    """Blocks [T] of one stream at another rate; an empty block, which says that a live source waits, stays one."""
-    resampler = Resampler(from_hz, to_hz)
-    for block in blocks:
-        converted = resampler.push(block)
-        if len(converted) or not len(block):
-            yield converted
+    """Blocks [T] of one stream at another rate; an empty block, which says that a live source waits, stays one.
+
+    Where the stream ends with DamagedAudioError, it is raised after the last samples.
+    """
+    resampler, damage = Resampler(from_hz, to_hz), None
+    try:
+        for block in blocks:
+            converted = resampler.push(block)
+            if len(converted) or not len(block):
+                yield converted
+    except DamagedAudioError as error:
+        damage = error
     rest = resampler.push(np.zeros(0, dtype=np.float32), last=True)
     if len(rest):
         yield rest
+    if damage:
+        raise damage
 
 
 def rms_db(samples: Samples) -> float:

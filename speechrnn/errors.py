@@ -4,7 +4,8 @@ The kinds, and what else a caller may catch them as::
 
     SpeechRnnError
     ├── AudioError             and ValueError
-    │   └── MissingAudioError  and FileNotFoundError
+    │   ├── MissingAudioError  and FileNotFoundError
+    │   └── DamagedAudioError
     ├── ModelFileError         and ValueError
     │   └── MissingModelError  and FileNotFoundError
     ├── ConfigError            and ValueError
@@ -31,6 +32,10 @@ class AudioError(SpeechRnnError, ValueError):
 
 class MissingAudioError(AudioError, FileNotFoundError):
     """An audio file that is not there."""
+
+
+class DamagedAudioError(AudioError):
+    """Audio of which a part is missing or wrong. It is raised after all samples that are there have been given."""
 
 
 class ModelFileError(SpeechRnnError, ValueError):

@@ -11,7 +11,7 @@ import numpy as np
 
 from speechrnn.audio import Samples
 from speechrnn.detector import Detection
-from speechrnn.errors import ConfigError
+from speechrnn.errors import ConfigError, DamagedAudioError
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import AudioSource, open_source
 from speechrnn.spec import Options
@@ -21,10 +21,19 @@ _PATIENCE_S = 5.0
 
 
 def spot(blocks: Iterable[Samples], spotter: KeywordSpotter) -> Iterator[Step]:
-    """Yield what becomes of each block [T] at the model's rate; last, an empty one with the detections of the end."""
-    for block in blocks:
-        yield spotter.step(block)
+    """Yield what becomes of each block [T] at the model's rate; last, an empty one with the detections of the end.
+
+    Where the audio ends with DamagedAudioError, it is raised after the last of them.
+    """
+    damage = None
+    try:
+        for block in blocks:
+            yield spotter.step(block)
+    except DamagedAudioError as error:
+        damage = error
     yield end(spotter)
+    if damage:
+        raise damage
 
 
 def end(spotter: KeywordSpotter) -> Step:
@@ -66,7 +75,8 @@ def transcribe(
     `threshold` in (0, 1] is for all keywords or, as a dictionary, for some by their names. Only `keywords` are
     detected, all if not given. `options` take the place of the model's.
 
-    Raises AudioError for audio that cannot be read, ModelFileError for a model that cannot be loaded, ConfigError for a
+    Raises AudioError for audio that cannot be read, and DamagedAudioError, which is one, if a part of it is missing
+    (`listen` yields what there is before that); ModelFileError for a model that cannot be loaded, ConfigError for a
     word that is no keyword of the model, an operating point that it does not have, or a threshold out of range.
     """
     return list(

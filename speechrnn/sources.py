@@ -16,7 +16,8 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Resampler, Samples, blocks_of, check_samples, from_int16, open_audio, resampled, to_mono
+from speechrnn.audio import Resampler, Samples, check_samples, from_int16, resampled, to_mono
+from speechrnn.decoding import log_notes, open_audio
 from speechrnn.errors import DeviceError, missing_extra
 
 _LOST_AFTER_S = 2.0
@@ -75,21 +76,30 @@ class ArraySource(AudioSource):
 
 
 class FileSource(AudioSource):
-    """An audio file of any length, rate and channel count that libsndfile reads, one second at a time.
+    """An audio file of any length, rate and channel count that libsndfile or FFmpeg reads, about a second at a time.
 
-    Raises AudioError on construction if the file is missing or damaged, and while reading if damage shows later.
+    `duration_s` is what the header says, None if nothing, and exact once all has been read. Raises AudioError on
+    construction if the file is missing or no audio, and DamagedAudioError after its last sample if some are missing.
     """
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self.name = path.name
         self._file = open_audio(path)
-        self.sample_rate_hz = self._file.samplerate
-        self.duration_s = self._file.frames / self._file.samplerate
+        self.sample_rate_hz = self._file.rate_hz
+        self.duration_s = self._file.duration_s
 
     def native_blocks(self) -> Iterator[Samples]:
         """Yield the file from its beginning, its channels mixed to mono."""
-        return blocks_of(self._file)
+        return self.blocks(self.sample_rate_hz)
+
+    def blocks(self, rate_hz: int) -> Iterator[Samples]:
+        """Yield the file from its beginning at `rate_hz`. What was mended is logged at the end."""
+        try:
+            yield from self._file.blocks(rate_hz)
+        finally:
+            self.duration_s = self._file.duration_s
+            log_notes(self._file.path, self._file.notes)
 
     def close(self) -> None:
         """Close the file."""

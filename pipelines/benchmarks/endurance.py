@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from speechrnn.audio import Samples, read
+from speechrnn.audio import Samples
 from speechrnn.cli.console import run_program
+from speechrnn.decoding import read
 from speechrnn.detector import Detection
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.spotter import KeywordSpotter

@@ -24,7 +24,8 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from speechrnn.audio import read, to_int16
+from speechrnn.audio import to_int16
+from speechrnn.decoding import read
 from speechrnn.evaluation.tables import Table
 
 _RATE_HZ = 48000

@@ -11,8 +11,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from speechrnn.audio import read
 from speechrnn.cli.console import run_program
+from speechrnn.decoding import read
 from speechrnn.evaluation.plots import check_picture
 from speechrnn.recognizer import load
 from speechrnn.spotter import KeywordSpotter, posteriors

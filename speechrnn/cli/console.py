@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
-from speechrnn.errors import ConfigError, SpeechRnnError, first_line, missing_extra, results_of
+from speechrnn.errors import (
+    AudioError,
+    ConfigError,
+    DamagedAudioError,
+    SpeechRnnError,
+    first_line,
+    missing_extra,
+    results_of,
+)
 from speechrnn.files import printable
 
 if TYPE_CHECKING:
@@ -111,12 +119,17 @@ class Batch:
     """Work on many inputs: an error of one is reported, the others are done, and the exit code is 2 in the end."""
 
     def __init__(self, n_done: int = 0, n_failed: int = 0) -> None:
-        self.n_done, self.n_failed = n_done, n_failed
+        self.n_done, self.n_failed, self.n_damaged = n_done, n_failed, 0
 
     def report(self, error: SpeechRnnError) -> None:
         """Print the error of one input."""
         note(f"speechrnn: {error}")
         self.n_failed += 1
+
+    def report_damage(self, error: DamagedAudioError) -> None:
+        """Print what is missing of an input of which the rest is used."""
+        note(f"speechrnn: {error}; the rest was used")
+        self.n_damaged += 1
 
     def results(self, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
         """Yield what `work` gives for each item, leaving out those that fail."""
@@ -126,16 +139,19 @@ class Batch:
 
     def files(self, audio: Iterable[Path]) -> list[Path]:
         """Audio files that arguments name, of folders all; an argument that names none has failed."""
-        from speechrnn.audio import find_audio
+        from speechrnn.folders import find_audio
 
-        return [file for found in results_of(audio, find_audio, self.report) for file in found]
+        def find(path: Path) -> list[Path]:
+            return find_audio(path, unreadable=lambda message: self.report(AudioError(message)))
+
+        return [file for found in results_of(audio, find, self.report) for file in found]
 
     def end(self) -> None:
-        """Exit with 2 if any input failed, saying how many did if there were several."""
+        """Exit with 2 if any input failed or was damaged, saying how many failed if there were several."""
         n_inputs = self.n_done + self.n_failed
         if self.n_failed and n_inputs > 1:
             note(f"speechrnn: {self.n_failed} of {n_inputs} inputs failed, the others are done")
-        if self.n_failed:
+        if self.n_failed or self.n_damaged:
             raise SystemExit(2)
 
 
@@ -180,8 +196,11 @@ def pack_audio(experiment: Experiment) -> Pack:
 
     keywords = experiment.model.labels.keywords
     pack = dataset.prepare(experiment.data, lambda clips, n: track(clips, n, "preparing"), keywords=keywords)
+    report = Path(experiment.data.dir) / experiment.data.packed / dataset.PROBLEMS
+    n_changed = sum(bool(clip.note) for clip in pack.clips)
+    if n_changed:
+        note(f"{n_changed} clips were not whole 16 kHz mono and were resampled, mixed or mended; see {report}")
     if pack.refused:
-        report = Path(experiment.data.dir) / experiment.data.packed / dataset.PROBLEMS
         note(f"{len(pack.refused)} clips cannot be used; they are listed in {report}")
     return pack
 

@@ -60,9 +60,9 @@ def evaluate(
     _background_noise_ is a clip of silence. In clips longer than a context, a keyword anywhere counts.
     With --split, FOLDER is a Speech Commands tree; its lists, or else the hash of the speaker, give the splits.
     """
-    from speechrnn.audio import find_audio
     from speechrnn.evaluation import clips
     from speechrnn.evaluation.report import to_table
+    from speechrnn.folders import find_audio
     from speechrnn.recognizer import find_model, load
 
     read = [*clips.clips_of(folder, split), *(find_audio(noise) if noise else []), find_model(model)]
@@ -261,10 +261,10 @@ def calibrate(
     Give audio that the model was not trained on. The file then says what each point rests on; see: describe. MODEL
     decides by `balanced` from then on.
     """
-    from speechrnn.audio import find_audio
     from speechrnn.evaluation import operating_points
     from speechrnn.evaluation.clips import clips_of
     from speechrnn.evaluation.synthetic_streams import of_files
+    from speechrnn.folders import find_audio
     from speechrnn.recognizer import find_model, load, save_info
 
     path, targets = find_model(model), _targets(target)

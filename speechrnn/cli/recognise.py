@@ -23,10 +23,11 @@ from speechrnn.cli.console import (
     threshold_option,
     track,
 )
-from speechrnn.errors import ConfigError
+from speechrnn.errors import ConfigError, DamagedAudioError
 from speechrnn.files import check_not_read, printable
 
 if TYPE_CHECKING:
+    from speechrnn.detector import Detection
     from speechrnn.formats import Transcript
     from speechrnn.recognizer import Recognizer
     from speechrnn.spotter import KeywordSpotter
@@ -69,8 +70,8 @@ def transcribe(
     files = batch.files(audio)
     several = len(files) > 1 or any(path.is_dir() for path in audio)
     with _destination(output, format_, files, several) as add:
-        for transcript in batch.results(files, lambda file: _transcribe_file(spotter, file)):
-            add(transcript)
+        for _ in batch.results(files, lambda file: add(_transcribe_file(spotter, file, batch))):
+            pass
     batch.end()
 
 
@@ -98,17 +99,22 @@ def _destination(
     return outputs.to_file(path, write, note)
 
 
-def _transcribe_file(spotter: KeywordSpotter, file: Path) -> Transcript:
+def _transcribe_file(spotter: KeywordSpotter, file: Path, batch: Batch) -> Transcript:
+    """What is found in a file; what is missing of it is reported."""
     from speechrnn.formats import Transcript
     from speechrnn.listening import spot
     from speechrnn.sources import FileSource
 
     spotter.reset()
+    found: list[Detection] = []
     with FileSource(file) as source:
-        duration_s = source.duration_s or 0.0
-        blocks = track(source.blocks(spotter.sample_rate_hz), round(duration_s), printable(file.name))
-        found = [detection for step in spot(blocks, spotter) for detection in step.detections]
-    return Transcript(printable(file), duration_s, tuple(found))
+        blocks = track(source.blocks(spotter.sample_rate_hz), round(source.duration_s or 0.0), printable(file.name))
+        try:
+            for step in spot(blocks, spotter):
+                found += step.detections
+        except DamagedAudioError as error:
+            batch.report_damage(error)
+        return Transcript(printable(file), source.duration_s or 0.0, tuple(found))
 
 
 @click.command(short_help="Name the word in clips of one word.")
@@ -145,7 +151,7 @@ def classify(audio: tuple[Path, ...], model: str, format_: str, top: int) -> Non
 
 def _classify_file(recognizer: Recognizer, file: Path) -> dict[str, float]:
     """The probability of each label, the largest first."""
-    from speechrnn.audio import read
+    from speechrnn.decoding import read
 
     posteriors = recognizer.classify(read(file, recognizer.info.spec.sample_rate_hz))
     ranked = sorted(zip(recognizer.labels, map(float, posteriors), strict=True), key=lambda item: -item[1])

@@ -37,13 +37,17 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Clip(msgspec.Struct, frozen=True, tag="clip"):
-    """A stretch of the packed samples [offset, offset + n_samples), and where in it the word lies, in samples."""
+    """A stretch of the packed samples [offset, offset + n_samples), and where in it the word lies, in samples.
+
+    `note` says what was done to the file for that, such as resampling, and what is missing of it.
+    """
 
     source: Source
     offset: int
     n_samples: int
     word_start: int
     word_end: int
+    note: str = ""
 
     @property
     def path(self) -> str:

@@ -15,19 +15,21 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from speechrnn.audio import AUDIO_SUFFIXES, open_audio, read_block, to_int16
+from speechrnn.audio import to_int16
 from speechrnn.config import TRAINING_RATE_HZ, Data
 from speechrnn.data.annotations import check_lists, with_lists
 from speechrnn.data.clips import Clip, ClipKind, Int16, Pack, Refused, Source, Split, alone_in, word_extent
 from speechrnn.data.speech_commands import splits_of
 from speechrnn.data.tts import plan, synthesise
+from speechrnn.decoding import read_recording
 from speechrnn.errors import AudioError, DataError, MissingDataError
+from speechrnn.folders import find_audio
 from speechrnn.labels import FOLDER_LABELS, SILENCE
 
 PROBLEMS = "problems.txt"
-"""Beside the index: the files left out, and why, one a line."""
+"""Beside the index: the files left out, and why, and those that were packed after a change, one a line."""
 _FLUSH_EVERY = 500
-_FORMAT = b'{"speechrnn_pack": 4}'
+_FORMAT = b'{"speechrnn_pack": 5}'
 """First line of an index. A pack of another format is made anew; count up when what it says of a clip changes."""
 
 
@@ -58,7 +60,7 @@ def find_sources(data: Data) -> list[Source]:
             f"or download it: speechrnn prepare CONFIG --download v0.02"
         )
     splits, sources = splits_of(commands), []
-    for file in _audio_files(commands):
+    for file in _found(commands):
         word = file.parent.name
         if FOLDER_LABELS.get(word) == SILENCE:
             sources.append(_source(base, file, "noise", splits(file), word))
@@ -75,21 +77,18 @@ def find_sources(data: Data) -> list[Source]:
         for name in names:
             if not (base / name).is_dir():
                 raise MissingDataError(f"{base / name}: no such folder; correct it in [data] of the configuration")
-            for file in _audio_files(base / name):
+            for file in _found(base / name):
                 of_file = _split_of_speech(file.name, data.speech_validation_fraction) if kind == "speech" else split
                 sources.append(_source(base, file, kind, of_file, file.parent.name))
     return sources
 
 
-def _audio_files(folder: Path) -> list[Path]:
-    """All audio files below a folder, in order. Links to folders are followed, each folder being entered once."""
-    found, seen = [], {folder.resolve()}
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = {name: (Path(root) / name).resolve() for name in sorted(folders)}
-        folders[:] = [name for name, path in real.items() if path not in seen]
-        seen.update(real.values())
-        found += [Path(root, name) for name in names]
-    return sorted(path for path in found if path.suffix.lower() in AUDIO_SUFFIXES)
+def _found(folder: Path) -> list[Path]:
+    """The audio in a folder, which may be empty."""
+    try:
+        return find_audio(folder)
+    except AudioError:
+        return []
 
 
 def prepare(
@@ -196,33 +195,39 @@ def _write_pack(
                 lines = []
         samples_file.flush()
         index_file.writelines(lines)
-    refused = [entry for entry in _read_index(index_part) if isinstance(entry, Refused)]
-    (folder / PROBLEMS).write_text(
-        "".join(f"{one.source.path}: {one.problem}\n" for one in refused), encoding="utf-8", errors="surrogateescape"
-    )
+    _write_problems(folder / PROBLEMS, _read_index(index_part))
     samples_part.replace(folder / "samples.int16")
     index_part.replace(folder / "index.jsonl")
 
 
+def _write_problems(path: Path, entries: Iterable[Clip | Refused]) -> None:
+    """List the files that were left out, or changed, and why."""
+    said = [(one.source.path, one.problem if isinstance(one, Refused) else one.note) for one in entries]
+    lines = [f"{name}: {what}\n" for name, what in said if what]
+    path.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+
+
 def _pack_source(base: Path, source: Source, offset: int) -> tuple[Clip | Refused, Int16]:
     """A source as a clip that begins at `offset`, and its samples [T]; none, and a reason, if it cannot be used."""
-    samples, problem = _read_samples(base / source.path)
+    samples, notes, problem = _read_samples(base / source.path)
     if not problem and not samples.any():
         problem = "no sound"
     if problem:
         return Refused(source, problem), samples[:0]
-    return Clip(source, offset, len(samples), *word_extent(samples)), samples
+    return Clip(source, offset, len(samples), *word_extent(samples), "; ".join(notes)), samples
 
 
-def _read_samples(path: Path) -> tuple[Int16, str]:
-    """The samples of a file [T], or why it cannot be used."""
-    nothing = np.zeros(0, dtype=np.int16)
+def _read_samples(path: Path) -> tuple[Int16, list[str], str]:
+    """The samples of a file [T] at the rate of training, what was done to it for that, and why it cannot be used."""
     try:
-        with open_audio(path) as file:
-            if file.channels > 1:
-                return nothing, f"{file.channels} channels"
-            if file.samplerate != TRAINING_RATE_HZ:
-                return nothing, f"rate of {file.samplerate} Hz"
-            return to_int16(read_block(file, -1)), ""
+        recording = read_recording(path, TRAINING_RATE_HZ)
     except (AudioError, OSError) as error:
-        return nothing, str(error).removeprefix(f"{path}: ")
+        return np.zeros(0, dtype=np.int16), [], str(error).removeprefix(f"{path}: ")
+    notes = list(recording.notes)
+    if recording.rate_hz != TRAINING_RATE_HZ:
+        notes.append(f"resampled from {recording.rate_hz} to {TRAINING_RATE_HZ} Hz")
+    if recording.n_channels > 1:
+        notes.append(f"{recording.n_channels} channels mixed to one")
+    if recording.problem:
+        notes.append(f"{recording.problem}; what there is was packed")
+    return to_int16(recording.samples), notes, ""

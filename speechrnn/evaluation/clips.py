@@ -14,12 +14,14 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from speechrnn.audio import Samples, find_audio, read, speech_power
+from speechrnn.audio import Samples, speech_power
 from speechrnn.data.clips import Split
 from speechrnn.data.speech_commands import splits_of
+from speechrnn.decoding import read
 from speechrnn.errors import AudioError, DataError
 from speechrnn.evaluation import metrics
 from speechrnn.evaluation.metrics import Counts, Floats
+from speechrnn.folders import find_audio
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels
 from speechrnn.recognizer import Array, Recognizer, centred
 

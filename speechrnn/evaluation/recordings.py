@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from speechrnn.audio import Samples, find_audio, open_audio
+from speechrnn.audio import Samples
+from speechrnn.decoding import open_audio
 from speechrnn.errors import DataError, Report, results_of
 from speechrnn.evaluation.ground_truth import GroundTruth, find_ground_truth, read_detections, read_ground_truth
 from speechrnn.evaluation.streams import StreamResult, spot_all
 from speechrnn.files import is_same, printable
+from speechrnn.folders import find_audio
 from speechrnn.formats import Transcript
 from speechrnn.recognizer import Recognizer
 from speechrnn.sources import FileSource

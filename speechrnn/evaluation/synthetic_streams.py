@@ -15,12 +15,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Samples, find_audio, from_int16, read, speech_power, to_int16
+from speechrnn.audio import Samples, from_int16, speech_power, to_int16
 from speechrnn.config import TRAINING_RATE_HZ, Range
 from speechrnn.data.clips import Clip, Pack, Split, word_extent
+from speechrnn.decoding import read
 from speechrnn.errors import DataError
 from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, find_ground_truth, read_ground_truth
 from speechrnn.evaluation.streams import StreamResult, spot_all
+from speechrnn.folders import find_audio
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import Options
 

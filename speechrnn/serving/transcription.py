@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from speechrnn.audio import Samples, open_audio
+from speechrnn.audio import Samples
+from speechrnn.decoding import open_audio
 from speechrnn.detector import Detection
 from speechrnn.errors import AudioError, SpeechRnnError
 from speechrnn.formats import FORMATS, Transcript
@@ -122,10 +123,11 @@ def _transcribe(path: Path, name: str, model: str, options: Options) -> Result:
     spotter = KeywordSpotter(load(model), options)
     peaks, found = Peaks(spotter.sample_rate_hz), []
     with FileSource(path) as source:
-        duration_s = source.duration_s or 0.0
         for step in spot(source.blocks(spotter.sample_rate_hz), spotter):
             found += step.detections
             peaks.push(step.block)
+            _check_length(step.position_s, name)
+        duration_s = source.duration_s or 0.0
     transcript = Transcript(name, duration_s, tuple(found))
     files = {kind: FORMATS[kind]([transcript]) for kind in _OFFERED_FORMATS}
     return Result(name, duration_s, transcript.detections, peaks.values(_MAX_PEAKS), files)
@@ -134,17 +136,21 @@ def _transcribe(path: Path, name: str, model: str, options: Options) -> Result:
 def _check_header(path: Path, name: str) -> None:
     """Refuse what would need much memory or time, before any of it is decoded."""
     with open_audio(path) as file:
-        duration_s = file.frames / file.samplerate
-        if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1] or file.channels > _MAX_CHANNELS:
+        duration_s = file.duration_s or 0.0
+        if not _RATES_HZ[0] <= file.rate_hz <= _RATES_HZ[1] or file.n_channels > _MAX_CHANNELS:
             raise AudioError(
                 f"{name}: expected {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz and at most {_MAX_CHANNELS} channels, "
-                f"got {file.samplerate} Hz and {file.channels}; convert it"
+                f"got {file.rate_hz} Hz and {file.n_channels}; convert it"
             )
-        if duration_s > MAX_DURATION_S:
-            raise AudioError(
-                f"{name}: expected at most {MAX_DURATION_S / 60:g} minutes, got {duration_s / 60:.0f}; "
-                "use the command: speechrnn transcribe"
-            )
+        _check_length(duration_s, name)
+
+
+def _check_length(duration_s: float, name: str) -> None:
+    if duration_s > MAX_DURATION_S:
+        raise AudioError(
+            f"{name}: expected at most {MAX_DURATION_S / 60:g} minutes, got {duration_s / 60:.0f}; "
+            "use the command: speechrnn transcribe"
+        )
 
 
 if __name__ == "__main__":

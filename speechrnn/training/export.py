@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from onnxscript.optimizer import optimize
 
-from speechrnn.audio import Samples, find_audio, read
+from speechrnn.audio import Samples
+from speechrnn.decoding import read
 from speechrnn.errors import ModelFileError
+from speechrnn.folders import find_audio
 from speechrnn.model.features import fold_spectrograms
 from speechrnn.model.network import RecognizerNet
 from speechrnn.recognizer import METADATA_KEY, load

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from speechrnn.audio import Samples, read, to_int16
+from speechrnn.audio import Samples, to_int16
 from speechrnn.cli.doctor import check_sound, check_speed
 from speechrnn.cli.live_view import LiveView, bar
+from speechrnn.decoding import read
 from speechrnn.detector import Detection
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import FileSource

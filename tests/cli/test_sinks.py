@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechrnn.audio import read
 from speechrnn.cli.sinks import CommandRunner, Recorder, run
+from speechrnn.decoding import read
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, OutputError
 from speechrnn.listening import listen

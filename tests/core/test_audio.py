@@ -1,42 +1,42 @@
-"""Decoding, mixing, checking and resampling of audio."""
+"""Mixing, checking and resampling of audio."""
 
 from __future__ import annotations
 
-import os
-import struct
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from speechrnn.audio import Resampler, Samples, check_samples, find_audio, from_int16, read, rms_db, to_int16, to_mono
+from speechrnn.audio import Mixer, Resampler, Samples, check_samples, from_int16, rms_db, to_int16, to_mono
 from speechrnn.errors import AudioError
-from speechrnn.sources import FileSource
-from tests.helpers import RATE_HZ, assert_one_line, cut, cuts, every, noise, sine, write_audio
-
-Read = Callable[[Path, int], Samples]
-PIPE_SIZES = (0xFFFFFFFF, 0x7FFFFFFF)
+from tests.helpers import RATE_HZ, assert_one_line, cut, cuts, every, noise, sine
 
 
-def read_by_blocks(path: Path, sample_rate_hz: int) -> Samples:
-    with FileSource(path) as source:
-        return np.concatenate(list(source.blocks(sample_rate_hz)))
+def stereo(degrees: float, n_samples: int) -> NDArray[np.float32]:
+    """Noise [T, 2] whose channels correlate as the cosine of an angle."""
+    one, other = noise(n_samples), noise(2 * n_samples)[n_samples:]
+    angle = np.radians(degrees)
+    return np.stack([one, np.float32(np.cos(angle)) * one + np.float32(np.sin(angle)) * other], axis=1)
 
 
-both_readers = pytest.mark.parametrize("read_file", [read, read_by_blocks])
+def mixed(blocks: list[NDArray[np.float32]]) -> Samples:
+    mixer = Mixer(1000, 2)
+    return np.concatenate([*map(mixer.push, blocks), mixer.finish()])
 
 
-def wav_bytes(riff_size: int, data_size: int, n_samples: int) -> bytes:
-    """A 16-bit mono file at 16 kHz whose header gives these sizes, whatever follows."""
-    form = struct.pack("<IHHIIHH", 16, 1, 1, RATE_HZ, 2 * RATE_HZ, 2, 16)
-    head = b"RIFF" + struct.pack("<I", riff_size) + b"WAVEfmt " + form
-    return head + b"data" + struct.pack("<I", data_size) + to_int16(noise(n_samples)).tobytes()
+@given(places=cuts(5500))
+def test_mixing_does_not_depend_on_the_blocks(places: list[int]) -> None:
+    samples = np.concatenate([stereo(degrees, 1100) for degrees in (0, 180, 90, 180, 30)])
+    np.testing.assert_array_equal(mixed(np.split(samples, places)), mixed([samples]))
+
+
+@pytest.mark.parametrize(("degrees", "is_mean"), [(0, True), (90, True), (120, True), (160, False), (180, False)])
+def test_the_mean_is_taken_unless_the_channels_cancel_each_other(degrees: float, is_mean: bool) -> None:
+    samples = stereo(degrees, 2500)
+    np.testing.assert_array_equal(mixed([samples]), to_mono(samples) if is_mean else samples[:, 0])
 
 
 def test_every_int16_survives_the_way_to_float_and_back() -> None:
@@ -84,191 +84,6 @@ def test_samples_that_are_no_finite_float32_stream_are_refused(samples: NDArray[
     with pytest.raises(AudioError) as caught:
         check_samples(samples, "stream 7")
     assert_one_line(caught.value, "stream 7", part)
-
-
-def make_folder(path: Path) -> None:
-    path.mkdir()
-
-
-def make_empty(path: Path) -> None:
-    path.touch()
-
-
-def make_text(path: Path) -> None:
-    path.write_text("This is no audio.\n" * 100)
-
-
-def make_truncated(path: Path) -> None:
-    whole = write_audio(path, noise(3 * RATE_HZ)).read_bytes()
-    path.write_bytes(whole[: len(whole) // 3])
-
-
-def make_without_its_end(path: Path) -> None:
-    path.write_bytes(write_audio(path, noise(RATE_HZ)).read_bytes()[:-4])
-
-
-def make_cut_in_header(path: Path) -> None:
-    path.write_bytes(wav_bytes(36, 0, 0)[:30])
-
-
-def make_without_samples(path: Path) -> None:
-    write_audio(path, noise(0))
-
-
-def make_nan(path: Path) -> None:
-    write_audio(path, np.array([0, np.nan, 0], np.float32), subtype="FLOAT")
-
-
-def make_infinite(path: Path) -> None:
-    write_audio(path, np.array([0, np.inf, 0], np.float32), subtype="FLOAT")
-
-
-def make_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def make_flac_of_unknown_length(path: Path) -> None:
-    content = bytearray(write_audio(path, noise(RATE_HZ)).read_bytes())
-    content[21] &= 0xF0  # the count of samples is the last 36 bits of bytes 18 to 25
-    content[22:26] = bytes(4)
-    path.write_bytes(content)
-
-
-def make_damaged_flac(path: Path) -> None:
-    whole = write_audio(path, noise(3 * RATE_HZ)).read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-
-
-@both_readers
-@pytest.mark.parametrize(
-    ("name", "make", "part"),
-    [
-        ("missing.wav", lambda path: None, "no such file"),
-        ("folder.wav", make_folder, "got a folder"),
-        ("empty.wav", make_empty, "an empty file"),
-        ("text.wav", make_text, "not readable as audio"),
-        ("headerless.raw", make_text, "not readable as audio"),
-        ("truncated.wav", make_truncated, "truncated: 64030 of 96036 bytes are missing"),
-        ("two_samples_short.wav", make_without_its_end, "truncated"),
-        ("header.wav", make_cut_in_header, "not readable as audio"),
-        ("nothing.wav", make_without_samples, "no samples"),
-        ("nan.wav", make_nan, "finite"),
-        ("infinite.wav", make_infinite, "finite"),
-        ("damaged.flac", make_damaged_flac, "damaged"),
-        ("endless.flac", make_flac_of_unknown_length, "does not say how long it is"),
-        ("pipe.wav", make_pipe, "listen --source -"),
-    ],
-)
-def test_unusable_audio_is_one_line_that_names_the_file(
-    read_file: Read, name: str, make: Callable[[Path], None], part: str, tmp_path: Path
-) -> None:
-    make(tmp_path / name)
-    with pytest.raises(AudioError) as caught:
-        read_file(tmp_path / name, RATE_HZ)
-    assert_one_line(caught.value, str(tmp_path / name), part)
-
-
-NAMED = ("AIFF", "AU", "CAF", "FLAC", "MP3", "OGG", "RF64", "W64", "WAV", "WAVEX")
-"""The formats of AUDIO_SUFFIXES, as libsndfile calls them."""
-WRITTEN = [
-    (name, subtype)
-    for name in NAMED
-    for subtype in sorted(soundfile.available_subtypes(name))
-    if not subtype.startswith(("DWVW", "MPEG")) or (name, subtype) == ("MP3", "MPEG_LAYER_III")  # others it only lists
-]
-
-
-@pytest.mark.parametrize(("name", "subtype"), WRITTEN)
-def test_every_kind_that_is_written_is_read_whole(name: str, subtype: str, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "whole", noise(2 * RATE_HZ), RATE_HZ, format=name, subtype=subtype)
-    assert 2 * RATE_HZ <= len(read(tmp_path / "whole", RATE_HZ)) <= 2.3 * RATE_HZ  # some write whole packets only
-
-
-@pytest.mark.parametrize("n_missing", [100, 5000])
-@pytest.mark.parametrize(("name", "subtype"), WRITTEN)
-def test_every_kind_is_refused_when_truncated(name: str, subtype: str, n_missing: int, tmp_path: Path) -> None:
-    path = tmp_path / "truncated"
-    soundfile.write(path, noise(2 * RATE_HZ), RATE_HZ, format=name, subtype=subtype)
-    path.write_bytes(path.read_bytes()[:-n_missing])
-    with pytest.raises(AudioError) as caught:
-        read_by_blocks(path, RATE_HZ)
-    assert_one_line(caught.value, str(path))
-
-
-def test_an_mp3_that_does_not_say_its_length_is_taken_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "bare.mp3"
-    content = write_audio(path, sine(440, 2.0)).read_bytes().replace(b"Xing", bytes(4)).replace(b"Info", bytes(4))
-    path.write_bytes(content[:-1000])
-    assert len(read(path, RATE_HZ)) > 0
-
-
-def test_the_length_that_an_mp3_states_is_found_behind_its_tag(tmp_path: Path) -> None:
-    path = tmp_path / "tagged.mp3"
-    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 2, 44]) + b"\x00" * 300
-    content = tag + write_audio(path, noise(2 * RATE_HZ)).read_bytes()
-    path.write_bytes(content)
-    assert len(read(path, RATE_HZ)) == 2 * RATE_HZ
-    path.write_bytes(content[:-1000])
-    with pytest.raises(AudioError, match=r"truncated: its last \d\.\d\d s"):
-        read(path, RATE_HZ)
-
-
-@both_readers
-@pytest.mark.parametrize(
-    ("suffix", "rate_hz", "n_channels", "subtype", "duration_s"),
-    [
-        (".wav", 16000, 1, "PCM_16", 1.0),
-        (".wav", 16000, 8, "PCM_16", 1.0),
-        (".wav", 8000, 1, "PCM_16", 1.0),
-        (".wav", 192000, 2, "PCM_16", 1.0),
-        (".wav", 44100, 2, "PCM_24", 2.3),
-        (".wav", 16000, 1, "PCM_U8", 1.0),
-        (".wav", 48000, 1, "FLOAT", 1.0),
-        (".wav", 48000, 1, "DOUBLE", 1.0),
-        (".wav", 16000, 1, "PCM_16", 0.05),
-        (".wav", 44100, 1, "PCM_16", 0.05),
-        (".flac", 44100, 2, "PCM_16", 1.0),
-        (".ogg", 48000, 2, "VORBIS", 1.0),
-    ],
-)
-def test_a_tone_is_read_from_every_kind_of_file(
-    read_file: Read, suffix: str, rate_hz: int, n_channels: int, subtype: str, duration_s: float, tmp_path: Path
-) -> None:
-    levels = np.linspace(0.5, 1.5, n_channels) if n_channels > 1 else np.ones(1)  # their mean is 1
-    samples = (sine(1000, duration_s, rate_hz)[:, None] * levels).astype(np.float32)
-    found = read_file(write_audio(tmp_path / f"tone{suffix}", samples, rate_hz, subtype), RATE_HZ)
-    expected = sine(1000, duration_s)
-    assert found.dtype == np.float32
-    assert abs(len(found) - len(expected)) <= 1
-    middle = slice(200, len(expected) - 200)  # the edges ring where a rate was changed
-    np.testing.assert_allclose(found[middle], expected[middle], atol=0.05 if subtype == "VORBIS" else 0.01)
-
-
-@both_readers
-@pytest.mark.parametrize("riff_size", PIPE_SIZES)
-@pytest.mark.parametrize("data_size", [*PIPE_SIZES, 0x7FFFFFFF - 36])
-def test_a_wav_that_went_through_a_pipe_is_read_whole(
-    read_file: Read, riff_size: int, data_size: int, tmp_path: Path
-) -> None:
-    path = tmp_path / "pipe.wav"
-    path.write_bytes(wav_bytes(riff_size, data_size, 12345))
-    np.testing.assert_array_equal(read_file(path, RATE_HZ), from_int16(to_int16(noise(12345))))
-
-
-def test_find_audio_takes_a_file_or_all_below_a_folder_in_order(tmp_path: Path) -> None:
-    for name in ("b.wav", "deep/er/a.FLAC", "c.txt", "a.wav"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.wav").mkdir()
-    assert find_audio(tmp_path) == [tmp_path / name for name in ("a.wav", "b.wav", "deep/er/a.FLAC")]
-    assert find_audio(tmp_path / "c.txt") == [tmp_path / "c.txt"]
-
-
-def test_find_audio_refuses_a_folder_without_audio(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(AudioError) as caught:
-        find_audio(tmp_path)
-    assert_one_line(caught.value, str(tmp_path), "no audio")
 
 
 def resample(blocks: list[Samples], from_hz: int) -> Samples:

@@ -7,7 +7,7 @@ import pytest
 
 import speechrnn
 from speechrnn import config, errors
-from speechrnn.audio import open_audio
+from speechrnn.decoding import open_audio
 from speechrnn.errors import SpeechRnnError, missing_extra
 from speechrnn.files import writing
 from speechrnn.recognizer import find_model
@@ -22,6 +22,7 @@ KINDS = {
     errors.DataError: ValueError,
     errors.DeviceError: OSError,
     errors.OutputError: OSError,
+    errors.DamagedAudioError: ValueError,
     errors.MissingAudioError: FileNotFoundError,
     errors.MissingModelError: FileNotFoundError,
     errors.MissingConfigError: FileNotFoundError,

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from speechrnn import listening, sources
-from speechrnn.audio import Samples, read, to_int16
+from speechrnn.audio import Samples, to_int16
+from speechrnn.decoding import read
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.listening import BackgroundListener, listen, transcribe

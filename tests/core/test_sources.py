@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from speechrnn.audio import Samples, read
+from speechrnn.audio import Samples
+from speechrnn.decoding import read
 from speechrnn.errors import AudioError
 from speechrnn.sources import ArraySource, AudioSource, FileSource, open_source
 from tests.helpers import RATE_HZ, noise, sine, write_audio

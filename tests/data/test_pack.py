@@ -372,9 +372,6 @@ TONE = 0.1 * np.sin(np.arange(8000) / 5)
 @pytest.mark.parametrize(
     ("samples", "rate_hz", "reason"),
     [
-        (TONE, 8000, "rate of 8000 Hz"),
-        (TONE, 48000, "rate of 48000 Hz"),
-        (np.stack([TONE, TONE], axis=1), 16000, "2 channels"),
         (np.zeros(8000), 16000, "no sound"),
         (np.zeros(0), 16000, "expected audio, got a file with no samples"),
         (None, 16000, "not readable as audio"),
@@ -396,6 +393,37 @@ def test_clips_that_cannot_be_used_are_listed_with_a_reason(
     assert prepare(made_data.data(own_dir)).refused == pack.refused
     listed = (own_dir / "packed" / dataset.PROBLEMS).read_text()
     assert listed == f"{pack.refused[0].source.path}: {pack.refused[0].problem}\n"
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate_hz", "note"),
+    [
+        (TONE, 8000, "resampled from 8000 to 16000 Hz"),
+        (np.stack([TONE, TONE], axis=1), 48000, "resampled from 48000 to 16000 Hz; 2 channels mixed to one"),
+        (TONE * 32767, 16000, "its floating-point samples reach far beyond 1; they are divided by 32768"),
+    ],
+)
+def test_clips_of_another_kind_are_changed_to_what_is_trained_on_and_listed(
+    own_dir: Path, samples: np.ndarray[Any, Any], rate_hz: int, note: str
+) -> None:
+    path = own_dir / COMMANDS / "yes" / "aaa_nohash_0.wav"
+    soundfile.write(path, samples, rate_hz, subtype="FLOAT")
+    pack = prepare(made_data.data(own_dir))
+    name = str(path.relative_to(own_dir))
+    (clip,) = [clip for clip in pack.clips if clip.path == name]
+    assert (clip.n_samples, clip.note) == (round(len(samples) * 16000 / rate_hz), note)
+    assert np.abs(pack.samples_of(clip)).max() == pytest.approx(3277, abs=200)
+    assert (own_dir / "packed" / dataset.PROBLEMS).read_text() == f"{name}: {note}\n"
+
+
+def test_what_there_is_of_a_damaged_clip_is_packed_and_listed(own_dir: Path) -> None:
+    path = own_dir / COMMANDS / "yes" / "aaa_nohash_0.wav"
+    soundfile.write(path, TONE, 16000)
+    path.write_bytes(path.read_bytes()[:-1000])
+    pack = prepare(made_data.data(own_dir))
+    (clip,) = [clip for clip in pack.clips if clip.note]
+    assert clip.n_samples == len(TONE) - 500
+    assert clip.note == "truncated: 1000 of 16000 bytes are missing; what there is was packed"
 
 
 @pytest.mark.parametrize(
@@ -761,7 +789,7 @@ def test_a_list_of_words_that_cannot_be_used_is_named(own_dir: Path, text: str |
 
 
 def test_words_of_a_recording_that_cannot_be_packed_are_passed_over(own_dir: Path) -> None:
-    soundfile.write(own_dir / "speech" / "training" / "1.wav", np.full((16000, 2), 0.1), 16000)
+    soundfile.write(own_dir / "speech" / "training" / "1.wav", np.zeros(16000), 16000)
     rows = ["audio,start_s,end_s,label", "speech/training/1.wav,0.1,0.5,pear", "speech/training/0.wav,0.1,0.5,apple"]
     (own_dir / "aligned_words.csv").write_text("\n".join(rows))
     clips = prepare(made_data.data(own_dir, aligned_words="aligned_words.csv")).clips

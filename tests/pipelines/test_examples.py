@@ -11,6 +11,7 @@ import soundfile
 from pipelines.media.make_examples import RECORDINGS, Example, make
 from speechrnn import audio
 from speechrnn.audio import Samples
+from speechrnn.decoding import read
 from speechrnn.detector import Detection
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import FileSource
@@ -57,7 +58,7 @@ def test_times_lie_on_the_words(name: str, recognizer: Recognizer) -> None:
 def spoken(name: str, number: int, recognizer: Recognizer) -> Samples:
     """One word of an example [T] at 16 kHz, counted from 0, without what is around it."""
     _, start_s, end_s = truth(name, recognizer)[number]
-    return audio.read(EXAMPLES / name, 16000)[round(16000 * start_s) : round(16000 * end_s)]
+    return read(EXAMPLES / name, 16000)[round(16000 * start_s) : round(16000 * end_s)]
 
 
 def labels_of(samples: Samples, recognizer: Recognizer) -> list[str]:
@@ -116,5 +117,5 @@ def test_the_script_makes_the_recordings_again(recording: Example, tmp_path: Pat
     assert soundfile.info(made).channels == soundfile.info(kept).channels == recording.channels
     label_lines = made.with_suffix(".labels.txt").read_text().splitlines()
     assert [line.split("\t")[2] for line in label_lines] == recording.words.split()
-    duration_s = len(audio.read(made, 16000)) / 16000
-    assert duration_s == pytest.approx(len(audio.read(kept, 16000)) / 16000, abs=0.5)
+    duration_s = len(read(made, 16000)) / 16000
+    assert duration_s == pytest.approx(len(read(kept, 16000)) / 16000, abs=0.5)

@@ -18,12 +18,13 @@ from pipelines import make_stream as make_stream_command
 from pipelines.benchmarks import endurance, robustness
 from pipelines.media import make_picture
 from pipelines.studies import compare_cells, compare_pocketsphinx
-from speechrnn.audio import Samples, read, speech_power, to_int16
+from speechrnn.audio import Samples, speech_power, to_int16
 from speechrnn.cli.console import run_program
 from speechrnn.config import load_experiment
 from speechrnn.data.annotations import FalseAlarm, read_hard_negatives
 from speechrnn.data.clips import Pack
 from speechrnn.data.pack import prepare
+from speechrnn.decoding import read
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DataError, OutputError
 from speechrnn.evaluation import synthetic_streams

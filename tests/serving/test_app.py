@@ -31,8 +31,9 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from speechrnn.audio import Resampler, Samples, from_int16, read, to_int16
+from speechrnn.audio import Resampler, Samples, from_int16, to_int16
 from speechrnn.cli.main import cli
+from speechrnn.decoding import read
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.serving import admission, conversation, guard, transcription, uploads
 from speechrnn.serving import app as server

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
-from speechrnn.audio import Samples, read
+from speechrnn.audio import Samples
+from speechrnn.decoding import read
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.serving import uploads
 from tests.helpers import COMMAND, RATE_HZ, fake_recognizer, silence, sine, write_audio

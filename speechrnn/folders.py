@@ -1,0 +1,85 @@
+"""Which files a folder of audio holds, for every command the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from speechrnn.decoding import AUDIO_SUFFIXES
+from speechrnn.errors import AudioError, first_line
+
+_LOGGER = logging.getLogger(__name__)
+_N_NAMED = 3
+_COMPANIONS = frozenset(
+    {
+        "",
+        ".csv",
+        ".ctm",
+        ".html",
+        ".json",
+        ".jsonl",
+        ".lab",
+        ".md",
+        ".srt",
+        ".textgrid",
+        ".toml",
+        ".tsv",
+        ".txt",
+        ".vtt",
+    }
+)
+"""Suffixes of what lies beside recordings as a matter of course."""
+
+
+def find_audio(path: Path, *, unreadable: Callable[[str], None] = _LOGGER.warning) -> list[Path]:
+    """The file itself, or all audio files below a folder in order of name.
+
+    Links to folders are followed, each folder being entered once, and by its own name if it has one below `path`.
+    Hidden files and the texts that belong to recordings are left out; what else is left out is counted and named in the
+    log. `unreadable` is told of each folder that cannot be read. Raises AudioError if there is no audio, or `path`
+    cannot be looked at.
+    """
+    try:
+        if not path.is_dir():
+            return [path]
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{path}: cannot be read ({_reason(error)})") from None
+    files = sorted(_files(path, unreadable))
+    audio = [file for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
+    if not audio:
+        raise AudioError(f"{path}: no audio in this folder; expected files such as .wav or .flac")
+    others = [str(file.relative_to(path)) for file in files if file.suffix.lower() not in AUDIO_SUFFIXES | _COMPANIONS]
+    if others:
+        more = f" and {len(others) - _N_NAMED} more" if len(others) > _N_NAMED else ""
+        _LOGGER.warning("%s: left out what is no audio: %s%s", path, ", ".join(others[:_N_NAMED]), more)
+    return audio
+
+
+def _files(root: Path, unreadable: Callable[[str], None]) -> Iterator[Path]:
+    """All files but hidden ones. Links to folders wait until no folder is left that is none."""
+    folders, seen = [root], set[tuple[int, int]]()
+    links: list[Path] = []
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            status = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            unreadable(f"{folder}: cannot be read ({_reason(error)})")
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(folder / entry.name)
+            elif entry.is_file() or entry.is_symlink():  # a broken link is named by who opens it
+                yield folder / entry.name
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or first_line(error)
