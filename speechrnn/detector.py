@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.labels import Labels
+from speechrnn.labels import SILENCE, Labels
 from speechrnn.spec import Options
 
 
@@ -29,7 +31,8 @@ class Detector:
     """Turns one row of posteriors per step into detections.
 
     A keyword fires when the mean of its last posteriors reaches its threshold and is the highest. It is then held
-    until that mean falls below `release` times the threshold and `refractory_ms` have passed.
+    until that mean falls below `release` times the threshold and `refractory_ms` have passed. Where the options want
+    quiet before a keyword, one within speech is held as if it had fired, but does not; `n_in_speech` counts those.
     """
 
     def __init__(self, labels: Labels, options: Options) -> None:
@@ -46,6 +49,9 @@ class Detector:
         self._rise_levels = self._thresholds * max(0.5, options.release)
         self._n_smoothed = max(1, round(options.smoothing_ms / options.step_ms))
         self._n_refractory = -(-options.refractory_ms // options.step_ms)
+        self._silence = labels.names.index(SILENCE) if options.quiet_before else -1
+        self._n_quiet_from = options.quiet_from_ms // options.step_ms
+        self._n_quiet_to = options.quiet_to_ms // options.step_ms
         self.reset()
 
     def reset(self) -> None:
@@ -56,10 +62,22 @@ class Detector:
         self._held = np.zeros(n, dtype=bool)
         self._fired = np.full(n, -self._n_refractory)
         self._rose = np.zeros(n, dtype=np.int64)
+        self._quiet: deque[bool] = deque([True] * self._n_quiet_from, maxlen=self._n_quiet_from)
+        self._last_fired = -self._n_quiet_from
+        self.n_in_speech = 0
 
     def push(self, posteriors: NDArray[np.floating]) -> list[Detection]:
         """Take the posteriors of further steps [n, C], keywords first, and return what fires at them."""
-        return [detection for row in posteriors for detection in self._decide(row[: len(self._keywords)])]
+        found: list[Detection] = []
+        for row in posteriors:
+            found += self._decide(row[: len(self._keywords)])
+            self._quiet.append(bool(row[self._silence] >= self._options.quiet_before))
+        return found
+
+    def _is_alone(self) -> bool:
+        """Whether it was quiet some time before the step that is decided, or a keyword has fired since then."""
+        n_quiet = self._n_quiet_from - self._n_quiet_to + 1
+        return self._step - self._last_fired <= self._n_quiet_from or any(islice(self._quiet, n_quiet))
 
     def _decide(self, row: NDArray[np.floating]) -> Iterable[Detection]:
         self._step += 1
@@ -73,6 +91,10 @@ class Detector:
             return []
         self._held[best] = True
         self._fired[best] = self._step
+        if self._options.quiet_before and not self._is_alone():
+            self.n_in_speech += 1
+            return []
+        self._last_fired = self._step
         return [self._detection(best, float(mean[best]))]
 
     def _detection(self, keyword: int, score: float) -> Detection:

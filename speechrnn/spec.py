@@ -194,6 +194,10 @@ class Options(Struct, frozen=True):
     A keyword fires when the mean of its last posteriors reaches its threshold. It then stays quiet until that mean
     has fallen below `release` times the threshold and `refractory_ms` have passed.
 
+    With `quiet_before` above 0 a keyword fires only where it is said alone: the posterior of silence must have reached
+    that bound in one of the contexts that ended `quiet_from_ms` to `quiet_to_ms` before the decision, or another
+    keyword have fired since then, or the stream have begun.
+
     Raises ConfigError for values out of range.
     """
 
@@ -215,6 +219,12 @@ class Options(Struct, frozen=True):
     """Typical time in ms from the end of a word to the rise of its posterior; subtracted from the reported end."""
     word_ms: int = 500
     """Typical length of a word in ms, above 0; the start that is reported lies this long before the end."""
+    quiet_before: float = 0.0
+    """Bound in [0, 1] on the posterior of silence some time before a keyword; 0 lets keywords within speech fire."""
+    quiet_from_ms: int = 1100
+    """Time in ms before the decision at which the first context that may be silence ended, above 0."""
+    quiet_to_ms: int = 600
+    """Time in ms before the decision at which the last such context ended, above 0 and at most `quiet_from_ms`."""
 
     def __post_init__(self) -> None:
         check(self.step_ms >= 10, f"expected step_ms of at least 10, got {self.step_ms}")
@@ -227,6 +237,11 @@ class Options(Struct, frozen=True):
         check(0 < self.release <= 1, f"expected 0 < release <= 1, got {self.release}")
         check(self.refractory_ms >= 0, f"expected refractory_ms of at least 0, got {self.refractory_ms}")
         check(self.word_ms > 0, f"expected word_ms above 0, got {self.word_ms}")
+        check(0 <= self.quiet_before <= 1, f"expected 0 <= quiet_before <= 1, got {self.quiet_before:g}")
+        check(
+            0 < self.quiet_to_ms <= self.quiet_from_ms,
+            f"expected 0 < quiet_to_ms <= quiet_from_ms, got {self.quiet_to_ms} and {self.quiet_from_ms}",
+        )
 
     def with_choice(
         self,
@@ -254,9 +269,13 @@ class Options(Struct, frozen=True):
         )
 
     def check_labels(self, labels: Labels) -> None:
-        """Raise ConfigError if these options name a word that is no keyword."""
+        """Raise ConfigError if these options name a word that is no keyword, or want silence of a model without it."""
         unknown = sorted({*self.thresholds, *self.keywords} - set(labels.keywords))
         check(not unknown, f"{', '.join(unknown)}: no keyword of this model; expected {', '.join(labels.keywords)}")
+        check(
+            labels.silence or not self.quiet_before,
+            f"expected quiet_before = 0 for a model without a class for silence, got {self.quiet_before:g}",
+        )
 
 
 class OperatingPoint(Struct, frozen=True):

@@ -69,6 +69,48 @@ def test_when_a_keyword_fires(what: str, yes: list[float], changes: dict[str, An
     assert decided(detect(rows(yes), **changes)) == [("yes", time_s) for time_s in decided_s], what
 
 
+QUIET = {"quiet_before": 0.5, "smoothing_ms": 200}
+
+
+@pytest.mark.parametrize(
+    ("what", "unknown", "decided_s"),
+    [
+        ("silence before", [0] * 20, [2.2]),
+        ("the context 600 ms before is the last that counts", [1] * 15 + [0.5] + [1] * 4, [2.2]),
+        ("a later one does not", [1] * 16 + [0] + [1] * 3, []),
+        ("the context 1.1 s before is the first that counts", [1] * 10 + [0] + [1] * 9, [2.2]),
+        ("an earlier one does not", [1] * 9 + [0] + [1] * 10, []),
+        ("silence below the bound", [1] * 12 + [0.51] * 3 + [1] * 5, []),
+        ("the start of a stream", [1] * 9, [1.1]),
+        ("no more after 1.1 s of speech", [1] * 10, []),
+    ],
+)
+def test_a_keyword_fires_only_after_quiet_where_that_is_wanted(
+    what: str, unknown: list[float], decided_s: list[float]
+) -> None:
+    n = len(unknown)
+    found = detect(rows([0] * n + [1] * 3, unknown=unknown + [0] * 3), **QUIET)
+    assert decided(found) == [("yes", time_s) for time_s in decided_s], what
+
+
+def test_another_keyword_just_before_counts_as_quiet() -> None:
+    yes, no = [0.0] * 20 + [1] * 3, [0.0] * 20 + [0] * 3
+    later = rows(yes + [0] * 13, no=no + [0] * 7 + [1] * 6, unknown=[0] * 23 + [1] * 7 + [0] * 6)
+    assert decided(detect(later, **QUIET)) == [("yes", 2.2), ("no", 3.2)]
+
+
+def test_a_keyword_in_speech_is_counted_and_held_until_it_is_over() -> None:
+    detector = Detector(LABELS, options(**QUIET))
+    assert detector.push(rows([0] * 20 + [1] * 9 + [0] * 20, unknown=[1] * 20 + [0] * 9 + [0] * 20)) == []
+    assert detector.n_in_speech == 1
+
+
+def test_quiet_needs_a_class_for_silence() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Detector(Labels(("yes", "no"), silence=False), options(**QUIET))
+    assert_one_line(caught.value, "quiet_before", "silence")
+
+
 def test_two_keywords_in_a_row_both_fire() -> None:
     found = detect(rows([1] * 3 + [0] * 5, no=[0] * 3 + [1] * 5))
     assert decided(found) == [("yes", 0.2), ("no", 0.5)]
