@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,17 @@ class Recognizer:
     None for a recognizer that was not loaded from one.
     """
 
-    def __init__(self, info: ModelInfo, logits: Callable[[Samples], Array], path: Path | None = None) -> None:
+    def __init__(
+        self,
+        info: ModelInfo,
+        logits: Callable[[Samples], Array],
+        path: Path | None = None,
+        embeddings: Callable[[Samples], Array] | None = None,
+    ) -> None:
         self.info = info
         self.path = path
         self._logits = logits
+        self._embeddings = embeddings
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -42,7 +50,8 @@ class Recognizer:
     def at(self, operating_point: str) -> Recognizer:
         """The same model, deciding as one of its operating points says. Raises ConfigError if it has none so named."""
         options = self.info.options_at(operating_point)
-        return Recognizer(msgspec.structs.replace(self.info, options=options), self._logits, self.path)
+        info = msgspec.structs.replace(self.info, options=options)
+        return Recognizer(info, self._logits, self.path, self._embeddings)
 
     def logits(self, samples: Samples) -> Array:
         """Class scores [B, C] of contexts [B, context_samples], float32 in [-1, 1]."""
@@ -53,6 +62,16 @@ class Recognizer:
         logits = self.logits(samples)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def embed(self, samples: Samples) -> Array:
+        """Embeddings [B, D] of contexts [B, context_samples], which the class scores are a linear function of.
+
+        Words that the model was never trained on lie apart in them, by the cosine of the angle between two. Raises
+        ModelFileError for a file that was exported before models had an embedding.
+        """
+        if self._embeddings is None:
+            raise ModelFileError(f"{self.path}: expected a model with an embedding, got one without; export it again")
+        return self._embeddings(np.ascontiguousarray(samples, dtype=np.float32))
 
     def classify(self, samples: Samples) -> Array:
         """Class probabilities [C] of a one-word clip [T] of any length.
@@ -163,11 +182,12 @@ def _load_onnx(path: Path, n_threads: int) -> Recognizer:
     except msgspec.DecodeError as error:
         raise ModelFileError(f"{path}: made by another version of speechrnn ({error}); export it again") from None
 
-    def logits(samples: Samples) -> Array:
-        outputs: list[Any] = session.run(["logits"], {"samples": samples})
+    def run(output: str, samples: Samples) -> Array:
+        outputs: list[Any] = session.run([output], {"samples": samples})
         return np.asarray(outputs[0], dtype=np.float32)
 
-    return Recognizer(info, logits, path)
+    has_embedding = any(output.name == "embedding" for output in session.get_outputs())
+    return Recognizer(info, partial(run, "logits"), path, partial(run, "embedding") if has_embedding else None)
 
 
 def _load_checkpoint(path: Path) -> Recognizer:
@@ -186,11 +206,11 @@ def _load_checkpoint(path: Path) -> Recognizer:
         ) from None
     net, info = load_checkpoint(path)
 
-    def logits(samples: Samples) -> Array:
+    def run(function: Callable[[torch.Tensor], torch.Tensor], samples: Samples) -> Array:
         with torch.inference_mode():
-            return np.asarray(net(torch.from_numpy(samples)).numpy(), dtype=np.float32)
+            return np.asarray(function(torch.from_numpy(samples)).numpy(), dtype=np.float32)
 
-    return Recognizer(info, logits, path)
+    return Recognizer(info, partial(run, net), path, partial(run, net.embed))
 
 
 def save_info(model: Path, target: Path, info: ModelInfo) -> None:

@@ -141,6 +141,11 @@ class RecurrentClassifier(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Frames [B, N, F], of which `lengths` [B] are real in each row (None: all), to logits [B, C]."""
+        logits: Tensor = self.output(self.dropout(self.embed(frames, lengths)))
+        return logits
+
+    def embed(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Frames [B, N, F], of which `lengths` [B] are real in each row (None: all), to what is classified [B, D]."""
         mask = None
         if lengths is not None:
             mask = _mask(lengths, frames.shape[1])
@@ -155,8 +160,7 @@ class RecurrentClassifier(nn.Module):
         else:
             packed = pack_padded_sequence(frames, lengths.cpu(), batch_first=True, enforce_sorted=False)
             states, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=frames.shape[1])
-        logits: Tensor = self.output(self.dropout(self._pool(states, mask)))
-        return logits
+        return self._pool(states, mask)
 
     def _pool(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """States [B, N, D] to [B, D]."""

@@ -35,6 +35,11 @@ class RecognizerNet(nn.Module):
         frames: Tensor = self.norm(self.front_end(samples))
         return frames
 
+    def embed(self, samples: Tensor) -> Tensor:
+        """Samples [B, T] in [-1, 1] to embeddings [B, D], of which the logits are a linear function."""
+        embedding: Tensor = self.classifier.embed(self.frames(samples))
+        return embedding
+
     def forward(self, samples: Tensor) -> Tensor:
         """Samples [B, T] in [-1, 1] to logits [B, C]."""
         logits: Tensor = self.classifier(self.frames(samples))

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import torch
 from onnxscript.optimizer import optimize
+from torch import Tensor, nn
 
 from speechrnn.audio import Samples
 from speechrnn.decoding import read
@@ -60,6 +61,19 @@ def contexts_of(place: Path, spec: Spec, n: int = 64) -> Samples:
     return np.stack([np.pad(clip, (0, length - len(clip))) for clip in clips])
 
 
+class _WithEmbedding(nn.Module):
+    """A network that gives its embedding beside the logits."""
+
+    def __init__(self, net: RecognizerNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples [B, T] in [-1, 1] to logits [B, C] and embeddings [B, D]."""
+        embedding = self.net.embed(samples)
+        return self.net.classifier.output(embedding), embedding
+
+
 def _write(net: RecognizerNet, info: ModelInfo, path: Path) -> None:
     samples = torch.zeros(2, net.spec.context_samples)
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
@@ -69,12 +83,12 @@ def _write(net: RecognizerNet, info: ModelInfo, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside the exporter
             program = torch.onnx.export(
-                fold_spectrograms(net.eval()),
+                fold_spectrograms(_WithEmbedding(net)).eval(),
                 (samples,),
                 dynamo=True,
                 dynamic_shapes={"samples": {0: torch.export.Dim("batch")}},
                 input_names=["samples"],
-                output_names=["logits"],
+                output_names=["logits", "embedding"],
                 optimize=False,
                 verbose=False,
             )

@@ -75,12 +75,23 @@ def test_a_difference_that_is_no_number_is_refused(small_model: SmallModel, tmp_
 
 def test_the_exported_model_takes_a_batch_of_contexts_and_gives_logits(small_model: SmallModel) -> None:
     graph = onnx.load(small_model.onnx).graph
-    (samples,), (logits,) = graph.input, graph.output
-    assert (samples.name, logits.name) == ("samples", "logits")
+    (samples,), (logits, embedding) = graph.input, graph.output
+    assert (samples.name, logits.name, embedding.name) == ("samples", "logits", "embedding")
     batch, n_samples = samples.type.tensor_type.shape.dim
     assert batch.dim_param
     assert n_samples.dim_value == small_model.info.spec.context_samples
     assert logits.type.tensor_type.shape.dim[1].dim_value == len(small_model.info.spec.labels.names)
+
+
+def test_the_exported_model_embeds_as_the_network_does(small_model: SmallModel) -> None:
+    with torch.inference_mode():
+        expected = small_model.net.embed(torch.from_numpy(small_model.contexts)).numpy()
+    embeddings = load(small_model.onnx).embed(small_model.contexts)
+    np.testing.assert_allclose(embeddings, expected, atol=export.MAX_DIFFERENCE)
+    np.testing.assert_allclose(load(small_model.checkpoint).embed(small_model.contexts), expected, atol=1e-6)
+    output = small_model.net.classifier.output
+    logits = embeddings @ output.weight.detach().numpy().T + output.bias.detach().numpy()
+    np.testing.assert_allclose(logits, load(small_model.onnx).logits(small_model.contexts), atol=1e-4)
 
 
 def test_the_exported_file_is_self_contained(small_model: SmallModel, tmp_path: Path) -> None:
