@@ -19,7 +19,17 @@ from speechrnn.spec import Options, Spec, Struct, check
 Range = tuple[float, float]
 TRAINING_RATE_HZ = 16000
 UnknownSource = Literal[
-    "command", "word", "aligned", "tts", "confusable", "speech", "hard_negative", "splice", "reversed", "part"
+    "command",
+    "word",
+    "aligned",
+    "tts",
+    "natural",
+    "confusable",
+    "speech",
+    "hard_negative",
+    "splice",
+    "reversed",
+    "part",
 ]
 
 
@@ -83,6 +93,8 @@ class Unknown(Struct, frozen=True):
     """Single words cut from running speech."""
     tts: TtsWords = TtsWords()
     """Words said by a synthesiser."""
+    natural: Weighted = Weighted()
+    """Words in the folders of `data.natural_words`."""
     confusable: Confusables = Confusables()
     """Pseudo-words that are nearly a keyword."""
     speech: Weighted = Weighted(1.0)
@@ -122,6 +134,10 @@ class Data(Struct, frozen=True):
     """Folders of further words to train on, laid out as WORD/*.wav."""
     words_validation: tuple[str, ...] = ()
     """Folders of further words to validate on, laid out as WORD/*.wav."""
+    natural_words: tuple[str, ...] = ()
+    """Folders of words in natural synthetic voices, laid out as WORD/*.wav, keywords among them."""
+    natural_fraction: float = 0.0
+    """Of the contexts of each keyword, in [0, 1): those in natural voices."""
     speech: tuple[str, ...] = ()
     """Folders of running speech."""
     speech_validation_fraction: float = 0.0
@@ -159,6 +175,7 @@ class Data(Struct, frozen=True):
             0 <= self.channel_transfer_rate <= 1,
             f"expected 0 <= channel_transfer_rate <= 1, got {self.channel_transfer_rate}",
         )
+        check(0 <= self.natural_fraction < 1, f"expected 0 <= natural_fraction < 1, got {self.natural_fraction}")
         fractions = self.unknown.fraction, self.silence_fraction
         check(
             self.silence_fraction >= 0 and sum(fractions) < 1,
@@ -249,6 +266,13 @@ class Train(Struct, frozen=True):
     """Checkpoints of earlier runs, as paths from the working directory, to distil from (Hinton et al., 2015)."""
     teacher_weight: float = 0.7
     """Of each label, in [0, 1]: the mean posteriors of the teachers, where there are any."""
+    initial: str = ""
+    """Checkpoint of a network of the same shape to start from, as a path from the working directory; empty for none."""
+    word_weight: float = 0.0
+    """Weight of a second loss, at least 0: the embedding learns to tell many words apart (Lee et al., 2023, arXiv
+    2309.00647). What it needs beside the network is left out of the model."""
+    min_clips_per_word: int = 8
+    """Clips that a word must have to be one of those, at least 1."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Of the products in the network; weights are always float32."""
     seed: int = 1
@@ -266,6 +290,8 @@ class Train(Struct, frozen=True):
         check(self.clip_norm > 0, f"expected clip_norm above 0, got {self.clip_norm}")
         check(0 <= self.label_smoothing < 1, f"expected 0 <= label_smoothing < 1, got {self.label_smoothing}")
         check(0 <= self.teacher_weight <= 1, f"expected 0 <= teacher_weight <= 1, got {self.teacher_weight}")
+        check(0 <= self.word_weight < math.inf, f"expected word_weight of at least 0, got {self.word_weight}")
+        check(self.min_clips_per_word >= 1, f"expected min_clips_per_word of at least 1, got {self.min_clips_per_word}")
         check(0 <= self.ema_decay < 1, f"expected 0 <= ema_decay < 1, got {self.ema_decay}")
 
 

@@ -107,7 +107,9 @@ def spoken(batch: Batch, n_contexts: int) -> Batch:
     """Contexts that hold a word, evenly over the batch."""
     rows = np.flatnonzero(batch.word_end > batch.word_start)
     rows = rows[:: max(1, len(rows) // n_contexts)][:n_contexts]
-    return Batch(batch.samples[rows], batch.labels[rows], batch.word_start[rows], batch.word_end[rows])
+    samples, *others = batch
+    labels, starts, ends, words = (values[rows] for values in others)
+    return Batch(samples[rows], labels, starts, ends, words)
 
 
 def milliseconds_per_context(net: RecognizerNet, checkpoint: Path, contexts: Samples) -> float:

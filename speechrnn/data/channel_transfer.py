@@ -19,7 +19,7 @@ from speechrnn.config import TRAINING_RATE_HZ
 from speechrnn.data.clips import Clip, ClipKind, Int16, Pack
 from speechrnn.data.speech_commands import speaker_of
 
-OUT_OF_DOMAIN_KINDS: tuple[ClipKind, ...] = ("aligned", "tts", "confusable")
+OUT_OF_DOMAIN_KINDS: tuple[ClipKind, ...] = ("aligned", "tts", "natural", "confusable")
 
 _N_FFT = 512
 _N_COSINES = 10

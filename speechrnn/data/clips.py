@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from speechrnn.audio import from_int16
 
 Split = Literal["training", "validation", "testing"]
-ClipKind = Literal["command", "word", "aligned", "tts", "confusable", "speech", "hard_negative", "noise", "room"]
+ClipKind = Literal[
+    "command", "word", "aligned", "tts", "natural", "confusable", "speech", "hard_negative", "noise", "room"
+]
 Int16 = NDArray[np.int16]
 
 _LOGGER = logging.getLogger(__name__)

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import Samples, from_int16, rms, to_int16
 from speechrnn.data.channel_transfer import OUT_OF_DOMAIN_KINDS, ChannelTransfer
-from speechrnn.data.clips import Clip, Int16, Pack
+from speechrnn.data.clips import Clip, ClipKind, Int16, Pack
 
 Int64 = NDArray[np.int64]
 Construction = Literal["whole", "splice", "reversed", "part"]
 
+_NO_WORDS: tuple[ClipKind, ...] = ("confusable", "speech", "hard_negative")
 _FADE_SAMPLES = 160  # where two words are joined, or one ends early
 _MAX_SPLICE_GAIN = 8.0
 _FAINTEST_RMS = 1 / 32768
@@ -31,12 +32,16 @@ class PlannedContext(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Raw contexts int16 [B, T], classes int64 [B], and the first and last sample of each word int64 [B]."""
+    """Raw contexts int16 [B, T], classes int64 [B], and the first and last sample of each word int64 [B].
+
+    `words` int64 [B] numbers the word of each as the vocabulary of the cutter does; -1 is a part of one, or another.
+    """
 
     samples: Int16
     labels: Int64
     word_start: Int64
     word_end: Int64
+    words: Int64
 
 
 class WordSegment(NamedTuple):
@@ -80,6 +85,7 @@ class Cutter:
         self._noise = noise
         self._channels = channels
         self._channel_transfer_rate = channel_transfer_rate
+        self.vocabulary: dict[str, int] = {}
 
     def batch(self, plan: list[PlannedContext], seed: int, first: int = 0) -> Batch:
         """Cut the contexts of a part of an epoch; what is drawn for one depends on its place, from `first` on."""
@@ -94,7 +100,14 @@ class Cutter:
                 segment = self._cut(planned.clip, planned, random)
                 context, *words[row] = place(segment, self._n_samples)
                 samples[row] = to_int16(context)
-        return Batch(samples, np.array([p.label for p in plan], dtype=np.int64), words[:, 0], words[:, 1])
+        labels, numbers = [planned.label for planned in plan], [self._number_of(planned) for planned in plan]
+        return Batch(samples, np.array(labels), words[:, 0], words[:, 1], np.array(numbers))
+
+    def _number_of(self, planned: PlannedContext) -> int:
+        clip = planned.clip
+        if clip is None or planned.how != "whole" or clip.kind in _NO_WORDS:
+            return -1
+        return self.vocabulary.get(clip.word, -1)
 
     def _read(self, clip: Clip) -> WordSegment:
         samples = from_int16(self._pack.samples_of(clip))

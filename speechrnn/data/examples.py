@@ -22,7 +22,7 @@ from speechrnn.spec import Spec
 _NOISE_TRAINING_PART = 0.8  # of each noise recording, the rest is for validation
 _N_TRIES = 20  # to find a word that ends otherwise
 _MIN_NOISE_CONTEXTS = 5  # in the longest noise recording
-_ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "aligned", "tts")
+_ISOLATED: tuple[UnknownSource, ...] = ("command", "word", "aligned", "tts", "natural")
 _NOT_SPLICED: tuple[UnknownSource, ...] = ("confusable", "speech", "hard_negative")
 _MADE: tuple[Construction, ...] = ("splice", "reversed", "part")
 
@@ -40,6 +40,7 @@ class ClipsByClass:
         self.context_samples = spec.context_samples
         self.data = data
         self.keywords: dict[str, list[Clip]] = {name: [] for name in spec.labels.keywords}
+        self.natural: dict[str, list[Clip]] = {name: [] for name in spec.labels.keywords}
         self.unknown: dict[UnknownSource, list[Clip]] = {source: [] for source in (*_ISOLATED, *_NOT_SPLICED)}
         for clip in pack.clips:
             if clip.kind not in ("noise", "room") and clip.split == split:
@@ -55,7 +56,9 @@ class ClipsByClass:
         self._check(pack, split)
 
     def _sort(self, clip: Clip, label: str | None, split: Split) -> None:
-        if label in self.keywords and clip.kind in ("command", "tts"):
+        if label in self.natural and clip.kind == "natural":
+            self.natural[label].append(clip)
+        elif label in self.keywords and (clip.kind in ("command", "tts") or split == "validation"):
             self.keywords[label].append(clip)
         elif label == UNKNOWN and (clip.word not in self.data.held_out or split != "training"):
             self.unknown[cast("UnknownSource", clip.kind)].append(clip)
@@ -83,6 +86,7 @@ class ClipsByClass:
     def counts(self) -> dict[str, int]:
         """Number of clips of each keyword, of each source of unknown, and of noise recordings for silence."""
         counts = {name: len(clips) for name, clips in self.keywords.items()}
+        counts |= {f"{name}, natural": len(clips) for name, clips in self.natural.items() if clips}
         counts |= {f"{UNKNOWN}, {source}": len(clips) for source, clips in self.unknown.items() if clips}
         return counts | ({SILENCE: len(self.noise)} if SILENCE in self.names else {})
 
@@ -95,8 +99,14 @@ class ClipsByClass:
 
     def digest(self) -> str:
         """A fingerprint of the clips: another one if any was added, removed or changed."""
-        clips = [*self.keywords.values(), *self.unknown.values(), self.noise, self.rooms]
+        clips = [*self.keywords.values(), *self.natural.values(), *self.unknown.values(), self.noise, self.rooms]
         return hashlib.sha1(msgspec.json.encode(clips)).hexdigest()
+
+    def vocabulary(self, min_clips: int) -> dict[str, int]:
+        """The words of which there are so many clips, each with its number."""
+        clips = [*self.keywords.values(), *self.natural.values(), self.isolated_unknown()]
+        counts = Counter(clip.word for of_class in clips for clip in of_class)
+        return {word: number for number, word in enumerate(sorted(w for w, n in counts.items() if n >= min_clips))}
 
     def noise_range(self, clip: Clip) -> tuple[int, int]:
         """The split's part of a noise recording, as [start, end) of the packed samples."""
@@ -115,9 +125,9 @@ def plan_epoch(clips: ClipsByClass, random: np.random.Generator) -> list[Planned
     """The contexts of one epoch, shuffled. Each keyword comes equally often, each of its clips likewise."""
     n_keywords = sum(map(len, clips.keywords.values()))
     plan = []
-    for label, of_keyword in enumerate(clips.keywords.values()):
-        n = n_keywords // len(clips.keywords)
-        plan += [PlannedContext(label, of_keyword[i]) for i in _cycle(random, len(of_keyword), n)]
+    for label, name in enumerate(clips.keywords):
+        drawn = _draw_clips(clips, name, n_keywords // len(clips.keywords), random)
+        plan += [PlannedContext(label, clip) for clip in drawn]
     fractions = dict(zip(clips.names, clips.fractions(), strict=True))
     n_all = len(plan) / sum(fractions[name] for name in clips.keywords)
     if UNKNOWN in fractions:
@@ -125,6 +135,14 @@ def plan_epoch(clips: ClipsByClass, random: np.random.Generator) -> list[Planned
     if SILENCE in fractions:
         plan += [PlannedContext(clips.names.index(SILENCE), None)] * round(n_all * fractions[SILENCE])
     return [plan[i] for i in random.permutation(len(plan))]
+
+
+def _draw_clips(clips: ClipsByClass, keyword: str, n: int, random: np.random.Generator) -> list[Clip]:
+    """`n` clips of a keyword; those in natural voices, if there are any, make up their fraction."""
+    natural, others = clips.natural[keyword], clips.keywords[keyword]
+    n_natural = round(clips.data.natural_fraction * n) if natural else 0
+    drawn = [natural[i] for i in _cycle(random, len(natural), n_natural)]
+    return drawn + [others[i] for i in _cycle(random, len(others), n - n_natural)]
 
 
 def _plan_unknown(clips: ClipsByClass, n: int, random: np.random.Generator) -> list[PlannedContext]:
@@ -211,6 +229,11 @@ class Examples:
     def batch(self, plan: list[PlannedContext], seed: int, first: int = 0) -> Batch:
         """The contexts of a part of a plan: `Cutter.batch`."""
         return self._cutter.batch(plan, seed, first)
+
+    def set_vocabulary(self, min_clips: int) -> int:
+        """Let batches number the word of a context, if there are so many clips of it; how many such words there are."""
+        self._cutter.vocabulary = self.clips.vocabulary(min_clips)
+        return len(self._cutter.vocabulary)
 
     def noise_samples(self) -> Int16:
         """The split's part of all noise recordings, end to end, int16 [T]."""

@@ -69,6 +69,7 @@ def find_sources(data: Data) -> list[Source]:
     folders: list[tuple[tuple[str, ...], ClipKind, Split]] = [
         (data.words, "word", "training"),
         (data.words_validation, "word", "validation"),
+        (data.natural_words, "natural", "training"),
         (data.speech, "speech", "training"),
         (data.noise, "noise", "training"),
         (data.rooms, "room", "training"),

@@ -38,7 +38,8 @@ def to_float(samples: Int16, device: torch.device) -> Tensor:
 class TrainingBatch(NamedTuple):
     """Augmented samples [B, T], their classes [B] and those mixed in with all but `weight` [B].
 
-    `filter_db` and `masks` are as in `augment.Draws`, for their frames.
+    `filter_db` and `masks` are as in `augment.Draws`, for their frames. `words` [B] are the numbers of their words, -1
+    where there is none.
     """
 
     samples: Tensor
@@ -47,6 +48,7 @@ class TrainingBatch(NamedTuple):
     weight: Tensor
     filter_db: Tensor
     masks: Tensor
+    words: Tensor
 
     def targets(self, n_classes: int, label_smoothing: float) -> Tensor:
         """The fraction of each class in the label of each context [B, C]."""
@@ -116,7 +118,8 @@ class Batches:
         draws = augment.Draws(*(values.to(device) for values in draws))
         samples = to_float(raw.samples, device)
         samples = augment.apply(samples, draws, background.noise, background.rooms, self._spec.sample_rate_hz)
-        return TrainingBatch(samples, labels, labels[draws.partner], draws.weight, draws.filter_db, draws.masks)
+        words = torch.where(draws.cut | (draws.weight < 1), -1, torch.from_numpy(raw.words).to(device))
+        return TrainingBatch(samples, labels, labels[draws.partner], draws.weight, draws.filter_db, draws.masks, words)
 
     def _uniform(self, n_rows: int, step: int) -> Tensor:
         """The random numbers of this process's rows in a step."""

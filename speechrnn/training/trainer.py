@@ -22,7 +22,8 @@ from speechrnn.config import Experiment, Train
 from speechrnn.data.clips import Pack
 from speechrnn.data.cutting import Batch
 from speechrnn.data.examples import Examples
-from speechrnn.errors import ConfigError
+from speechrnn.errors import ConfigError, first_line
+from speechrnn.model.classifier import RecurrentClassifier
 from speechrnn.model.network import RecognizerNet, load_checkpoint, write_atomically
 from speechrnn.spec import Classifier, Spec
 from speechrnn.training import augment
@@ -82,6 +83,28 @@ def _digest(nets: list[RecognizerNet]) -> str:
     return hashlib.sha1(b"".join(tensors)).hexdigest() if nets else ""
 
 
+class WordTask(nn.Module):
+    """A classifier with a second output beside it, which tells many words apart by the same embedding."""
+
+    def __init__(self, classifier: RecurrentClassifier, words: nn.Linear) -> None:
+        super().__init__()
+        self.classifier, self.words = classifier, words
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames [B, N, F] to logits of the classes [B, C] and of the words [B, W]."""
+        embedding = self.classifier.dropout(self.classifier.embed(frames))
+        return self.classifier.output(embedding), self.words(embedding)
+
+
+def _load_initial(net: RecognizerNet, path: Path) -> None:
+    """Give a network the weights of another. Raises ConfigError for one of another shape."""
+    other, _ = load_checkpoint(path)
+    try:
+        net.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: expected a network of the shape of the model ({first_line(error)})") from None
+
+
 class Trainer:
     """The network, its average, the optimiser and the place in the schedule. `loop.fit` drives it."""
 
@@ -98,13 +121,17 @@ class Trainer:
         self.net.to(fabric.device)
         self.teachers = [_load_teacher(Path(path), spec).to(fabric.device) for path in config.teachers]
         self.digests = {"clips": self.examples.clips.digest(), "teachers": _digest(self.teachers)}
-        decayed, others = _decay_groups(self.net.classifier)
+        if config.initial:
+            _load_initial(self.net, Path(config.initial))
+        self.words = self._word_output()
+        learned = WordTask(self.net.classifier, self.words) if self.words else self.net.classifier
+        decayed, others = _decay_groups(learned)
         optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
             lr=config.learning_rate,
             foreach=True,
         )
-        self.classifier, self.optimizer = fabric.setup(self.net.classifier, optimizer)
+        self.classifier, self.optimizer = fabric.setup(learned.to(fabric.device), optimizer)
         self.average = AveragedModel(self.net.classifier, multi_avg_fn=_moving_average(config.ema_decay))
         self.step = 0
         self.is_between_steps = True  # else its state is of no step, and not worth keeping
@@ -123,6 +150,14 @@ class Trainer:
         with torch.no_grad():
             parts = [self.net.front_end(to_float(rows, torch.device("cpu"))) for rows in parts_of_rows]
         self.net.norm.fit(torch.cat(parts))
+
+    def _word_output(self) -> nn.Linear | None:
+        """The output of the second task, if there is one."""
+        config = self.experiment.train
+        if not config.word_weight:
+            return None
+        n_words = self.examples.set_vocabulary(config.min_clips_per_word)
+        return nn.Linear(self.net.classifier.output.in_features, n_words)
 
     def augmented(self, raw: Batch) -> TrainingBatch:
         """What `batches.cut` gave for the step to come, augmented on the device."""
@@ -151,12 +186,13 @@ class Trainer:
     def train_step(self, raw: Batch) -> float:
         """One optimisation step with what `batches.cut` gave for it; returns its loss."""
         config = self.experiment.train
-        frames, targets = self.inputs(self.augmented(raw))
+        batch = self.augmented(raw)
+        frames, targets = self.inputs(batch)
         torch.manual_seed(seed_of(config.seed, self.step, 2, self.fabric.global_rank))  # for dropout
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step, self.batches.per_epoch)
         self.optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(self.classifier(frames).float(), targets)
+        loss = self._loss(self.classifier(frames), targets, batch.words)
         self.fabric.backward(loss)
         norm = self.fabric.clip_gradients(self.classifier, self.optimizer, max_norm=config.clip_norm)
         self.is_between_steps = False
@@ -166,6 +202,17 @@ class Trainer:
         self.step += 1
         self.is_between_steps = True
         return float(loss.detach())
+
+    def _loss(self, outputs: Any, targets: Tensor, words: Tensor) -> Tensor:
+        """The loss of the classes, and that of the words of those contexts that have one."""
+        if self.words is None:
+            return nn.functional.cross_entropy(outputs.float(), targets)
+        logits, word_logits = outputs
+        loss = nn.functional.cross_entropy(logits.float(), targets)
+        if bool((words >= 0).any()):
+            of_words = nn.functional.cross_entropy(word_logits.float(), words, ignore_index=-1)
+            loss = loss + self.experiment.train.word_weight * of_words
+        return loss
 
     def averaged_net(self) -> RecognizerNet:
         """A copy of the network with the averaged weights, in evaluation mode."""
@@ -181,6 +228,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "experiment": msgspec.json.encode(trainer.experiment).decode(),
         **trainer.digests,
         "net": trainer.net.state_dict(),
+        "words": trainer.words.state_dict() if trainer.words else {},
         "average": trainer.average.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "step": trainer.step,
@@ -208,6 +256,8 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     if state.get("teachers", "") != trainer.digests["teachers"]:
         raise ConfigError("--resume: the run was started with other weights in train.teachers; start anew")
     trainer.net.load_state_dict(state["net"])
+    if trainer.words:
+        trainer.words.load_state_dict(state["words"])
     trainer.average.load_state_dict(state["average"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.step, trainer.n_clipped, trainer.best_accuracy = state["step"], state["n_clipped"], state["best_accuracy"]

@@ -96,6 +96,29 @@ def test_each_keyword_and_each_clip_of_a_source_comes_equally_often(made_pack: P
         assert max(uses) - min(uses) <= 1
 
 
+def test_keywords_in_natural_voices_make_up_their_fraction(made_pack: Pack) -> None:
+    recorded = [clip for clip in made_pack.clips if clip.word == "yes" and clip.split == "training"]
+    natural = [clip.labelled("natural") for clip in recorded[:3]]
+    training = examples(made_pack._replace(clips=made_pack.clips + natural), natural_fraction=0.25)
+    plan = [planned.clip for planned in training.epoch(np.random.default_rng(0)) if planned.label == 0]
+    assert sum(clip in natural for clip in plan) == len(plan) // 4
+    no = [planned.clip for planned in training.epoch(np.random.default_rng(0)) if planned.label == 1]
+    assert {clip.kind for clip in no if clip} == {"command"}
+
+
+def test_batches_number_the_words_of_which_there_are_clips_enough(made_pack: Pack) -> None:
+    training = examples(made_pack, unknown_fraction=0.6, unknown_mix={"word": 1, "speech": 1, "reversed": 1})
+    plan = training.epoch(np.random.default_rng(0))
+    assert set(training.batch(plan, 0).words) == {-1}
+    counts = Counter(c.word for c in made_pack.clips if c.split == "training" and c.kind in ("command", "word"))
+    common = sorted(word for word, n in counts.items() if n >= counts["yes"])
+    assert training.set_vocabulary(counts["yes"]) == len(common)
+    for planned, number in zip(plan, training.batch(plan, 0).words, strict=True):
+        is_word = planned.clip is not None and planned.how == "whole" and planned.clip.kind != "speech"
+        known = planned.clip is not None and is_word and planned.clip.word in common
+        assert number == (common.index(planned.clip.word) if planned.clip and known else -1)
+
+
 def test_unknown_is_mixed_as_configured_of_the_sources_that_are_there(made_pack: Pack) -> None:
     mix: dict[UnknownSource, float] = {
         "command": 1,

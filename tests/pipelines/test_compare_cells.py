@@ -34,7 +34,7 @@ def batch(n_contexts: int) -> Batch:
     random = np.random.default_rng(0)
     samples = random.integers(-3000, 3000, (n_contexts, RATE_HZ)).astype(np.int16)
     ends = np.where(np.arange(n_contexts) % 3 == 0, 0, 8000)  # every third is silence
-    return Batch(samples, random.integers(4, size=n_contexts), np.zeros_like(ends), ends)
+    return Batch(samples, random.integers(4, size=n_contexts), np.zeros_like(ends), ends, ends)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
@@ -61,7 +61,7 @@ def test_the_gradient_of_many_contexts_is_the_median_of_each() -> None:
     net = RecognizerNet(FAKE_INFO.spec).eval()
     many = batch(5)
     rows = [slice(i, i + 1) for i in range(5)]
-    single = [Batch(many.samples[r], many.labels[r], many.word_start[r], many.word_end[r]) for r in rows]
+    single = [Batch(many.samples[r], *(values[r] for values in many[1:])) for r in rows]
     alone = [input_gradients(net, one) for one in single]
     np.testing.assert_allclose(input_gradients(net, many), np.median(alone, axis=0), rtol=1e-3, atol=1e-9)
 

@@ -26,7 +26,7 @@ from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation.metrics import expected_calibration_error, reliability
 from speechrnn.labels import Labels
 from speechrnn.model.network import RecognizerNet, load_checkpoint, load_plain, save_checkpoint, write_atomically
-from speechrnn.spec import Classifier, Conv, Conv2d, LogMel, Spec
+from speechrnn.spec import Classifier, Conv, Conv2d, LogMel, ModelInfo, Spec
 from speechrnn.training import loop, validation
 from speechrnn.training.batches import TrainingBatch, prefetch_batches
 from speechrnn.training.calibration import class_weights
@@ -36,6 +36,7 @@ from speechrnn.training.trainer import Trainer, learning_rate
 from speechrnn.training.validation import predict, validate
 from tests import made_data
 from tests.conftest import KilledError
+from tests.helpers import assert_one_line
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS_PER_EPOCH = 2, 30
@@ -352,10 +353,52 @@ def test_a_run_is_not_gone_on_with_under_another_teacher(
         fit(taught, made_pack, tmp_path / "run", resume=True, accelerator="cpu")
 
 
+def test_the_embedding_learns_words_beside_the_classes_and_the_model_is_none_the_larger(
+    tiny: Experiment, made_pack: Pack, tmp_path: Path
+) -> None:
+    experiment = change(tiny, word_weight=0.5, min_clips_per_word=2)
+    trainer = trainer_of(experiment, made_pack)
+    plan = [p for p in trainer.batches.plan(0) if p.clip is not None and p.clip.kind == "command" and p.how == "whole"][
+        :8
+    ]
+    of_words = []
+    for _ in range(60):
+        raw = trainer.batches.cut(plan, 0)
+        with torch.no_grad():
+            frames, _ = trainer.inputs(trainer.augmented(raw))
+            words = trainer.classifier(frames)[1]
+            of_words.append(
+                float(torch.nn.functional.cross_entropy(words, torch.from_numpy(raw.words), ignore_index=-1))
+            )
+        trainer.train_step(raw)
+    assert of_words[-1] < of_words[0] / 2
+    names = trainer.averaged_net().state_dict().keys()
+    assert names == trainer_of(tiny, made_pack).averaged_net().state_dict().keys()
+
+
+def test_a_run_starts_from_the_weights_it_is_told_to(tiny: Experiment, made_pack: Pack, tmp_path: Path) -> None:
+    before = trainer_of(change(tiny, seed=5), made_pack)
+    save_checkpoint(tmp_path / "before.pt", before.net, ModelInfo(spec=tiny.model))
+    started = trainer_of(change(tiny, initial=str(tmp_path / "before.pt")), made_pack)
+    assert_equal(dict(started.net.state_dict()), dict(before.net.state_dict()))
+
+
+def test_a_run_does_not_start_from_a_network_of_another_shape(
+    tiny: Experiment, made_pack: Pack, tmp_path: Path
+) -> None:
+    before = trainer_of(tiny, made_pack)
+    save_checkpoint(tmp_path / "before.pt", before.net, ModelInfo(spec=tiny.model))
+    spec = msgspec.structs.replace(tiny.model, labels=Labels(("yes",)))
+    other = msgspec.structs.replace(change(tiny, initial=str(tmp_path / "before.pt")), model=spec)
+    with pytest.raises(ConfigError) as caught:
+        trainer_of(other, made_pack)
+    assert_one_line(caught.value, "before.pt", "shape")
+
+
 def test_labels_of_mixed_contexts_are_mixed() -> None:
     labels, others = torch.tensor([0, 2]), torch.tensor([1, 2])
     batch = TrainingBatch(
-        torch.zeros(2, 4), labels, others, torch.tensor([0.75, 0.5]), torch.zeros(2, 5), torch.zeros(2, 0)
+        torch.zeros(2, 4), labels, others, torch.tensor([0.75, 0.5]), torch.zeros(2, 5), torch.zeros(2, 0), labels
     )
     expected = torch.tensor([[0.75 * 0.7 + 0.1, 0.25 * 0.7 + 0.1, 0.1], [0.1, 0.1, 0.8]])
     torch.testing.assert_close(batch.targets(3, label_smoothing=0.3), expected)
