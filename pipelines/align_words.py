@@ -3,7 +3,8 @@
     pip install pocketsphinx
     python -m pipelines.align_words configs/commands8.toml --data data
 
-PocketSphinx recognises what is said and when. The list is the file that `data.unknown.aligned.list` names
+Where `transcripts.txt` beside a recording says what is spoken, PocketSphinx aligns that text by force; elsewhere it
+recognises what is said and when. The list is the file that `data.unknown.aligned.list` names
 (aligned_words.csv below the data folder if it names none); it is there once all recordings are done, and an interrupted
 run is resumed.
 `prepare` leaves out what must not be trained on: keywords, words held out, what sounds like either.
@@ -30,17 +31,19 @@ from speechrnn.errors import AudioError, DataError
 from speechrnn.files import write_text
 
 ALIGNED = "aligned_words.csv"
+TRANSCRIPTS = "transcripts.txt"
 _FRAMES_PER_S = 100
 _TELL_EVERY = 50
+_NEEDED = "pocketsphinx: not found, and nothing else tells where words begin"
 
 
-def open_decoder(why: str) -> Any:
+def open_decoder(why: str, **settings: Any) -> Any:
     """PocketSphinx with its own English. Raises DataError, saying why it is needed, if it is not installed."""
     try:
         from pocketsphinx import Decoder
     except ModuleNotFoundError:
         raise DataError(f"{why}; install it") from None
-    return Decoder(samprate=TRAINING_RATE_HZ, loglevel="FATAL")
+    return Decoder(samprate=TRAINING_RATE_HZ, loglevel="FATAL", **settings)
 
 
 def decode(decoder: Any, file: Path) -> None:
@@ -65,14 +68,57 @@ def write_list(
     write_text(path, to_csv([kind._fields, *places]))
 
 
-def find_words(decoder: Any, file: Path, name: str) -> list[AlignedWord]:
-    """The words that PocketSphinx hears in a recording, which the list calls `name`; none if it cannot be read."""
+class Aligner:
+    """PocketSphinx in its two uses; the one that recognises is opened when a recording without transcript needs it."""
+
+    def __init__(self) -> None:
+        self._known = open_decoder(_NEEDED, lm=None)
+        self._free: Any = None
+        self._transcripts: dict[Path, dict[str, str]] = {}
+
+    def text_of(self, file: Path) -> str:
+        """What is spoken in a recording, in words that PocketSphinx can pronounce; empty where nothing says so."""
+        if file.parent not in self._transcripts:
+            path = file.parent / TRANSCRIPTS
+            self._transcripts[file.parent] = read_transcripts(path) if path.exists() else {}
+        text = normalised(self._transcripts[file.parent].get(file.stem, ""))
+        return text if all(self._known.lookup_word(word) for word in text.split()) else ""
+
+    def segments(self, file: Path) -> list[tuple[str, int, int]]:
+        """Words of a recording with their first and last frame. Raises AudioError if it cannot be read."""
+        text = self.text_of(file)
+        if text:
+            self._known.set_align_text(text)
+            return _decoded(self._known, file)
+        self._free = self._free or open_decoder(
+            _NEEDED, fwdflat=False, bestpath=False, beam=1e-40, pbeam=1e-40, wbeam=1e-20
+        )
+        return _decoded(self._free, file)
+
+
+def _decoded(decoder: Any, file: Path) -> list[tuple[str, int, int]]:
+    decode(decoder, file)
+    return [(one.word, one.start_frame, one.end_frame) for one in decoder.seg() or []]
+
+
+def read_transcripts(path: Path) -> dict[str, str]:
+    """What a `transcripts.txt` has for each recording, by name without suffix."""
+    lines = (line.partition(" ") for line in path.read_text(encoding="utf-8").splitlines())
+    return {name: text for name, _, text in lines}
+
+
+def normalised(text: str) -> str:
+    """A text as the pronouncing dictionary spells it: small letters and apostrophes within words."""
+    return " ".join(re.findall("[a-z]+(?:'[a-z]+)?", text.casefold()))
+
+
+def find_words(aligner: Aligner, file: Path, name: str) -> list[AlignedWord]:
+    """The words of a recording, which the list calls `name`; none if it cannot be read."""
     try:
-        decode(decoder, file)
+        return words_of(name, aligner.segments(file))
     except AudioError as error:
         print(f"left out: {error}", flush=True)
         return []
-    return words_of(name, [(one.word, one.start_frame, one.end_frame) for one in decoder.seg() or []])
 
 
 def words_of(name: str, segments: list[tuple[str, int, int]]) -> list[AlignedWord]:
@@ -99,7 +145,7 @@ def read_done(path: Path, part: Path, recordings: list[str]) -> list[AlignedWord
     return [word for word in words if word.audio in wanted]
 
 
-def make_list(path: Path, decoder: Any, base: Path, recordings: list[str]) -> None:
+def make_list(path: Path, aligner: Aligner, base: Path, recordings: list[str]) -> None:
     """Listen to those recordings that are not in the list yet, and put the list into its place when it is complete."""
     part = path.with_name(path.name + ".part")
     done = read_done(path, part, recordings)
@@ -108,7 +154,7 @@ def make_list(path: Path, decoder: Any, base: Path, recordings: list[str]) -> No
     missing = [name for name in recordings if name not in known]
     with part.open("a", encoding="utf-8") as file:
         for number, name in enumerate(track(missing, len(missing), "listening"), 1):
-            file.write(to_csv(find_words(decoder, base / name, name)))
+            file.write(to_csv(find_words(aligner, base / name, name)))
             file.flush()
             if number % _TELL_EVERY == 0:
                 print(f"{number} of {len(missing)} recordings", flush=True)
@@ -126,9 +172,8 @@ def main() -> None:
     recordings = [clip.path for clip in find_sources(data) if clip.kind == "speech"]
     if not recordings:
         raise DataError(f"{arguments.config}: names no running speech; set data.speech")
-    decoder = open_decoder("pocketsphinx: not found, and nothing else tells where words begin")
     with alone_in(path.parent):
-        make_list(path, decoder, Path(data.dir), recordings)
+        make_list(path, Aligner(), Path(data.dir), recordings)
     words = read_aligned_words(path)
     n_different = len({word.label for word in words})
     print(f"{path}: {len(words)} words, {n_different} different, in {len(recordings)} recordings")

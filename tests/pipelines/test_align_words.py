@@ -70,6 +70,19 @@ def test_words_are_listed_with_their_times_and_trained_on(talk: Path, capsys: py
     assert sorted(clip.word for clip in clips if clip.kind == "aligned") == ["apple"] * 4 + ["the"] * 4
 
 
+def test_a_transcript_is_aligned_by_force_if_all_its_words_can_be_pronounced(
+    talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aligned: list[str] = []
+    monkeypatch.setattr(FakeDecoder, "set_align_text", lambda self, text: aligned.append(text), raising=False)
+    monkeypatch.setattr(FakeDecoder, "lookup_word", lambda self, word: word != "xyzzy", raising=False)
+    lines = ["0 The Apple, that's it.", "1 an xyzzy"]
+    (talk / "speech" / "training" / "transcripts.txt").write_text("\n".join(lines), encoding="utf-8")
+    align_words.main()
+    assert aligned == ["the apple that's it"]
+    assert len(read_aligned_words(talk / "aligned_words.csv")) == 8
+
+
 @pytest.mark.parametrize("lost", [0, 5, 20, 60, 100, 1000])
 def test_an_interrupted_list_is_gone_on_with(talk: Path, monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
     align_words.main()
