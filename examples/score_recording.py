@@ -10,7 +10,7 @@ recording = Path("examples/audio/drive.flac")
 recognizer = speechrnn.load("commands8")
 with speechrnn.FileSource(recording) as source:
     duration_s = source.duration_s or 0.0
-    found = list(speechrnn.listen(source, model=recognizer))
+    found = speechrnn.transcribe(source, model=recognizer)
 truth = read_ground_truth(recording.with_suffix(".labels.txt"), recording.stem)
 result = score([ScoredRecording(recording.name, duration_s, found, truth)], recognizer.info.spec.labels.keywords)
 

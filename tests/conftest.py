@@ -33,9 +33,9 @@ class KilledError(Exception):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who needs a trained network is slow."""
+    """Who needs a network that was trained or exported is slow."""
     for item in items:
-        if "smoke_run" in getattr(item, "fixturenames", ()):
+        if {"smoke_run", "small_model"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.slow)
 
 

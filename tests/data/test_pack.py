@@ -55,6 +55,7 @@ def own_dir(small_dir: Path, tmp_path: Path) -> Path:
 # Splits
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\x00/"), max_size=12), st.integers(0, 9))
 def test_the_split_is_the_last_27_bits_of_a_hash_in_tenths(speaker: str, take: int) -> None:
     bits = int.from_bytes(hashlib.sha1(speaker.partition("_nohash_")[0].encode()).digest()[-4:], "big") & 0x7FFFFFF

@@ -156,6 +156,7 @@ def test_no_detection_is_drawn_where_none_was_measured(silent: Evaluation) -> No
     assert list(draw_all(silent)) == ["confusion", "calibration", "conditions"]
 
 
+@pytest.mark.slow
 def test_drawing_twice_gives_the_same_svg(result: Evaluation) -> None:
     first, second = ([to_svg(figure) for figure in draw_all(result).values()] for _ in range(2))
     assert first == second

@@ -170,10 +170,10 @@ def test_the_commands_at_the_head_of_a_protocol_train_and_score_it(
     assert "accuracy" in capsys.readouterr().out
 
 
-def test_the_readme_has_the_command_of_every_protocol() -> None:
-    readme = " ".join((ROOT / "README.md").read_text().replace("\\\n", "").split())
+def test_the_page_on_training_has_the_command_of_every_protocol() -> None:
+    page = " ".join((ROOT / "docs" / "train.md").read_text().replace("\\\n", "").split())
     for name in PROTOCOLS:
-        assert f"$ {commands_of(CONFIGS / f'{name}.toml')[-1]}" in readme
+        assert f"$ {commands_of(CONFIGS / f'{name}.toml')[-1]}" in page
 
 
 def test_streams_and_speech_are_judged_at_every_operating_point(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from speechrnn.sources import FileSource
 from speechrnn.spotter import KeywordSpotter, posteriors
 from tests.helpers import every, noise
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "audio"
 RECORDED = pytest.mark.parametrize("name", [recording.name for recording in RECORDINGS])
 

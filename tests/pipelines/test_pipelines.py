@@ -270,6 +270,7 @@ def test_an_hour_is_as_long_as_asked_and_the_same_for_the_same_seed() -> None:
     assert (blocks[-1].label, len(blocks[-1].samples) >= 1.5 * RATE_HZ) == ("", True)
 
 
+@pytest.mark.slow
 def test_minutes_of_listening_leave_memory_flat_and_end_as_they_began() -> None:
     hours = list(endurance.endure(load("commands8"), 4, 60))
     assert [[found.label for found in hour.found] for hour in hours] == [hour.keywords for hour in hours]

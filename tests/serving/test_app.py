@@ -129,6 +129,7 @@ def test_a_client_chooses_its_keywords_and_its_threshold(
     assert [found["label"] for found in found_in(answers)] == labels
 
 
+@pytest.mark.slow
 def test_clients_at_once_share_runs_and_each_hears_what_it_would_alone(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def test_biases_need_clips_of_every_class() -> None:
         fit_class_bias(np.zeros((4, 3)), np.array([0, 0, 1, 1]), np.full(3, 1 / 3))
 
 
+@pytest.mark.slow
 def test_a_known_temperature_and_known_biases_are_found() -> None:
     random = np.random.default_rng(1)
     labels = random.integers(4, size=20000)
