@@ -185,6 +185,12 @@ def test_every_card_is_on_the_page_of_models() -> None:
     assert {(ROOT / "docs" / path).resolve() for path in included} == cards
 
 
+def test_every_room_is_in_the_architecture() -> None:
+    named = {*re.findall(r"^\| `speechrnn/(\w+)/`", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)}
+    rooms = {path.parent.name for path in (ROOT / "speechrnn").glob("*/__init__.py")}
+    assert named == rooms
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     arguments = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", str(ROOT / "docs"), str(tmp_path)]
