@@ -250,12 +250,13 @@ class Options(Struct, frozen=True):
         thresholds: Mapping[str, float] | None = None,
         keywords: Iterable[str] | None = None,
         step_ms: int | None = None,
+        in_speech: bool = False,
     ) -> Options:
         """These options with what a caller chose; what is None stays.
 
         A common threshold takes the place of the keywords' own, too; `thresholds` of this call are added to what is
-        left. A step that is longer than the smoothing lengthens it to one step. Raises ConfigError for values out of
-        range.
+        left. A step that is longer than the smoothing lengthens it to one step. With `in_speech` keywords need
+        not be said alone. Raises ConfigError for values out of range.
         """
         step_ms = self.step_ms if step_ms is None else step_ms
         own = self.thresholds if threshold is None else {}
@@ -266,6 +267,7 @@ class Options(Struct, frozen=True):
             smoothing_ms=max(step_ms, self.smoothing_ms),
             threshold=self.threshold if threshold is None else threshold,
             thresholds={**own, **(thresholds or {})},
+            quiet_before=0.0 if in_speech else self.quiet_before,
         )
 
     def check_labels(self, labels: Labels) -> None:

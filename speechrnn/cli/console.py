@@ -55,6 +55,9 @@ threshold_option = click.option(
     show_default="the model's",
     help="Score, above 0 and at most 1, at which all keywords or this one are detected; repeatable.",
 )
+in_speech_option = click.option(
+    "--in-speech", is_flag=True, help="Detect keywords within speech, too, where the model wants them said alone."
+)
 overrides_option = click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting of CONFIG; repeatable."
 )
@@ -156,7 +159,12 @@ class Batch:
 
 
 def choose_options(
-    recognizer: Recognizer, thresholds: Sequence[str], keywords: str | None = None, step_ms: int | None = None
+    recognizer: Recognizer,
+    thresholds: Sequence[str],
+    keywords: str | None = None,
+    step_ms: int | None = None,
+    *,
+    in_speech: bool = False,
 ) -> Options:
     """The model's options with what was asked for; each threshold is a number for all keywords, or keyword=number.
 
@@ -172,7 +180,9 @@ def choose_options(
     only = None if keywords is None else tuple(filter(None, map(str.strip, keywords.split(","))))
     if only == ():
         raise ConfigError(f"--keywords {keywords}: expected words such as {','.join(recognizer.labels[:2])}")
-    options = recognizer.info.options.with_choice(threshold=common, thresholds=own, keywords=only, step_ms=step_ms)
+    options = recognizer.info.options.with_choice(
+        threshold=common, thresholds=own, keywords=only, step_ms=step_ms, in_speech=in_speech
+    )
     options.check_labels(recognizer.info.spec.labels)
     return options
 

@@ -16,6 +16,7 @@ from speechrnn.cli.console import (
     PATH,
     choose_options,
     device_option,
+    in_speech_option,
     model_option,
     note,
     operating_point_option,
@@ -40,6 +41,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: float | 
 @model_option
 @operating_point_option
 @threshold_option
+@in_speech_option
 @click.option("--keywords", metavar="WORD,WORD", show_default="all", help="Only these are detected.")
 @click.option(
     "--step",
@@ -81,6 +83,7 @@ def listen(
     model: str,
     operating_point: str | None,
     threshold: tuple[str, ...],
+    in_speech: bool,
     keywords: str | None,
     step_ms: int | None,
     source: str | None,
@@ -101,7 +104,7 @@ def listen(
     if source is not None:
         check_not_read([save], [Path(source)])
     recognizer = load(model, operating_point=operating_point)
-    spotter = KeywordSpotter(recognizer, choose_options(recognizer, threshold, keywords, step_ms))
+    spotter = KeywordSpotter(recognizer, choose_options(recognizer, threshold, keywords, step_ms, in_speech=in_speech))
     view = None if jsonl or not sys.stdout.isatty() else _live_view(spotter)
     say = note if view is None else view.note
     runner = [] if command is None else [CommandRunner(command, say)]
@@ -174,6 +177,7 @@ def doctor(model: str, device: str | None) -> None:
 @model_option
 @operating_point_option
 @threshold_option
+@in_speech_option
 @click.option(
     "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to serve at; 0.0.0.0 for all."
 )
@@ -208,6 +212,7 @@ def serve(
     model: str,
     operating_point: str | None,
     threshold: tuple[str, ...],
+    in_speech: bool,
     host: str,
     port: int,
     names: tuple[str, ...],
@@ -225,7 +230,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server.check_certificate(certfile, keyfile)
     recognizer = load(model, operating_point=operating_point)
-    app = server.App(recognizer, choose_options(recognizer, threshold), max_clients=max_clients)
+    app = server.App(recognizer, choose_options(recognizer, threshold, in_speech=in_speech), max_clients=max_clients)
     listening = server.bind(host, port)
     with suppress(KeyboardInterrupt):
         for address in server.addresses(listening, "https" if certfile else "http"):

@@ -17,6 +17,7 @@ from speechrnn.cli.console import (
     PATH,
     Batch,
     choose_options,
+    in_speech_option,
     model_option,
     note,
     operating_point_option,
@@ -40,6 +41,7 @@ _FORMATS = ("table", "json", "jsonl", "csv", "vtt", "srt", "audacity", "ctm")
 @model_option
 @operating_point_option
 @threshold_option
+@in_speech_option
 @click.option(
     "--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True, help="Form of the output."
 )
@@ -55,6 +57,7 @@ def transcribe(
     model: str,
     operating_point: str | None,
     threshold: tuple[str, ...],
+    in_speech: bool,
     format_: str,
     output: str | None,
 ) -> None:
@@ -66,7 +69,7 @@ def transcribe(
     from speechrnn.spotter import KeywordSpotter
 
     recognizer, batch = load(model, operating_point=operating_point), Batch()
-    spotter = KeywordSpotter(recognizer, choose_options(recognizer, threshold))
+    spotter = KeywordSpotter(recognizer, choose_options(recognizer, threshold, in_speech=in_speech))
     files = batch.files(audio)
     several = len(files) > 1 or any(path.is_dir() for path in audio)
     with _destination(output, format_, files, several) as add:

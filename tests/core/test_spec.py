@@ -64,3 +64,9 @@ def test_a_model_file_calls_the_keywords_that_may_fire_only() -> None:
     assert msgspec.json.decode(b'{"only": ["yes"]}', type=Options).keywords == ("yes",)
     with pytest.raises(msgspec.ValidationError, match="expected a threshold above 0 and at most 1, got threshold = 2"):
         msgspec.json.decode(b'{"threshold": 2}', type=Options)
+
+
+@pytest.mark.parametrize(("in_speech", "bound"), [(False, 0.5), (True, 0.0)])
+def test_keywords_within_speech_are_asked_for_in_one_place(in_speech: bool, bound: float) -> None:
+    alone = msgspec.structs.replace(GIVEN, quiet_before=0.5)
+    assert alone.with_choice(in_speech=in_speech) == msgspec.structs.replace(GIVEN, quiet_before=bound)
