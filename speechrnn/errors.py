@@ -82,7 +82,7 @@ _EXTRAS = {
         "torch",
         "torchaudio",
     ),
-    "web": ("prometheus_client", "starlette", "uvicorn", "websockets"),
+    "web": ("h11", "prometheus_client", "websockets"),
 }
 
 

@@ -238,4 +238,4 @@ def serve(
         if not (certfile or server.is_loopback(listening)):
             note("others can open it, but browsers give a microphone only to https: give --certfile and --keyfile")
         note("Ctrl-C ends it")
-        server.make_server(app, names=names, certfile=certfile, keyfile=keyfile).run([listening])
+        server.Server(app, names=names, certfile=certfile, keyfile=keyfile).run(listening)

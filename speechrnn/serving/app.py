@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
+import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp
-from starlette.websockets import WebSocket
 
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.recognizer import Recognizer
-from speechrnn.serving import guard, metrics, protocol
+from speechrnn.serving import metrics, protocol
 from speechrnn.serving.admission import Admission
 from speechrnn.serving.batching import Batcher
+from speechrnn.serving.connections import Connection, Connections, GoneError
 from speechrnn.serving.conversation import Conversation, Service
+from speechrnn.serving.guard import SECURITY_HEADERS, Guard
+from speechrnn.serving.http1 import Http, HttpError, Request, Response
+from speechrnn.serving.protocol import End, ProtocolError
 from speechrnn.serving.uploads import MAX_UPLOAD_BYTES, Uploads
+from speechrnn.serving.websocket import WebSocket
 from speechrnn.spec import Options
 
-_GRACE_S = 3
+_GRACE_S = 3.0
+_MAX_CONNECTIONS = 256
+_N_WITHOUT_PLACE = 64
 _WEB = Path(__file__).parent / "web"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_log = logging.getLogger(__name__)
 
 
-def page() -> list[Route]:
-    """A route for each file of the page; they are read now, so that no request opens a file."""
+def page() -> dict[str, Response]:
+    """Each file of the page by its path; they are read now, so that no request opens a file."""
     files = {f"/{path.name}": path for path in sorted(_WEB.iterdir()) if path.suffix in _TYPES}
     files["/"] = files.pop("/index.html")
-    return [Route(name, _constant(path.read_bytes(), _TYPES[path.suffix])) for name, path in files.items()]
-
-
-def _constant(body: bytes, media_type: str) -> Callable[[Request], Response]:
-    return lambda request: Response(body, media_type=media_type)
+    return {name: Response(path.read_bytes(), _TYPES[path.suffix]) for name, path in files.items()}
 
 
 class App:
@@ -59,51 +61,57 @@ class App:
         self.batcher = Batcher(recognizer, lambda n_contexts: self.metrics.batches.inc())
         self.admission = Admission(max_clients, options.step_ms / 1000, lambda: self.batcher.context_s)
         self.uploads = Uploads(recognizer.path, labels, options, self.metrics)
+        self.max_connections = max(_MAX_CONNECTIONS, max_clients + _N_WITHOUT_PLACE)
         self._ready = protocol.ready(recognizer.path.stem, recognizer.info, options, MAX_UPLOAD_BYTES)
         self._service = Service(recognizer, options, self._ready, self.batcher, self.admission, self.metrics, idle_s)
+        self._conversations: set[Conversation] = set()
+        self._constants = page() | {protocol.MODEL_PATH: Response(protocol.encode(self._ready).encode())}
+        self._pages: dict[str, Callable[[], Response]] = {"/health": self._health, "/metrics": self._counters}
 
-    async def listen(self, websocket: WebSocket) -> None:
-        """Hold a conversation."""
+    async def answer(self, http: Http, request: Request) -> Response | None:
+        """The answer to a request; None after a conversation. Raises HttpError for what cannot be answered."""
+        if request.path == protocol.LISTEN_PATH:
+            await self._listen(http, request)
+            return None
+        if request.path == protocol.TRANSCRIBE_PATH:
+            _check_method(request, "POST")
+            return await self.uploads.handle(http, request)
+        if request.path not in self._constants and request.path not in self._pages:
+            raise HttpError(HTTPStatus.NOT_FOUND, f"nothing is served at {request.path}")
+        _check_method(request, "GET", "HEAD")
+        return self._constants.get(request.path) or self._pages[request.path]()
+
+    def interrupt(self) -> None:
+        """End what takes long: conversations, and recordings that are being transcribed. Their clients are told."""
+        self.uploads.interrupt()
+        for conversation in self._conversations:
+            conversation.interrupt(ProtocolError(End.STOPPED, "the server has been ended"))
+
+    async def _listen(self, http: Http, request: Request) -> None:
+        _check_method(request, "GET")
+        http.check_no_body()
+        websocket = WebSocket(http.connection, request, http.unread)
         await websocket.accept()
-        await Conversation(websocket, self._service).run()
+        conversation = Conversation(websocket, self._service)
+        self._conversations.add(conversation)
+        try:
+            await conversation.run()
+        finally:
+            self._conversations.discard(conversation)
 
-    async def model(self, request: Request) -> Response:
-        """What listens here."""
-        return _json(protocol.encode(self._ready))
-
-    async def health(self, request: Request) -> Response:
-        """That the server is well, and how full."""
+    def _health(self) -> Response:
         state = {"status": "ok", "clients": self.admission.n_clients, "capacity": self.admission.capacity}
-        return _json(msgspec.json.encode(state))
+        return Response(msgspec.json.encode(state))
 
-    async def counters(self, request: Request) -> Response:
-        """All counters in Prometheus' text form."""
+    def _counters(self) -> Response:
         self.metrics.clients.set(self.admission.n_clients)
         self.metrics.capacity.set(self.admission.capacity)
-        return Response(self.metrics.text(), media_type=metrics.MEDIA_TYPE)
+        return Response(self.metrics.text(), metrics.MEDIA_TYPE)
 
 
-def _json(body: str | bytes) -> Response:
-    return Response(body, media_type="application/json")
-
-
-def make_asgi(app: App, names: Sequence[str] = ()) -> ASGIApp:
-    """The whole ASGI application; `names` are hosts under which it may be opened besides this machine's own."""
-
-    @asynccontextmanager
-    async def lifespan(starlette: Starlette) -> AsyncIterator[None]:
-        async with app.batcher:
-            yield
-
-    routes = [
-        *page(),
-        Route(protocol.MODEL_PATH, app.model),
-        Route(protocol.TRANSCRIBE_PATH, app.uploads.handle, methods=["POST"]),
-        Route("/health", app.health),
-        Route("/metrics", app.counters),
-        WebSocketRoute(protocol.LISTEN_PATH, app.listen),
-    ]
-    return guard.Guard(Starlette(routes=routes, lifespan=lifespan), names)
+def _check_method(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"expected {' or '.join(methods)}, got {request.method}")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -128,40 +136,97 @@ def check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
         raise ConfigError(f"--certfile {certfile}: cannot be used ({reason}); give a PEM file, and --keyfile") from None
 
 
-class _Server(uvicorn.Server):
-    """Lets nobody wait for work that the end of the server interrupts."""
+class Server:
+    """Serves an app until it is told to stop; `names` are hosts under which it is known besides this machine's own.
 
-    def __init__(self, config: uvicorn.Config, app: App) -> None:
-        super().__init__(config)
+    Raises ConfigError if the files do not make a TLS server.
+    """
+
+    def __init__(
+        self, app: App, *, names: Sequence[str] = (), certfile: Path | None = None, keyfile: Path | None = None
+    ) -> None:
+        self.started = threading.Event()
         self._app = app
+        self._guard = Guard(names)
+        self.connections = Connections(self._serve, app.max_connections, _tls(certfile, keyfile))
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._app.uploads.interrupt()
-        await super().shutdown(sockets)
+    def run(self, listening: socket.socket) -> None:
+        """Serve on a socket of `bind` until Ctrl-C, SIGTERM, or `stop`, then close it."""
+        asyncio.run(self._run(listening))
+
+    def stop(self) -> None:
+        """End `run`; may be called in any thread."""
+        self._loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _run(self, listening: socket.socket) -> None:
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        async with self._app.batcher:
+            accepting = asyncio.create_task(self.connections.accept(listening))
+            with self._until_signal():
+                self.started.set()
+                await self._stopped.wait()
+            accepting.cancel()
+            await asyncio.wait((accepting,))
+            listening.close()
+            self._app.interrupt()
+            await self.connections.end(_GRACE_S)
+
+    @contextmanager
+    def _until_signal(self) -> Iterator[None]:
+        """Stop at a signal that ends programs, where this is the main thread, which alone gets them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_: self.stop()) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    async def _serve(self, connection: Connection) -> None:
+        """Answer the requests of one connection, one after the other."""
+        http = Http(connection, SECURITY_HEADERS)
+        while await self._answer(http):
+            pass
+        await connection.close()
+
+    async def _answer(self, http: Http) -> bool:
+        """Answer the next request; whether another one may follow."""
+        request = None
+        try:
+            if (request := await http.request()) is None:
+                return False
+            http.connection.is_busy = True
+            response = await self._response(http, request)
+        except HttpError as error:
+            self._app.metrics.refusals.labels(error.status.value).inc()
+            response = error.response()
+        if response is not None:
+            await http.respond(request, response)
+        http.connection.is_busy = False
+        return response is not None
+
+    async def _response(self, http: Http, request: Request) -> Response | None:
+        if problem := self._guard.problem(request.headers):
+            raise HttpError(HTTPStatus.FORBIDDEN, problem)
+        try:
+            return await self._app.answer(http, request)
+        except (HttpError, GoneError):
+            raise
+        except Exception:
+            _log.exception("a request failed")
+            message = "something failed in the server; see its log"
+            raise HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, message) from None
 
 
-def make_server(
-    app: App, *, names: Sequence[str] = (), certfile: Path | None = None, keyfile: Path | None = None
-) -> uvicorn.Server:
-    """The server, to be run on sockets of `bind`."""
-    return _Server(
-        uvicorn.Config(
-            make_asgi(app, names),
-            http=guard.Http,
-            ws=guard.WebSocket,
-            ws_max_size=protocol.MAX_MESSAGE_BYTES,
-            ws_per_message_deflate=False,
-            proxy_headers=False,
-            server_header=False,
-            ssl_certfile=certfile,
-            ssl_keyfile=keyfile,
-            access_log=False,
-            log_config=None,
-            log_level="error",
-            timeout_graceful_shutdown=_GRACE_S,
-        ),
-        app,
-    )
+def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
+    if certfile is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certfile, keyfile)
+    return context
 
 
 def addresses(listening: socket.socket, scheme: str) -> list[str]:

@@ -19,6 +19,9 @@ class Metrics:
         self.decisions = Counter("speechrnn_decisions", "Contexts that were decided.", registry=self.registry)
         self.batches = Counter("speechrnn_batches", "Runs of the network.", registry=self.registry)
         self.words = Counter("speechrnn_detections", "Keywords that were detected.", ["label"], registry=self.registry)
+        self.refusals = Counter(
+            "speechrnn_refusals", "Requests refused, by status.", ["status"], registry=self.registry
+        )
         self.uploads = Counter("speechrnn_uploads", "Recordings by HTTP status.", ["status"], registry=self.registry)
         self.lag = Histogram("speechrnn_lag_seconds", "Audio to answer.", buckets=_LAGS_S, registry=self.registry)
 

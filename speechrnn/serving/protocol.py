@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -16,19 +17,32 @@ from speechrnn.spec import ModelInfo, Options
 VERSION = 1
 LISTEN_PATH, TRANSCRIBE_PATH, MODEL_PATH = "/v1/listen", "/v1/transcribe", "/v1/model"
 MAX_MESSAGE_BYTES = 1 << 16
-MALFORMED, IDLE, BROKEN, FULL = 1007, 1008, 1011, 1013
-"""WebSocket close codes. The WebSocket itself adds 1009 for a message too large and 1012 for a server that ends."""
-
 _Message = TypeVar("_Message")
 _Threshold = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
-class ProtocolError(SpeechRnnError):
-    """Something that ends a conversation: told to the client in an `Error`, then by this close code."""
+class End(Enum):
+    """How the server ends a conversation: the WebSocket's close code, and the name under which it is counted."""
 
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
+    MALFORMED = 1007, "malformed"
+    IDLE = 1008, "idle"
+    TOO_LARGE = 1009, "too_large"
+    BROKEN = 1011, "broken"
+    STOPPED = 1012, "stopped"
+    FULL = 1013, "full"
+    SHED = 1013, "shed"
+
+    def __init__(self, code: int, counted_as: str) -> None:
         self.code = code
+        self.counted_as = counted_as
+
+
+class ProtocolError(SpeechRnnError):
+    """Something that ends a conversation: told to the client in an `Error`, then by a close code."""
+
+    def __init__(self, end: End, message: str) -> None:
+        super().__init__(message)
+        self.end = end
 
 
 class ClientChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,9 +135,13 @@ def decode_finish(message: str) -> Finish:
 
 
 def decode_audio(message: bytes) -> Samples:
-    """Samples [T] of 16-bit little-endian mono PCM. Raises ProtocolError for half a sample."""
+    """Samples [T] of 16-bit little-endian mono PCM. Raises ProtocolError for half a sample, or none."""
+    if not message:
+        raise ProtocolError(End.MALFORMED, "expected audio, got an empty message; leave it out")
     if len(message) % 2:
-        raise ProtocolError(MALFORMED, f"expected whole 16-bit samples, got {len(message)} bytes; send an even number")
+        raise ProtocolError(
+            End.MALFORMED, f"expected whole 16-bit samples, got {len(message)} bytes; send an even number"
+        )
     return from_int16(np.frombuffer(message, dtype="<i2"))
 
 
@@ -135,7 +153,9 @@ def decode_upload_query(query: Mapping[str, str]) -> UploadQuery:
     try:
         recording = msgspec.convert(fields, type=UploadQuery, strict=False)
     except msgspec.ValidationError as error:
-        raise ProtocolError(MALFORMED, f"expected name, keywords and threshold, got something else ({error})") from None
+        raise ProtocolError(
+            End.MALFORMED, f"expected name, keywords and threshold, got something else ({error})"
+        ) from None
     shown = "".join(letter for letter in recording.name.replace("\\", "/").split("/")[-1] if letter.isprintable())
     return msgspec.structs.replace(recording, name=shown or "recording")
 
@@ -147,8 +167,8 @@ def encode(message: Ready | Decision | Finished | Error) -> str:
 
 def _decode(message: str | bytes, kind: type[_Message], expected: str) -> _Message:
     if isinstance(message, bytes):
-        raise ProtocolError(MALFORMED, f"expected {expected}, got {len(message)} bytes of audio")
+        raise ProtocolError(End.MALFORMED, f"expected {expected}, got {len(message)} bytes of audio")
     try:
         return msgspec.json.decode(message, type=kind)
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise ProtocolError(MALFORMED, f"expected {expected}, got something else ({error})") from None
+        raise ProtocolError(End.MALFORMED, f"expected {expected}, got something else ({error})") from None

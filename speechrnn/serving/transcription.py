@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -27,16 +29,22 @@ _RATES_HZ = (1000, 384000)
 _MAX_CHANNELS = 32
 _MAX_PEAKS = 4000
 _PEAKS_PER_S = 100
+_PROGRAM = (  # in the same modules as this process, wherever it has found them
+    f"import sys; descriptor, sys.path = int(sys.argv[1]), sys.argv[2:]; from {__name__} import main; main(descriptor)"
+)
 _OFFERED_FORMATS = ("json", "vtt", "audacity")
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A recording at `path`, which its sender calls `name`, and how to search it."""
+    """What its sender calls a recording, and how to search it."""
 
-    path: str
     name: str
     model: str
     options: Options
+
+
+class FailedError(Exception):
+    """The program that should transcribe could not."""
 
 
 class Result(msgspec.Struct, frozen=True, tag="result"):
@@ -77,45 +85,68 @@ class Peaks:
         return [round(min(1.0, float(value)), 3) for value in padded.max(axis=1, initial=0)]
 
 
-async def run(job: Job) -> Result:
-    """Do a job in another process, which is ended with the task that waits for it.
+async def run(job: Job, recording: IO[bytes]) -> Result:
+    """Do a job in another process, which is ended with the task that waits for it, and ends with the server.
 
-    Raises AudioError if the recording is unreadable, too long, or takes more than `MAX_WORK_S`; so do options that
-    do not fit the model.
+    Raises AudioError if the recording is unreadable, too long, or takes more than `MAX_WORK_S`; FailedError.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", __name__),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,  # so that Ctrl-C does not reach it
-    )
+    recording.seek(0)
+    descriptor = recording.fileno()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", _PROGRAM, str(descriptor), *(path or str(Path.cwd()) for path in sys.path)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=(descriptor,),
+            start_new_session=True,  # so that Ctrl-C does not reach it
+        )
+    except OSError as error:
+        raise FailedError(f"cannot start a process ({error.strerror})") from None
     try:
         async with asyncio.timeout(MAX_WORK_S):
-            output, _ = await process.communicate(msgspec.json.encode(job))
+            code, output, log = await _answer(process, job)
     except TimeoutError:
         raise AudioError(f"{job.name}: took more than {MAX_WORK_S:g} s to transcribe; send a part of it") from None
     finally:
         if process.returncode is None:
             process.kill()
-            await process.communicate()
-    if process.returncode != 0:
+            await process.wait()
+    if code < 0:
         raise AudioError(f"{job.name}: not readable as audio; it ended the program that tried")
+    if code > 0:
+        raise FailedError(log.decode(errors="replace").strip().rpartition("\n")[-1])
     answer = msgspec.json.decode(output, type=Result | _Problem)
     if isinstance(answer, _Problem):
         raise AudioError(answer.message)
     return answer
 
 
-def main() -> None:
+async def _answer(process: asyncio.subprocess.Process, job: Job) -> tuple[int, bytes, bytes]:
+    """Exit code, output and log of the process. Its input stays open: by that it knows that the server lives."""
+    assert process.stdin and process.stdout and process.stderr
+    process.stdin.write(msgspec.json.encode(job) + b"\n")
+    output, log = await asyncio.gather(process.stdout.read(), process.stderr.read())
+    return await process.wait(), output, log
+
+
+def main(descriptor: int) -> None:
     """The other process: a job on standard input, its answer on standard output. It gives way to those who are live."""
     os.nice(10)
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+    threading.Thread(target=_end_with_server, daemon=True).start()
+    path = Path(f"/dev/fd/{descriptor}")
     try:
-        answer: Result | _Problem = _transcribe(Path(job.path), job.name, job.model, job.options)
+        answer: Result | _Problem = _transcribe(path, job.name, job.model, job.options)
     except SpeechRnnError as error:
-        answer = _Problem(str(error).replace(job.path, job.name))
+        answer = _Problem(str(error).replace(str(path), job.name))
     sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+def _end_with_server() -> None:
+    """Exit when the other end of standard input is closed, as the system does for a server that was killed."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
 
 
 def _transcribe(path: Path, name: str, model: str, options: Options) -> Result:
@@ -151,7 +182,3 @@ def _check_length(duration_s: float, name: str) -> None:
             f"{name}: expected at most {MAX_DURATION_S / 60:g} minutes, got {duration_s / 60:.0f}; "
             "use the command: speechrnn transcribe"
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -40,14 +41,14 @@ class Serving:
         self.listening = server.bind("127.0.0.1", port)
         self.host = f"127.0.0.1:{self.listening.getsockname()[1]}"
         self.app = server.App(recognizer, options or recognizer.info.options, **bounds)
-        self.server = server.make_server(self.app, names=names, certfile=certfile, keyfile=keyfile)
-        self._thread = threading.Thread(target=self.server.run, args=([self.listening],))
+        self.server = server.Server(self.app, names=names, certfile=certfile, keyfile=keyfile)
+        self._thread = threading.Thread(target=self.server.run, args=(self.listening,))
         self._thread.start()
-        wait_until(lambda: self.server.started)
+        assert self.server.started.wait(30)
 
     def stop(self) -> None:
         """Ctrl-C."""
-        self.server.should_exit = True
+        self.server.stop()
         self._thread.join(30)
 
     def __enter__(self) -> Self:
@@ -83,6 +84,43 @@ class Serving:
         """What it says of its health."""
         answer: Answer = json.loads(self.request("/health")[2])
         return answer
+
+
+HANDSHAKE = (
+    "GET /v1/listen HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+TEXT, BINARY, CONTINUATION, PING = 1, 2, 0, 9
+
+
+def frame(opcode: int, data: bytes = b"", *, is_last: bool = True) -> bytes:
+    """A client's frame, masked with zeros."""
+    head = bytes([0x80 * is_last | opcode])
+    length = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2, "big")
+    return head + length + bytes(4) + data
+
+
+def raw_client(running: Serving) -> socket.socket:
+    """A WebSocket in whose place any bytes can be sent, once it has said what follows."""
+    plain = socket.create_connection(("127.0.0.1", running.port), 30)
+    plain.sendall(f"{HANDSHAKE}\r\n".encode() + frame(TEXT, start().encode()))
+    head = b""
+    while b'"ready"' not in head:
+        head += plain.recv(4096)
+    return plain
+
+
+def answers_until_end(plain: socket.socket) -> bytes:
+    """All that the server still sends, until it closes."""
+    answers = b""
+    while True:
+        try:
+            piece = plain.recv(65536)
+        except ConnectionResetError:
+            return answers
+        if not piece:
+            return answers
+        answers += piece
 
 
 def wait_until(true: Any, timeout_s: float = 30) -> None:

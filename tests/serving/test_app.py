@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import msgspec
 import numpy as np
@@ -35,12 +35,23 @@ from speechrnn.audio import Resampler, Samples, from_int16, to_int16
 from speechrnn.cli.main import cli
 from speechrnn.decoding import read
 from speechrnn.recognizer import Recognizer, load
-from speechrnn.serving import admission, conversation, guard, transcription, uploads
+from speechrnn.serving import admission, connections, conversation, http1, transcription, uploads
 from speechrnn.serving import app as server
 from speechrnn.serving.batching import Batcher
 from speechrnn.spotter import KeywordSpotter
 from tests.helpers import COMMAND, fake_recognizer, noise, silence, word, write_audio
-from tests.serving.server import Serving, closed, converse, found_in, pcm, start, wait_until
+from tests.serving.server import (
+    BINARY,
+    Serving,
+    closed,
+    converse,
+    found_in,
+    frame,
+    pcm,
+    raw_client,
+    start,
+    wait_until,
+)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "audio"
@@ -79,9 +90,9 @@ def spotted(samples: Samples, rate_hz: int = 16000) -> list[dict[str, Any]]:
 # Conversations
 
 
-@pytest.mark.parametrize("block_samples", [1, 333, 1600, 30000])
+@pytest.mark.parametrize("block_samples", [7, 333, 1600, 30000])
 def test_a_client_hears_what_a_spotter_finds_however_it_cuts_its_audio(serving: Serving, block_samples: int) -> None:
-    samples = SPEECH if block_samples > 1 else SPEECH[:16000]
+    samples = SPEECH if block_samples > 7 else SPEECH[:16000]
     with serving.connect() as websocket:
         answers = converse(websocket, samples, block_samples)
     assert found_in(answers) == spotted(samples) != []
@@ -266,7 +277,9 @@ def test_no_more_are_heard_than_can_be_in_real_time() -> None:
     fake = fake_recognizer()
 
     def slow(samples: Samples) -> Samples:
-        time.sleep(0.02 * len(samples))
+        end_s = time.thread_time() + 0.02 * len(samples)
+        while time.thread_time() < end_s:
+            pass
         return fake.logits(samples)
 
     with Serving(Recognizer(fake.info, slow, fake.path)) as running:
@@ -318,22 +331,21 @@ def send_slowly(websocket: Any, messages: list[str | bytes]) -> None:
 @pytest.mark.slow
 def test_who_reads_no_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "_CLOSING_S", 0.1)
-    monkeypatch.setattr(guard, "_CLOSED_S", 0.1)
+    monkeypatch.setattr(connections, "_CLOSING_S", 0.1)
     with Serving(fake_recognizer(), idle_s=1) as running:
         running.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        with running.connect(max_queue=1) as websocket:
-            websocket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            websocket.send(start())
-            with pytest.raises((ConnectionClosed, TimeoutError)):
-                for _ in range(2000):
-                    websocket.send(pcm(noise(32000)))
-        wait_until(lambda: not running.server.server_state.connections)
+        with raw_client(running) as plain:
+            plain.settimeout(0.5)
+            with suppress(ConnectionError, TimeoutError):
+                while True:
+                    plain.sendall(frame(BINARY, pcm(noise(32000))))
+            wait_until(lambda: not running.server.connections)
         assert counters(running)['speechrnn_ends_total{how="idle"}'] == 1
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "], ids=["nothing", "half a request"])
 def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(guard, "_REQUEST_S", 0.3)
+    monkeypatch.setattr(http1, "_HEAD_S", 0.3)
     with Serving(fake_recognizer()) as running, socket.create_connection(("127.0.0.1", running.port), 30) as plain:
         plain.sendall(sent)
         with pytest.raises(ConnectionResetError):
@@ -346,17 +358,29 @@ def raise_at_end(plain: socket.socket) -> None:
     raise ConnectionResetError
 
 
-def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "_MAX_CONNECTIONS", 3)
-    with Serving(fake_recognizer()) as running:
-        plain = [socket.create_connection(("127.0.0.1", running.port), 30) for _ in range(4)]
+def test_who_has_no_place_makes_room_for_newer_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(server, "_N_WITHOUT_PLACE", 1)
+    with Serving(fake_recognizer(), max_clients=2) as running, ExitStack() as clients:
+        kept = [clients.enter_context(running.connect()) for _ in range(2)]
+        for websocket in kept:
+            websocket.send(start())
+            websocket.recv(timeout=30)
+        first, second = (clients.enter_context(plain(running)) for _ in range(2))
         with pytest.raises(ConnectionResetError):
-            raise_at_end(plain[3])
-        plain[0].close()
-        wait_until(lambda: len(running.server.server_state.connections) == 2)
-        assert running.health()["status"] == "ok"
-        for connection in plain:
-            connection.close()
+            raise_at_end(first)
+        second.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert second.recv(4096).startswith(b"HTTP/1.1 200")
+        for websocket in kept:
+            websocket.send('{"type": "finish"}')
+            assert json.loads(websocket.recv(timeout=30))["type"] == "finished"
+
+
+def plain(running: Serving) -> socket.socket:
+    """A connection on which nothing has been sent."""
+    return socket.create_connection(("127.0.0.1", running.port), 30)
 
 
 @pytest.mark.parametrize(
@@ -574,15 +598,17 @@ def test_more_recordings_than_can_be_waited_for_are_refused(serving: Serving, mo
     assert "try again" in answer["message"]
 
 
-def test_what_was_sent_is_removed(real_serving: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_was_sent_has_no_name_to_outlive_the_server(
+    real_serving: Serving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     seen: list[int] = []
     run = transcription.run
 
-    async def watch(job: transcription.Job) -> transcription.Result:
-        seen.append(Path(job.path).stat().st_size)
-        assert Path(job.path).parent == tmp_path
-        return await run(job)
+    async def watch(job: transcription.Job, recording: IO[bytes]) -> transcription.Result:
+        seen.append(os.fstat(recording.fileno()).st_size)
+        assert list(tmp_path.iterdir()) == []
+        return await run(job, recording)
 
     monkeypatch.setattr(transcription, "run", watch)
     bodies = [(EXAMPLES / "menu.ogg").read_bytes(), b"no audio"]
@@ -767,10 +793,7 @@ def test_for_others_the_program_warns_that_browsers_want_https(monkeypatch: pyte
     """Told by a server on the loopback interface that takes itself for a public one, and ends at once."""
     monkeypatch.setattr(server, "is_loopback", lambda listening: False)
 
-    def run(sockets: list[socket.socket]) -> None:
-        sockets[0].close()
-
-    monkeypatch.setattr(server, "make_server", lambda *args, **options: SimpleNamespace(run=run))
+    monkeypatch.setattr(server.Server, "run", lambda server, listening: listening.close())
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     said = CliRunner().invoke(cli, ["serve", "--port", "0"], catch_exceptions=False).stderr
     assert "only to https: give --certfile and --keyfile" in said
@@ -825,7 +848,7 @@ def test_what_cannot_be_served_is_one_clear_line(serving: Serving, arguments: li
 
 
 def test_without_the_web_extra_the_program_says_what_to_install() -> None:
-    code = "import sys; sys.modules['starlette'] = None; from speechrnn.cli.main import main; main()"
+    code = "import sys; sys.modules['h11'] = None; from speechrnn.cli.main import main; main()"
     command = [sys.executable, "-c", code, "serve"]
     result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert result.returncode == 2
