@@ -22,12 +22,13 @@ import numpy as np
 import soundfile
 
 from pipelines.align_words import normalised, open_decoder, words_of
-from speechrnn.audio import Samples, read, to_int16
+from speechrnn.audio import Samples, to_int16
 from speechrnn.cli.console import run_program, track
 from speechrnn.config import TRAINING_RATE_HZ, Data, load_experiment
 from speechrnn.data.clips import Split
 from speechrnn.data.kokoro import Kokoro, Voice
 from speechrnn.data.lexicon import Excluded, words
+from speechrnn.decoding import read
 
 FOLDER = "natural_voices"
 VALIDATION_VOICES = ("af_nova", "af_sky", "am_eric", "am_onyx", "bf_lily", "bm_daniel")

@@ -27,12 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.align_words import TRANSCRIPTS, normalised, read_transcripts
-from speechrnn.audio import Samples, read
+from speechrnn.audio import Samples
 from speechrnn.cli.console import run_program
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.data.clips import Source
 from speechrnn.data.lexicon import SOUND_LIKE
 from speechrnn.data.pack import find_sources
+from speechrnn.decoding import read
 from speechrnn.detector import Detection, Detector
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.spec import Options
