@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import speechrnn
+from speechrnn import errors
 from speechrnn.cli.main import cli
 
 ROOT = Path(__file__).parent.parent
@@ -100,6 +101,14 @@ def test_all_has_every_extra_and_development_has_all() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     assert extras["all"] == [f"speechrnn[{','.join(name for name in extras if name not in ('all', 'dev'))}]"]
     assert "speechrnn[all]" in extras["dev"]
+
+
+def test_the_advice_on_missing_modules_names_the_extra_that_has_them() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    packages = {
+        name: {re.split(r"[>\[]", item)[0].replace("-", "_") for item in extras[name]} for name in errors._EXTRAS
+    }
+    assert {name: {*modules} for name, modules in errors._EXTRAS.items()} == packages
 
 
 def test_no_dependency_is_bounded_from_above() -> None:

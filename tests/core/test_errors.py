@@ -88,7 +88,7 @@ def test_a_place_that_cannot_be_written_is_named_once(tmp_path: Path) -> None:
         ("torch", "torch is not installed: pip install 'speechrnn[train]'"),
         ("onnx.helper", "onnx is not installed: pip install 'speechrnn[train]'"),
         ("sounddevice", "sounddevice is not installed: pip install 'speechrnn[mic]'"),
-        ("uvicorn.protocols", "uvicorn is not installed: pip install 'speechrnn[web]'"),
+        ("websockets.sync", "websockets is not installed: pip install 'speechrnn[web]'"),
         ("pocketsphinx", "pocketsphinx is not installed: pip install pocketsphinx"),
     ],
 )
