@@ -2,9 +2,9 @@
 
     python -m pipelines.benchmarks.endurance
 
-The words of `examples/` come at drawn times over faint noise, made on the fly; the same seed makes the same hour, and
-the last hour is made with the seed of the first. Memory must stay flat and the last hour must be heard as the first
-was; the command fails if not.
+The words of `examples/audio/` come at drawn times over faint noise, made on the fly; the same seed makes the same
+hour, and the last hour is made with the seed of the first. Memory must stay flat and the last hour must have the
+detections of the first; the command fails if not.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def problems(first: Hour, last: Hour) -> list[str]:
     if last.rss_mb - first.rss_mb > _FLAT_MB:
         lines.append(f"memory grew from {first.rss_mb:.1f} MB after the first hour to {last.rss_mb:.1f} MB")
     if last.found != first.found:
-        lines.append("the last hour was not heard as the first, which has the same sound")
+        lines.append("the last hour has other detections than the first, which has the same sound")
     return lines
 
 

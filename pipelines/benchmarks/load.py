@@ -101,7 +101,7 @@ def _usage(process_id: int) -> tuple[float, float]:
 
 
 async def measure(url: str, process_id: int, n_clients: int, blocks: list[bytes], seconds: float, n_words: int) -> Row:
-    """Let so many clients speak at once for so long; `n_words` is what one of them hears alone."""
+    """Let so many clients speak at once for so long; `n_words` is the number of detections of one alone."""
     clients = [Client(blocks, seconds) for _ in range(n_clients)]
     (cpu_s, _), started_s = _usage(process_id), time.perf_counter()
     await asyncio.gather(*(client.run(url, number / _NEWCOMERS_PER_S) for number, client in enumerate(clients)))
@@ -149,7 +149,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 10, 20, 40, 60, 100])
     parser.add_argument("--seconds", type=float, default=30, help="how long each number of clients speaks")
-    parser.add_argument("--audio", type=Path, default=Path("examples/commands.wav"), help="what they say, repeated")
+    audio = Path("examples/audio/commands.wav")
+    parser.add_argument("--audio", type=Path, default=audio, help="what they say, repeated")
     parser.add_argument("--model", default="commands8")
     arguments = parser.parse_args()
     samples = read(arguments.audio, _RATE_HZ)

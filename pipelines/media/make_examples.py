@@ -1,4 +1,6 @@
-"""Make the recordings in `examples/` with espeak-ng, and the truth about them: python -m pipelines.media.make_examples.
+"""Make the recordings in `examples/audio/` with espeak-ng, and their ground truth.
+
+    python -m pipelines.media.make_examples
 
 Every recording is words of one synthesised voice at known times over faint noise. Beside each lies a label track
 (NAME.labels.txt, which Audacity opens) with where each word really is. The same machine makes the same files.
@@ -73,7 +75,7 @@ def make(recording: Example, folder: Path) -> None:
 def main() -> None:
     """Make all recordings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("examples"))
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("examples/audio"))
     folder = parser.parse_args().folder
     if shutil.which("espeak-ng") is None:
         raise DeviceError("espeak-ng is not installed; on Debian: apt-get install espeak-ng")

@@ -1,6 +1,6 @@
-"""Draw a recording with what a model hears in it: waveform and detections, and the posteriors of all classes below.
+"""Draw a recording with its detections: the waveform above, the posteriors of all classes below.
 
-python -m pipelines.media.make_picture examples/commands.wav docs/commands.png --to 6.5
+python -m pipelines.media.make_picture examples/audio/commands.wav docs/commands.png --to 6.5
 """
 
 from __future__ import annotations

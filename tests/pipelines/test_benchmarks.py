@@ -1,0 +1,112 @@
+"""The benchmarks and the ablation: what they compute and print, without the hours that they take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from pipelines.benchmarks import load, speed
+from pipelines.studies import ablation
+from speechrnn.config import load_experiment
+from tests.conftest import CONFIGS
+
+
+def test_the_made_pack_is_what_the_configuration_trains_on() -> None:
+    pack = speed.made_pack(load_experiment(CONFIGS / "smoke.toml"))
+    commands = [clip for clip in pack.clips if clip.kind == "command"]
+    assert {clip.word: sum(one.word == clip.word for one in commands) for clip in commands} == {
+        "yes": 40,
+        "no": 40,
+        "other": 40,
+    }
+    assert sum(clip.split == "training" for clip in commands) == 3 * 36
+    assert [clip.n_samples for clip in pack.clips if clip.kind in ("noise", "room")] == [960000, 16000, 16000, 16000]
+    assert [clip.offset for clip in pack.clips] == [0, *np.cumsum([clip.n_samples for clip in pack.clips])[:-1]]
+    assert len(pack.samples) == sum(clip.n_samples for clip in pack.clips)
+
+
+def test_the_mean_leaves_two_calls_out() -> None:
+    calls: list[int] = []
+    assert speed._mean_s(lambda: calls.append(1), 3) < 0.1
+    assert len(calls) == 5
+
+
+def test_figures_of_speed_become_a_table() -> None:
+    row = speed.Row("`classify`", "0.5 s", "torch: 2.0 s", "4.0 times faster", "under 0.7 s")
+    assert speed.to_table([row]).to_markdown() == [
+        "| what | measured | against | ratio | aim |",
+        "|---|---|---|---|---|",
+        "| `classify` | 0.5 s | torch: 2.0 s | 4.0 times faster | under 0.7 s |",
+    ]
+
+
+def test_figures_of_load_become_a_table() -> None:
+    row = load.Row(40, 2, 399.6, 30.2, 99.7, 120.4, 76, 76, 1.254, 141.6)
+    assert load.to_table([row]).to_markdown()[2] == (
+        "| 40 | 2 | 400 | 30 ms | 100 ms | 120 ms | 76 of 76 | 1.25 cores | 142 MB |"
+    )
+
+
+def test_the_usage_of_a_process_is_in_seconds_and_megabytes() -> None:
+    cpu_s, memory_mb = load._usage(os.getpid())
+    times = os.times()
+    assert cpu_s == pytest.approx(times.user + times.system, abs=0.5)
+    assert 20 < memory_mb < 100_000
+
+
+def test_clients_are_counted_with_their_decisions_words_and_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "_WARM_UP_S", 0.15)
+    monkeypatch.setattr(load, "_NEWCOMERS_PER_S", 100)
+    n_clients = 0
+
+    async def answer(websocket: ServerConnection) -> None:
+        """Refuse the third client; give the others a decision for each 100 ms and one word at the second."""
+        nonlocal n_clients
+        n_clients += 1
+        assert json.loads(await websocket.recv()) == {"type": "start", "rate_hz": 48000}
+        if n_clients == 3:
+            await websocket.send('{"type": "error"}')
+            return
+        await websocket.send('{"type": "started", "detections": []}')
+        for n_blocks in (2, 4):
+            for _ in range(2):
+                assert await websocket.recv() == bytes(4800)
+            found = [{"label": "yes"}] if n_blocks == 4 else []
+            decision = {"type": "decision", "time_s": n_blocks / 20, "detections": found}
+            await websocket.send(json.dumps(decision))
+        assert await websocket.recv() == '{"type": "finish"}'
+
+    async def measure() -> load.Row:
+        async with serve(answer, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            return await load.measure(f"ws://127.0.0.1:{port}/", os.getpid(), 3, [bytes(4800)], 0.2, 1)
+
+    row = asyncio.run(measure())
+    assert (row.n_clients, row.n_refused, row.n_words, row.n_expected) == (3, 1, 2, 2)
+    assert row.decisions_per_s == pytest.approx(2 / 0.05)
+    assert 0 <= row.p50_ms <= row.p99_ms <= row.max_ms < 1000
+
+
+@pytest.mark.parametrize("name", ablation.ROWS)
+def test_every_row_of_the_ablation_changes_the_shipped_recipe(name: str) -> None:
+    whole, changed = (
+        load_experiment(CONFIGS / "commands8.toml", list(changes)) for changes in ((), ablation.ROWS[name])
+    )
+    assert (changed == whole) == (name == "the whole recipe")
+
+
+def test_a_row_of_the_ablation_is_in_per_cent(tmp_path: Path) -> None:
+    scores = {
+        "validation_balanced_accuracy": 0.9512,
+        "validation yes": 0.96,
+        "validation no": 0.98,
+        "validation unknown": 0.9,
+        "validation silence": 1.0,
+    }
+    assert ablation.row("whole", scores, ("yes", "no")) == ("whole", "95.1", "97.0", "90.0", "-", "100.0")
