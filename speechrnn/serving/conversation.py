@@ -73,10 +73,10 @@ class Conversation:
 
     async def _end(self, error: ProtocolError) -> None:
         self._service.metrics.ends.labels(error.end.counted_as).inc()
-        with suppress(TimeoutError, GoneError, ProtocolError):
+        with suppress(TimeoutError, GoneError):
             async with asyncio.timeout(_CLOSING_S):
                 await self._websocket.send(protocol.encode(protocol.Error(str(error))))
-                await self._websocket.close(error.end.code)
+        await self._websocket.close(error.end.code)
 
     async def _converse(self) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from http import HTTPStatus
 
 from websockets.frames import Frame, Opcode
@@ -21,6 +22,7 @@ _MAX_FRAMES_PER_S = 500
 _MAX_FRAMES_AT_ONCE = 1000
 _MAX_FRAGMENTS = 64
 _TOO_LARGE = 1009
+_CLOSING_S = 2.0
 
 
 class Pace:
@@ -83,12 +85,15 @@ class WebSocket:
         await self._flush()
 
     async def close(self, code: int = 1000) -> None:
-        """Close, and wait for the client to do so, too."""
-        if self._protocol.state is State.OPEN:
-            self._protocol.send_close(code)
-            await self._flush()
-        while self._protocol.state is not State.CLOSED and not self._protocol.eof_sent:
-            await self._read()
+        """Close, and wait a while for the client to do so, too."""
+        with suppress(TimeoutError, GoneError, ProtocolError):
+            async with asyncio.timeout(_CLOSING_S):
+                if self._protocol.state is State.OPEN:
+                    self._protocol.send_close(code)
+                    await self._flush()
+                while not self._protocol.eof_sent:
+                    self._frames.clear()
+                    await self._read()
 
     async def _read(self) -> None:
         """Take in the next piece, as fast as the client may send."""
@@ -106,7 +111,7 @@ class WebSocket:
     def _raise(self) -> None:
         """Raise what ended the reading of frames."""
         sent = self._protocol.close_sent
-        if sent is None:
+        if sent is None or isinstance(self._protocol.parser_exc, EOFError):
             raise GoneError
         if sent.code == _TOO_LARGE:
             raise ProtocolError(End.TOO_LARGE, f"expected messages of at most {MAX_MESSAGE_BYTES} bytes")

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -174,3 +175,13 @@ def closed(websocket: ClientConnection) -> tuple[int, str]:
             return error.rcvd.code, message
         if answer["type"] == "error":
             message = answer["message"]
+
+
+def counters(running: Serving) -> dict[str, float]:
+    """What Prometheus would read."""
+    text = running.request("/metrics")[2].decode()
+    return {
+        sample.name + "".join(f'{{{key}="{value}"}}' for key, value in sample.labels.items()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

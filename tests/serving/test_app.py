@@ -26,7 +26,6 @@ import numpy as np
 import pytest
 import trustme
 from click.testing import CliRunner
-from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -45,6 +44,7 @@ from tests.serving.server import (
     Serving,
     closed,
     converse,
+    counters,
     found_in,
     frame,
     pcm,
@@ -395,6 +395,7 @@ def plain(running: Serving) -> socket.socket:
         (None, "http://evil.example", False),
         (None, "null", False),
         (None, "", False),
+        (None, "http://[", False),
         ("localhost:{port}", "http://localhost:1", False),
         ("evil.example:{port}", "http://evil.example:{port}", False),
         ("evil.example", None, False),
@@ -448,16 +449,6 @@ def test_no_other_path_is_served(serving: Serving, path: str) -> None:
     status, headers, _ = serving.request(path)
     assert status == 404
     assert "default-src 'none'" in headers["content-security-policy"]
-
-
-def counters(running: Serving) -> dict[str, float]:
-    """What Prometheus would read."""
-    text = running.request("/metrics")[2].decode()
-    return {
-        sample.name + "".join(f'{{{key}="{value}"}}' for key, value in sample.labels.items()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def test_the_counters_count() -> None:
@@ -805,20 +796,11 @@ def test_only_the_loopback_interface_is_for_this_machine_alone(address: str, exp
     assert server.is_loopback(listening) is expected
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path]:
-    authority = trustme.CA()
-    path = tmp_path_factory.mktemp("certificate") / "server.pem"
-    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(str(path))
-    return authority, path
-
-
-def test_with_a_certificate_the_server_speaks_https(certificate: tuple[trustme.CA, Path]) -> None:
-    authority, path = certificate
+def test_with_a_certificate_the_server_speaks_https(authority: trustme.CA, certificate: Path) -> None:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     with (
-        Serving(fake_recognizer(), certfile=path) as running,
+        Serving(fake_recognizer(), certfile=certificate) as running,
         connect(f"wss://{running.host}/v1/listen", ssl=context, proxy=None) as websocket,
     ):
         assert found_in(converse(websocket, SPEECH)) == spotted(SPEECH)
