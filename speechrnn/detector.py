@@ -87,7 +87,7 @@ class Detector:
         rested = self._step - self._fired >= self._n_refractory
         self._held &= ~((mean < self._options.release * self._thresholds) & rested)
         best = int(mean.argmax())
-        if self._held[best] or mean[best] < self._thresholds[best]:
+        if self._held[best] or not mean[best] >= self._thresholds[best]:  # so that NaN never fires
             return []
         self._held[best] = True
         self._fired[best] = self._step

@@ -86,6 +86,9 @@ _EXTRAS = {
 }
 
 
+_MAX_CHARACTERS = 300
+
+
 def missing_extra(module: str | None) -> str:
     """That a module is not installed, and how to install it: by the extra of this package that has it."""
     package = (module or "a module").partition(".")[0]
@@ -94,8 +97,12 @@ def missing_extra(module: str | None) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line; its name if it says nothing, as ONNX Runtime's on Python 3.11.2."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error of a library says, in one line of at most 300 characters.
+
+    Its name if it says nothing, as ONNX Runtime's on Python 3.11.2.
+    """
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= _MAX_CHARACTERS else line[:_MAX_CHARACTERS] + "..."
 
 
 Item = TypeVar("Item")

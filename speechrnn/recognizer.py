@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ Array = NDArray[np.float32]
 METADATA_KEY = "speechrnn"
 """The key in ONNX metadata under which a model file carries its ModelInfo as JSON."""
 _BATCH_SIZE = 32  # larger ones leave the cache and are slower
+_MAX_FIRST_RUN_S = 10.0  # of one context, which takes some milliseconds
 _SHIPPED = Path(__file__).parent / "pretrained"
 
 
@@ -54,13 +57,27 @@ class Recognizer:
         return Recognizer(info, self._logits, self.path, self._embeddings)
 
     def logits(self, samples: Samples) -> Array:
-        """Class scores [B, C] of contexts [B, context_samples], float32 in [-1, 1]."""
-        return self._logits(np.ascontiguousarray(samples, dtype=np.float32))
+        """Class scores [B, C] of contexts [B, context_samples], float32 in [-1, 1].
+
+        Raises ModelFileError where the network gives another number of scores, or some that are not finite.
+        """
+        logits = self._logits(np.ascontiguousarray(samples, dtype=np.float32))
+        expected = len(samples), len(self.labels)
+        name = self.path or "the model"
+        if logits.shape != expected:
+            raise ModelFileError(
+                f"{name}: expected scores of shape {expected}, a column for each label, got {logits.shape}; "
+                "its labels are not those of its network, export it again"
+            )
+        if not np.isfinite(logits).all():
+            raise ModelFileError(f"{name}: its network gives scores that are not finite; train it or export it again")
+        return logits
 
     def posteriors(self, samples: Samples) -> Array:
-        """Class probabilities [B, C] of contexts [B, context_samples]; each row sums to 1."""
+        """Class probabilities [B, C] of contexts [B, context_samples]; each row sums to 1. Raises as `logits` does."""
         logits = self.logits(samples)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        with np.errstate(over="ignore"):  # a difference past float32 is a probability of 0
+            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
 
     def embed(self, samples: Samples) -> Array:
@@ -140,13 +157,14 @@ def shipped_models() -> list[str]:
 
 
 def find_model(model: str | Path) -> Path:
-    """The file of a shipped model's name or of a path. Raises ModelFileError if there is none."""
-    path = Path(model)
-    if path.is_file():
-        return path
-    shipped = _SHIPPED / f"{model}.onnx"
-    if path.name == str(model) and shipped.is_file():
-        return shipped
+    """The file of a shipped model's name or of a path. Raises ModelFileError if there is none.
+
+    The name of a shipped model means that model, whatever lies in the working directory; ./NAME means a file there.
+    """
+    if str(model) in shipped_models():
+        return _SHIPPED / f"{model}.onnx"
+    if Path(model).is_file():
+        return Path(model)
     raise MissingModelError(
         f"{model}: no such model; expected a .onnx or .pt file or one of the shipped: {', '.join(shipped_models())}"
     )
@@ -155,12 +173,19 @@ def find_model(model: str | Path) -> Path:
 def load(model: str | Path = "commands8", *, operating_point: str | None = None, n_threads: int = 1) -> Recognizer:
     """Load a shipped model by name, or any model file by path, to decide as it says, or as its operating point says.
 
-    `n_threads` is for ONNX models; a checkpoint runs on the threads that torch has. Raises ModelFileError, ConfigError
-    for an operating point that the model does not have.
+    The network runs once over silence, so that what it gives is known to fit what the file says of it. `n_threads` is
+    for ONNX models; a checkpoint runs on the threads that torch has. Raises ModelFileError, ConfigError for an
+    operating point that the model does not have.
     """
     path = find_model(model)
     recognizer = _load_checkpoint(path) if path.suffix == ".pt" else _load_onnx(path, n_threads)
     return recognizer if operating_point is None else recognizer.at(operating_point)
+
+
+def _check_run(recognizer: Recognizer) -> Recognizer:
+    """The same recognizer, if one context of silence gives finite scores of all its labels, else ModelFileError."""
+    recognizer.logits(np.zeros((1, recognizer.info.spec.context_samples), dtype=np.float32))
+    return recognizer
 
 
 def _load_onnx(path: Path, n_threads: int) -> Recognizer:
@@ -179,15 +204,36 @@ def _load_onnx(path: Path, n_threads: int) -> Recognizer:
         raise ModelFileError(f"{path}: an ONNX model, but not of speechrnn; make one with: speechrnn export")
     try:
         info = msgspec.json.decode(text, type=ModelInfo)
-    except msgspec.DecodeError as error:
-        raise ModelFileError(f"{path}: made by another version of speechrnn ({error}); export it again") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ModelFileError(
+            f"{path}: made by another version of speechrnn ({first_line(error)}); export it again"
+        ) from None
 
-    def run(output: str, samples: Samples) -> Array:
-        outputs: list[Any] = session.run([output], {"samples": samples})
-        return np.asarray(outputs[0], dtype=np.float32)
+    def run(output: str, samples: Samples, run_options: Any = None) -> Array:
+        try:
+            outputs: list[Any] = session.run([output], {"samples": samples}, run_options)
+            return np.asarray(outputs[0], dtype=np.float32)
+        except Exception as error:
+            raise ModelFileError(
+                f"{path}: its network cannot be run on contexts of {samples.shape[1]} samples ({first_line(error)}); "
+                "export it again"
+            ) from None
 
+    with _ended_in_time(onnxruntime.RunOptions()) as run_options:
+        _check_run(Recognizer(info, partial(run, "logits", run_options=run_options), path))
     has_embedding = any(output.name == "embedding" for output in session.get_outputs())
     return Recognizer(info, partial(run, "logits"), path, partial(run, "embedding") if has_embedding else None)
+
+
+@contextmanager
+def _ended_in_time(run_options: Any) -> Iterator[Any]:
+    """Make ONNX Runtime give up the run with these options after some seconds, for a graph may loop for ever."""
+    timer = threading.Timer(_MAX_FIRST_RUN_S, lambda: setattr(run_options, "terminate", True))
+    timer.start()
+    try:
+        yield run_options
+    finally:
+        timer.cancel()
 
 
 def _load_checkpoint(path: Path) -> Recognizer:
@@ -210,7 +256,7 @@ def _load_checkpoint(path: Path) -> Recognizer:
         with torch.inference_mode():
             return np.asarray(function(torch.from_numpy(samples)).numpy(), dtype=np.float32)
 
-    return Recognizer(info, partial(run, net), path, partial(run, net.embed))
+    return _check_run(Recognizer(info, partial(run, net), path, partial(run, net.embed)))
 
 
 def save_info(model: Path, target: Path, info: ModelInfo) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ from speechrnn.model.features import FeatureNorm, build_front_end
 from speechrnn.spec import ModelInfo, Spec
 
 
+def _classifier_of(spec: Spec) -> RecurrentClassifier:
+    return RecurrentClassifier(
+        spec.classifier, spec.features.n_features, len(spec.labels.names), cepstral=spec.features.is_cepstral
+    )
+
+
 class RecognizerNet(nn.Module):
     """Waveform in, class scores out: the whole of what a model file computes."""
 
@@ -26,9 +34,7 @@ class RecognizerNet(nn.Module):
         self.spec = spec
         self.front_end = build_front_end(spec.features, spec.sample_rate_hz)
         self.norm = FeatureNorm(spec.features.n_features)
-        self.classifier = RecurrentClassifier(
-            spec.classifier, spec.features.n_features, len(spec.labels.names), cepstral=spec.features.is_cepstral
-        )
+        self.classifier = _classifier_of(spec)
 
     def frames(self, samples: Tensor) -> Tensor:
         """Samples [B, T] in [-1, 1] to normalised frames [B, N, F]."""
@@ -68,15 +74,34 @@ def load_checkpoint(path: Path) -> tuple[RecognizerNet, ModelInfo]:
         raise ModelFileError(f"{path}: the state of a training run, not a model; give best.pt, which lies beside it")
     try:
         info = msgspec.json.decode(content["info"], type=ModelInfo)
+        _check_size(info.spec, path.stat().st_size)
         net = RecognizerNet(info.spec)
+        _check_kinds(content["weights"], net)
         net.load_state_dict(content["weights"])
-    except (KeyError, TypeError, AttributeError, RuntimeError, msgspec.DecodeError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, msgspec.DecodeError) as error:
         raise ModelFileError(f"{path}: not a speechrnn checkpoint ({first_line(error)})") from None
     return net.eval(), info
 
 
+def _check_size(spec: Spec, n_bytes: int) -> None:
+    """Raise ValueError if a file of so many bytes cannot hold the weights of a network, before it is made."""
+    with torch.device("meta"):
+        classifier = _classifier_of(spec)
+    needed = sum(parameter.numel() * parameter.element_size() for parameter in classifier.parameters())
+    if needed > n_bytes:
+        raise ValueError(f"expected weights of {needed} bytes for the network that it describes, got {n_bytes} in all")
+
+
+def _check_kinds(weights: dict[str, Tensor], net: nn.Module) -> None:
+    """Raise ValueError for a tensor of another kind than the network's, which torch would convert with a warning."""
+    for name, own in net.state_dict().items():
+        if name in weights and (weights[name].dtype, weights[name].layout) != (own.dtype, own.layout):
+            raise ValueError(f"expected {name} as {own.dtype}, got {weights[name].dtype}, {weights[name].layout}")
+
+
 def load_plain(path: Path) -> dict[str, Any]:
     """The dictionary in a file written by torch, tensors and plain data only. Raises ModelFileError otherwise."""
+    _check_unpacked_size(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of files that are refused below
@@ -92,3 +117,14 @@ def load_plain(path: Path) -> dict[str, Any]:
             f"{path}: not a speechrnn checkpoint (expected a dictionary, got {type(content).__name__})"
         )
     return content
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Raise ModelFileError for a zip archive that unpacks to more than its own size; torch compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, struct.error):
+        return  # torch says what is wrong
+    if unpacked > path.stat().st_size:
+        raise ModelFileError(f"{path}: unpacks to {unpacked} bytes, more than its own size; no file of torch, refused")

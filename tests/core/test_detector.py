@@ -222,3 +222,13 @@ def test_a_threshold_for_what_is_no_keyword_is_refused(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Detector(LABELS, options(thresholds={word: 0.5, "yes": 0.5}))
     assert_one_line(caught.value, word, "yes, no")
+
+
+@pytest.mark.parametrize("smoothing_ms", [100, 300])
+def test_posteriors_that_are_not_numbers_never_fire_and_what_follows_them_does(smoothing_ms: int) -> None:
+    lost = np.full((5, 4), np.nan)
+    partly = rows([1.0] * 5)
+    partly[:, 1] = np.nan
+    detector = Detector(LABELS, options(smoothing_ms=smoothing_ms))
+    assert detector.push(np.concatenate([lost, partly])) == []
+    assert [found.label for found in detector.push(rows([0, 0, 0, 1, 1, 1]))] == ["yes"]

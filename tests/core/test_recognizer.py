@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
@@ -204,6 +206,74 @@ def write_list(_: SmallModel, path: Path) -> None:
     torch.save([1, 2, 3], path)
 
 
+def info_of(model: SmallModel, **changes: Any) -> str:
+    """The JSON of a model's information with other values at these paths, `__` between the names."""
+    tree = msgspec.to_builtins(model.info)
+    for path, value in changes.items():
+        *tables, key = path.split("__")
+        table = tree
+        for name in tables:
+            table = table[name]
+        table[key] = value
+    return json.dumps(tree)
+
+
+def with_info(**changes: Any) -> Break:
+    """The exported model saying other things of its network."""
+    return lambda model, path: with_metadata(info_of(model, **changes))(model, path)
+
+
+def checkpoint_with_info(**changes: Any) -> Break:
+    """The checkpoint saying other things of its network."""
+    return lambda model, path: with_content(info=info_of(model, **changes))(model, path)
+
+
+def with_nodes(*nodes: onnx.NodeProto, **constants: Any) -> Break:
+    """The exported model whose logits, called `scores`, pass further nodes; the last gives `logits`."""
+
+    def write(model: SmallModel, path: Path) -> None:
+        proto = onnx.load(model.onnx)
+        for node in proto.graph.node:
+            node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+        proto.graph.node.extend(nodes)
+        proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.array(c), n) for n, c in constants.items())
+        onnx.save(proto, path)
+
+    return write
+
+
+def endless() -> onnx.NodeProto:
+    """A loop whose condition stays true."""
+    info, kinds = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    inputs = [info("i", kinds.INT64, []), info("going", kinds.BOOL, []), info("a", kinds.FLOAT, None)]
+    outputs = [info("going_on", kinds.BOOL, []), info("b", kinds.FLOAT, None)]
+    steps = [
+        onnx.helper.make_node("Identity", ["going"], ["going_on"]),
+        onnx.helper.make_node("Identity", ["a"], ["b"]),
+    ]
+    body = onnx.helper.make_graph(steps, "body", inputs, outputs)
+    return onnx.helper.make_node("Loop", ["", "always", "scores"], ["logits"], body=body)
+
+
+def with_weights(change: Callable[[torch.Tensor], Any]) -> Break:
+    """The checkpoint with another tensor in place of the biases of its last layer."""
+
+    def write(model: SmallModel, path: Path) -> None:
+        content = torch.load(model.checkpoint, weights_only=True)
+        content["weights"]["classifier.output.bias"] = change(content["weights"]["classifier.output.bias"])
+        torch.save(content, path)
+
+    return write
+
+
+def compressed(model: SmallModel, path: Path) -> None:
+    """The checkpoint with tensors that unpack to far more than their compressed size."""
+    with zipfile.ZipFile(model.checkpoint) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in whole.infolist():
+            packed.writestr(entry.filename, bytes(10**7) if "/data/" in entry.filename else whole.read(entry))
+
+
+DIVISION = onnx.helper.make_node("Div", ["scores", "zero"], ["logits"])
 OTHER_INFO = msgspec.json.encode(ModelInfo(spec=Spec(labels=Labels(("up", "down"))))).decode()
 
 
@@ -220,7 +290,24 @@ OTHER_INFO = msgspec.json.encode(ModelInfo(spec=Spec(labels=Labels(("up", "down"
         ("garbled.onnx", with_metadata("{"), "another version"),
         ("newer.onnx", with_metadata(OTHER_INFO.replace('"format":1', '"format":2')), "another version"),
         ("unknown_key.onnx", with_metadata(OTHER_INFO.replace('"format"', '"farmat"')), "farmat"),
+        ("three_labels.onnx", with_info(spec__labels__keywords=["yes"], options={}, operating_points={}), "(1, 3)"),
+        ("longer.onnx", with_info(spec__context_ms=1500), "cannot be run on contexts of 12000 samples"),
+        ("huge.onnx", with_info(spec__context_ms=2**31), "context_ms from 10 to 60000, got 2147483648"),
+        ("another_word.onnx", with_info(options__thresholds={"go": 0.5}), "go: no keyword of this model"),
+        ("point.onnx", with_info(operating_points__strict={"threshold": 2}), "got threshold = 2"),
+        (
+            "nan.onnx",
+            with_nodes(onnx.helper.make_node("Div", ["scores", "zero"], ["logits"]), zero=np.float32(0)),
+            "finite",
+        ),
+        ("endless.onnx", with_nodes(endless(), always=True), "cannot be run on contexts of 8000 samples"),
         ("truncated.pt", truncate_checkpoint, "no checkpoint"),
+        ("compressed.pt", compressed, "more than its own size"),
+        ("nan.pt", with_weights(lambda bias: bias * np.nan), "not finite"),
+        ("double.pt", with_weights(torch.Tensor.double), "as torch.float32, got torch.float64"),
+        ("sparse.pt", with_weights(torch.Tensor.to_sparse), "torch.sparse"),
+        ("text.pt", with_weights(str), "not a speechrnn checkpoint"),
+        ("big.pt", checkpoint_with_info(spec__classifier__hidden_size=4096), "expected weights of 403801456 bytes"),
         ("empty.pt", write_nothing, "no checkpoint"),
         ("random.pt", write_noise, "no checkpoint"),
         ("model.pt", copy_onnx, "no checkpoint"),
@@ -233,8 +320,15 @@ OTHER_INFO = msgspec.json.encode(ModelInfo(spec=Spec(labels=Labels(("up", "down"
     ],
 )
 def test_a_bad_model_file_is_one_line_that_names_it(
-    small_model: SmallModel, name: str, write: Break, part: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    small_model: SmallModel,
+    name: str,
+    write: Break,
+    part: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("speechrnn.recognizer._MAX_FIRST_RUN_S", 0.5)  # one context of silence takes a millisecond
     write(small_model, tmp_path / name)
     with pytest.raises(ModelFileError) as caught:
         load(tmp_path / name)
@@ -255,6 +349,28 @@ def test_a_bad_model_file_of_which_nothing_is_said_is_one_line_too(
     with pytest.raises(ModelFileError) as caught:
         load(tmp_path / "silent.onnx")
     assert_one_line(caught.value, str(tmp_path / "silent.onnx"), "not an ONNX model (ValueError)")
+
+
+def test_scores_that_turn_out_not_to_be_finite_are_an_error_and_no_silence(small_model: SmallModel) -> None:
+    def logits(contexts: Samples) -> Samples:
+        scores = np.zeros((len(contexts), 4), np.float32)
+        scores[contexts.any(axis=1)] = np.nan
+        return scores
+
+    recognizer = Recognizer(FAKE_INFO, logits, small_model.onnx)
+    np.testing.assert_allclose(recognizer.posteriors(np.zeros((1, RATE_HZ), np.float32)), 0.25)
+    with pytest.raises(ModelFileError) as caught:
+        recognizer.posteriors(noise(1, RATE_HZ))
+    assert_one_line(caught.value, str(small_model.onnx), "not finite")
+
+
+def test_the_name_of_a_shipped_model_means_it_whatever_lies_in_the_folder(
+    small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_onnx(small_model, tmp_path / "commands8")
+    monkeypatch.chdir(tmp_path)
+    assert find_model("commands8").parent.name == "pretrained"
+    assert load("./commands8").info == small_model.info
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
