@@ -13,11 +13,14 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from speechrnn.errors import ConfigError, MissingConfigError
-from speechrnn.spec import Options, Spec, Struct, check
+from speechrnn.errors import ConfigError, MissingConfigError, first_line
+from speechrnn.spec import Options, Spec, Struct, check, check_range
 
 Range = tuple[float, float]
 TRAINING_RATE_HZ = 16000
+_MAX_CLIPS = 10**6  # of one word
+_MAX_STEPS = 10**6
+_MAX_DB = 200
 UnknownSource = Literal[
     "command",
     "word",
@@ -40,10 +43,9 @@ class Weighted(Struct, frozen=True):
     """Its part in the mixture of unknown, relative to the other weights; at least 0, and 0 leaves it out."""
 
     def __post_init__(self) -> None:
-        check(0 <= self.weight < math.inf, f"expected a weight of at least 0, got {self.weight}")
+        check_range("weight", self.weight, 0, 10**9)
         for name in ("n_per_word", "n_per_keyword"):
-            n = getattr(self, name, 0)
-            check(n >= 0, f"expected {name} of at least 0, got {n}")
+            check_range(name, getattr(self, name, 0), 0, _MAX_CLIPS)
 
 
 class AlignedWords(Weighted, frozen=True):
@@ -164,11 +166,9 @@ class Data(Struct, frozen=True):
     """Silence, as a fraction of all contexts of an epoch, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        check(self.n_tts_per_keyword >= 0, f"expected n_tts_per_keyword of at least 0, got {self.n_tts_per_keyword}")
-        try:
-            re.compile(self.held_out_like)
-        except re.error as error:
-            raise ValueError(f"expected a regular expression in held_out_like, got {error}") from None
+        check_range("n_tts_per_keyword", self.n_tts_per_keyword, 0, _MAX_CLIPS)
+        _check_paths(self)
+        _check_pattern(self.held_out_like)
         fraction = self.speech_validation_fraction
         check(0 <= fraction < 1, f"expected 0 <= speech_validation_fraction < 1, got {fraction}")
         check(
@@ -188,6 +188,21 @@ class Data(Struct, frozen=True):
         replace = msgspec.structs.replace
         aligned, hard_negative = replace(self.unknown.aligned, list=""), replace(self.unknown.hard_negative, list="")
         return replace(self, unknown=replace(self.unknown, aligned=aligned, hard_negative=hard_negative))
+
+
+def _check_paths(data: Data) -> None:
+    """Raise ConfigError for a path that no file system has."""
+    several = [*data.words, *data.words_validation, *data.speech, *data.noise, *data.rooms]
+    lists = [data.unknown.aligned.list, data.unknown.hard_negative.list]
+    for path in (data.dir, data.commands, data.tts, data.packed, *several, *lists):
+        check("\0" not in path, f"expected the path of a file or folder, got one with a null character, {path[:100]!r}")
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"expected a regular expression in held_out_like, got {error}") from None
 
 
 class Augment(Struct, frozen=True):
@@ -227,20 +242,18 @@ class Augment(Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in ("placement_rate", "truncation_rate", "noise_rate", "room_rate", "mixup_rate"):
             check(0 <= getattr(self, name) <= 1, f"expected 0 <= {name} <= 1, got {getattr(self, name)}")
-        for name in (
-            "shift_ms",
-            "filter_db",
-            "n_time_masks",
-            "time_mask_frames",
-            "n_feature_masks",
-            "feature_mask_size",
-        ):
-            check(0 <= getattr(self, name) < math.inf, f"expected {name} of at least 0, got {getattr(self, name)}")
+        check_range("shift_ms", self.shift_ms, 0, 10000)
+        check_range("filter_db", self.filter_db, 0, _MAX_DB)
+        for name in ("n_time_masks", "time_mask_frames", "n_feature_masks", "feature_mask_size"):
+            check_range(name, getattr(self, name), 0, 1000)
         check(self.placement_rate + self.truncation_rate <= 1, "expected placement_rate + truncation_rate of at most 1")
         check(0 <= self.resample < 0.5, f"expected 0 <= resample < 0.5, got {self.resample}")
         for name in ("gain_db", "silence_gain_db", "noise_snr_db"):
             low, high = getattr(self, name)
-            check(-math.inf < low <= high < math.inf, f"expected {name} as [lowest, highest], got [{low}, {high}]")
+            check(
+                -_MAX_DB <= low <= high <= _MAX_DB,
+                f"expected {name} as [lowest, highest] within {_MAX_DB} dB, got [{low:g}, {high:g}]",
+            )
 
 
 class Train(Struct, frozen=True):
@@ -279,8 +292,9 @@ class Train(Struct, frozen=True):
     """Of every random number of a run."""
 
     def __post_init__(self) -> None:
-        check(self.epochs >= 1, f"expected epochs of at least 1, got {self.epochs}")
-        check(self.batch_size >= 1, f"expected batch_size of at least 1, got {self.batch_size}")
+        check_range("epochs", self.epochs, 1, _MAX_STEPS)
+        check_range("batch_size", self.batch_size, 1, _MAX_STEPS)
+        check_range("seed", self.seed, 0, 2**63 - 1)
         check(0 < self.learning_rate < math.inf, f"expected learning_rate above 0, got {self.learning_rate}")
         check(0 <= self.weight_decay < math.inf, f"expected weight_decay of at least 0, got {self.weight_decay}")
         check(
@@ -359,10 +373,10 @@ def load_experiment(path: Path, overrides: Iterable[str] = (), *, data_dir: str 
         _apply_override(tree, override)
     try:
         experiment = msgspec.convert(tree, Experiment)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
         bases = ", ".join(str(base) for base, _ in layers[:-1])
         place = f"{path}, which extends {bases}" if bases else str(path)
-        raise ConfigError(f"{place}: {_explain(str(error), tree)}") from None
+        raise ConfigError(f"{place}: {_explain(first_line(error), tree)}") from None
     if data_dir is None:
         return experiment
     return msgspec.structs.replace(experiment, data=msgspec.structs.replace(experiment.data, dir=data_dir))
@@ -390,8 +404,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         kind = MissingConfigError if isinstance(error, FileNotFoundError) else ConfigError
         raise kind(f"{path}: cannot read the configuration ({error.strerror}); give a .toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected TOML, got something else: {error}") from None
+    except (ValueError, RecursionError) as error:  # of its syntax, its encoding, its depth, the length of its numbers
+        raise ConfigError(f"{path}: expected TOML, got something else: {first_line(error)}") from None
 
 
 def _merged(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
@@ -426,6 +440,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"--set {path}: expected a value as in TOML, got something else: {first_line(error)}"
+        ) from None
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):

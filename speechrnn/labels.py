@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
+
 import msgspec
 
 from speechrnn.errors import ConfigError
@@ -10,6 +13,16 @@ UNKNOWN = "unknown"
 SILENCE = "silence"
 FOLDER_LABELS = {"_unknown_": UNKNOWN, "_silence_": SILENCE, "_background_noise_": SILENCE}
 """Folder names of the Speech Commands archives that stand for a role rather than for a word."""
+
+_MAX_KEYWORDS = 10000
+_MAX_CHARACTERS = 100
+_UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}  # the categories of Unicode that end a line, or cannot be written
+
+
+def _is_writable(word: str) -> bool:
+    """Whether a word of any script can stand in a line of any output."""
+    is_plain = _UNWRITABLE.isdisjoint(map(unicodedata.category, word))
+    return is_plain and word.strip() == word and 1 <= len(word) <= _MAX_CHARACTERS
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,7 +38,15 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not self.keywords:
             raise ConfigError("expected at least one keyword, got none")
-        repeated = sorted({word for word in self.keywords if self.keywords.count(word) > 1})
+        if len(self.keywords) > _MAX_KEYWORDS:
+            raise ConfigError(f"expected at most {_MAX_KEYWORDS} keywords, got {len(self.keywords)}")
+        unwritable = [word for word in self.keywords if not _is_writable(word)]
+        if unwritable:
+            raise ConfigError(
+                f"expected keywords without line breaks, control characters and spaces at their ends, "
+                f"of 1 to {_MAX_CHARACTERS} characters, got {unwritable[0][:_MAX_CHARACTERS]!r}"
+            )
+        repeated = sorted(word for word, n in Counter(self.keywords).items() if n > 1)
         if repeated:
             raise ConfigError(f"expected each keyword once, got more of: {', '.join(repeated)}")
         reserved = sorted({UNKNOWN, SILENCE, *FOLDER_LABELS} & set(self.keywords))

@@ -6,7 +6,6 @@ the type checker. Nothing here needs torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +13,9 @@ import msgspec
 
 from speechrnn.errors import ConfigError
 from speechrnn.labels import Labels
+
+_MAX_SIZE, _MAX_LAYERS = 4096, 16  # of a network
+_MAX_MS = 3_600_000  # of a time in the options
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,6 +28,18 @@ def check(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def check_range(name: str, value: float, least: float, largest: float) -> None:
+    """Raise ConfigError unless a value is in a range, both ends of it included; NaN is in none."""
+    check(least <= value <= largest, f"expected {name} from {least} to {largest}, got {_shown(value)}")
+
+
+def _shown(value: float) -> str:
+    """A number in few characters; that of an integer may have thousands of digits."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) if abs(value) < 10**15 else "a number of over 15 digits"
+
+
 class _Frames(Struct, frozen=True):
     """How a waveform is cut into frames and what part of the spectrum each frame describes."""
 
@@ -36,10 +50,10 @@ class _Frames(Struct, frozen=True):
     f_max_hz: float = 7600.0
 
     def __post_init__(self) -> None:
-        check(self.n_mels >= 1, f"expected n_mels of at least 1, got {self.n_mels}")
+        check_range("n_mels", self.n_mels, 1, 512)
         check(
-            0 < self.hop_ms <= self.frame_ms < math.inf,
-            f"expected 0 < hop_ms <= frame_ms, got {self.hop_ms}, {self.frame_ms}",
+            0 < self.hop_ms <= self.frame_ms <= 1000,
+            f"expected 0 < hop_ms <= frame_ms <= 1000, got {self.hop_ms}, {self.frame_ms}",
         )
         check(
             0 <= self.f_min_hz < self.f_max_hz,
@@ -94,7 +108,8 @@ class LogMel(_Frames, frozen=True, tag_field="type", tag="log_mel"):
 
 
 def _check_kernel(kernel_frames: int, stride_frames: int) -> None:
-    check(kernel_frames >= 1 and kernel_frames % 2 == 1, f"expected an odd kernel_frames, got {kernel_frames}")
+    check_range("kernel_frames", kernel_frames, 1, 1001)
+    check(kernel_frames % 2 == 1, f"expected an odd kernel_frames, got {kernel_frames}")
     check(
         1 <= stride_frames <= kernel_frames,
         f"expected 1 <= stride_frames <= kernel_frames, got {stride_frames} and {kernel_frames}",
@@ -109,7 +124,7 @@ class Conv(Struct, frozen=True):
     stride_frames: int = 3
 
     def __post_init__(self) -> None:
-        check(self.n_channels >= 1, f"expected n_channels of at least 1, got {self.n_channels}")
+        check_range("n_channels", self.n_channels, 1, _MAX_SIZE)
         _check_kernel(self.kernel_frames, self.stride_frames)
 
 
@@ -124,10 +139,9 @@ class Conv2d(Struct, frozen=True):
     stride_frames: int = 3
 
     def __post_init__(self) -> None:
-        check(
-            len(self.n_channels) >= 1 and min(self.n_channels) >= 1,
-            f"expected n_channels of at least 1 for each of at least one convolution, got {list(self.n_channels)}",
-        )
+        check_range("the number of convolutions in n_channels", len(self.n_channels), 1, _MAX_LAYERS)
+        for n_channels in self.n_channels:
+            check_range("n_channels", n_channels, 1, _MAX_SIZE)
         _check_kernel(self.kernel_frames, self.stride_frames)
 
 
@@ -148,8 +162,8 @@ class Classifier(Struct, frozen=True):
     conv2d: Conv2d | None = None
 
     def __post_init__(self) -> None:
-        check(self.hidden_size >= 1, f"expected hidden_size of at least 1, got {self.hidden_size}")
-        check(self.n_layers >= 1, f"expected n_layers of at least 1, got {self.n_layers}")
+        check_range("hidden_size", self.hidden_size, 1, _MAX_SIZE)
+        check_range("n_layers", self.n_layers, 1, _MAX_LAYERS)
         check(0 <= self.dropout < 1, f"expected 0 <= dropout < 1, got {self.dropout}")
         check(self.conv is None or self.conv2d is None, "expected conv or conv2d, got both")
         check(
@@ -168,6 +182,8 @@ class Spec(Struct, frozen=True):
     context_ms: int = 1000
 
     def __post_init__(self) -> None:
+        check_range("sample_rate_hz", self.sample_rate_hz, 1000, 192000)
+        check_range("context_ms", self.context_ms, 10, 60000)
         nyquist_hz = self.sample_rate_hz / 2
         check(
             self.features.f_max_hz <= nyquist_hz,
@@ -177,9 +193,10 @@ class Spec(Struct, frozen=True):
             self.features.hop_samples(self.sample_rate_hz) >= 1,
             f"expected hop_ms of at least one sample, got {self.features.hop_ms:g}",
         )
+        n_frames = self.features.n_frames(self.context_samples, self.sample_rate_hz)
         check(
-            self.features.n_frames(self.context_samples, self.sample_rate_hz) >= 1,
-            f"expected a context of at least one frame, got context_ms = {self.context_ms}",
+            1 <= n_frames <= 20000,
+            f"expected a context of 1 to 20000 frames, got {n_frames} of context_ms = {self.context_ms}",
         )
 
     @property
@@ -227,16 +244,16 @@ class Options(Struct, frozen=True):
     """Time in ms before the decision at which the last such context ended, above 0 and at most `quiet_from_ms`."""
 
     def __post_init__(self) -> None:
-        check(self.step_ms >= 10, f"expected step_ms of at least 10, got {self.step_ms}")
+        check_range("step_ms", self.step_ms, 10, _MAX_MS)
         check(
-            self.smoothing_ms >= self.step_ms,
+            self.step_ms <= self.smoothing_ms <= _MAX_MS,
             f"expected smoothing_ms of at least one step ({self.step_ms}), got {self.smoothing_ms}",
         )
         for name, value in {"threshold": self.threshold, **self.thresholds}.items():
             check(0 < value <= 1, f"expected a threshold above 0 and at most 1, got {name} = {value:g}")
         check(0 < self.release <= 1, f"expected 0 < release <= 1, got {self.release}")
-        check(self.refractory_ms >= 0, f"expected refractory_ms of at least 0, got {self.refractory_ms}")
-        check(self.word_ms > 0, f"expected word_ms above 0, got {self.word_ms}")
+        for name, least in {"refractory_ms": 0, "lag_ms": -_MAX_MS, "word_ms": 1, "quiet_from_ms": 1}.items():
+            check_range(name, getattr(self, name), least, _MAX_MS)
         check(0 <= self.quiet_before <= 1, f"expected 0 <= quiet_before <= 1, got {self.quiet_before:g}")
         check(
             0 < self.quiet_to_ms <= self.quiet_from_ms,
@@ -320,13 +337,22 @@ class Provenance(Struct, frozen=True):
 
 
 class ModelInfo(Struct, frozen=True):
-    """Everything that a model file carries besides its weights. `format` counts incompatible changes."""
+    """Everything that a model file carries besides its weights. `format` counts incompatible changes.
+
+    Raises ConfigError for options, also those of an operating point, that do not fit the labels and the context.
+    """
 
     spec: Spec
     options: Options = Options()
     operating_points: dict[str, OperatingPoint] = {}
     provenance: Provenance = Provenance()
     format: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        step_ms, context_ms = self.options.step_ms, self.spec.context_ms
+        check(step_ms <= context_ms, f"expected a step_ms of at most context_ms, {context_ms}, got {step_ms}")
+        for operating_point in (None, *self.operating_points):
+            self.options_at(operating_point).check_labels(self.spec.labels)
 
     def options_at(self, operating_point: str | None) -> Options:
         """The options of a named operating point, or those of the model for None.

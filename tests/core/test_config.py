@@ -189,21 +189,21 @@ def test_a_wrong_type_is_named_with_its_place_and_what_was_expected(
 
 
 CONTRADICTIONS = [
-    ("model.features", 'type = "mfcc"\nframe_ms = inf', "hop_ms <= frame_ms, got 10.0, inf"),
-    ("model.features", 'type = "mfcc"\nhop_ms = 31', "0 < hop_ms <= frame_ms, got 31.0, 30.0"),
+    ("model.features", 'type = "mfcc"\nframe_ms = inf', "hop_ms <= frame_ms <= 1000, got 10.0, inf"),
+    ("model.features", 'type = "mfcc"\nhop_ms = 31', "0 < hop_ms <= frame_ms <= 1000, got 31.0, 30.0"),
     ("model", 'features = { type = "mfcc", hop_ms = 0.01 }', "hop_ms of at least one sample, got 0.01"),
     ("model.features", 'type = "mfcc"\nn_mels = 20\nn_coefficients = 21', "n_coefficients <= n_mels, got 21 and 20"),
-    ("model.features", 'type = "log_mel"\nn_mels = 0', "n_mels of at least 1, got 0"),
+    ("model.features", 'type = "log_mel"\nn_mels = 0', "n_mels from 1 to 512, got 0"),
     ("model.features", 'type = "log_mel"\nf_min_hz = 9000', "f_min_hz < f_max_hz, got 9000 and 7600"),
     ("model", 'features = { type = "mfcc", f_max_hz = 9000 }', "f_max_hz of at most half the sample rate, 8000"),
-    ("model", "sample_rate_hz = 0", "f_max_hz of at most half the sample rate, 0"),
-    ("model", "context_ms = 20", "a context of at least one frame, got context_ms = 20"),
-    ("model.classifier", "hidden_size = 0", "hidden_size of at least 1, got 0"),
-    ("model.classifier", "n_layers = 0", "n_layers of at least 1, got 0"),
+    ("model", "sample_rate_hz = 0", "sample_rate_hz from 1000 to 192000, got 0"),
+    ("model", "context_ms = 20", "a context of 1 to 20000 frames, got 0 of context_ms = 20"),
+    ("model.classifier", "hidden_size = 0", "hidden_size from 1 to 4096, got 0"),
+    ("model.classifier", "n_layers = 0", "n_layers from 1 to 16, got 0"),
     ("model.classifier", "dropout = 1.0", "0 <= dropout < 1, got 1.0"),
     ("model.classifier", 'cell = "gru"\nnonlinearity = "relu"', "'relu' with cell 'rnn' only, got it with 'gru'"),
     ("model.classifier.conv", "kernel_frames = 4", "an odd kernel_frames, got 4"),
-    ("model.classifier.conv", "n_channels = 0", "n_channels of at least 1, got 0"),
+    ("model.classifier.conv", "n_channels = 0", "n_channels from 1 to 4096, got 0"),
     ("model.classifier.conv", "kernel_frames = 3\nstride_frames = 4", "stride_frames <= kernel_frames, got 4 and 3"),
     ("data", "unknown = { fraction = 0.5 }\nsilence_fraction = 0.5", "with unknown.fraction, below 1, got 0.5 and 0.5"),
     ("data", "silence_fraction = -0.1", "silence_fraction of at least 0"),
@@ -212,25 +212,25 @@ CONTRADICTIONS = [
     ("data.unknown", "fraction = -0.1", "0 <= fraction < 1, got -0.1"),
     ("data.unknown", "fraction = nan", "0 <= fraction < 1, got nan"),
     ("data.unknown", "command.weight = 0\nword.weight = 0\nspeech.weight = 0", "a weight above 0 of at least one"),
-    ("data", "n_tts_per_keyword = -1", "n_tts_per_keyword of at least 0, got -1"),
-    ("data.unknown.tts", "n_per_word = -1", "n_per_word of at least 0, got -1"),
-    ("data.unknown.confusable", "n_per_keyword = -1", "n_per_keyword of at least 0, got -1"),
+    ("data", "n_tts_per_keyword = -1", "n_tts_per_keyword from 0 to 1000000, got -1"),
+    ("data.unknown.tts", "n_per_word = -1", "n_per_word from 0 to 1000000, got -1"),
+    ("data.unknown.confusable", "n_per_keyword = -1", "n_per_keyword from 0 to 1000000, got -1"),
     ("data", "channel_transfer_rate = 1.5", "0 <= channel_transfer_rate <= 1"),
-    ("data.unknown.word", "weight = -1.0", "a weight of at least 0, got -1.0"),
-    ("data.unknown.word", "weight = inf", "a weight of at least 0, got inf"),
+    ("data.unknown.word", "weight = -1.0", "weight from 0 to 1000000000, got -1"),
+    ("data.unknown.word", "weight = inf", "weight from 0 to 1000000000, got inf"),
     ("augment", "placement_rate = 1.5", "0 <= placement_rate <= 1, got 1.5"),
     ("augment", "placement_rate = 0.6\ntruncation_rate = 0.6", "placement_rate + truncation_rate of at most 1"),
     ("augment", "resample = 0.5", "0 <= resample < 0.5, got 0.5"),
     ("augment", "room_rate = nan", "0 <= room_rate <= 1, got nan"),
     ("augment", "mixup_rate = -1.0", "0 <= mixup_rate <= 1, got -1.0"),
-    ("augment", "shift_ms = -5.0", "shift_ms of at least 0, got -5.0"),
-    ("augment", "filter_db = -1.0", "filter_db of at least 0, got -1.0"),
-    ("augment", "n_time_masks = -1", "n_time_masks of at least 0, got -1"),
-    ("augment", "noise_snr_db = [nan, 3.0]", "noise_snr_db as [lowest, highest], got [nan, 3.0]"),
-    ("augment", "gain_db = [-inf, 3.0]", "gain_db as [lowest, highest], got [-inf, 3.0]"),
-    ("augment", "gain_db = [3.0, -3.0]", "gain_db as [lowest, highest], got [3.0, -3.0]"),
-    ("train", "epochs = 0", "epochs of at least 1, got 0"),
-    ("train", "batch_size = 0", "batch_size of at least 1, got 0"),
+    ("augment", "shift_ms = -5.0", "shift_ms from 0 to 10000, got -5"),
+    ("augment", "filter_db = -1.0", "filter_db from 0 to 200, got -1"),
+    ("augment", "n_time_masks = -1", "n_time_masks from 0 to 1000, got -1"),
+    ("augment", "noise_snr_db = [nan, 3.0]", "noise_snr_db as [lowest, highest] within 200 dB, got [nan, 3]"),
+    ("augment", "gain_db = [-inf, 3.0]", "gain_db as [lowest, highest] within 200 dB, got [-inf, 3]"),
+    ("augment", "gain_db = [3.0, -3.0]", "gain_db as [lowest, highest] within 200 dB, got [3, -3]"),
+    ("train", "epochs = 0", "epochs from 1 to 1000000, got 0"),
+    ("train", "batch_size = 0", "batch_size from 1 to 1000000, got 0"),
     ("train", "learning_rate = 0.0", "learning_rate above 0, got 0.0"),
     ("train", "learning_rate = nan", "learning_rate above 0, got nan"),
     ("train", "learning_rate = inf", "learning_rate above 0, got inf"),
@@ -239,16 +239,62 @@ CONTRADICTIONS = [
     ("train", "clip_norm = 0.0", "clip_norm above 0, got 0.0"),
     ("train", "label_smoothing = 1.0", "label_smoothing < 1, got 1.0"),
     ("train", "teacher_weight = 1.5", "0 <= teacher_weight <= 1, got 1.5"),
-    ("model.classifier.conv2d", "n_channels = []", "at least 1 for each of at least one convolution, got []"),
+    ("model.classifier.conv2d", "n_channels = []", "number of convolutions in n_channels from 1 to 16, got 0"),
     ("model.classifier.conv2d", "kernel_frames = 4", "an odd kernel_frames, got 4"),
     ("model.classifier", "conv = {}\nconv2d = {}", "expected conv or conv2d, got both"),
     ("train", "ema_decay = 1.0", "ema_decay < 1, got 1.0"),
-    ("options", "step_ms = 5", "step_ms of at least 10, got 5"),
+    ("options", "step_ms = 5", "step_ms from 10 to 3600000, got 5"),
     ("options", "step_ms = 100\nsmoothing_ms = 50", "smoothing_ms of at least one step (100), got 50"),
     ("options", "threshold = 0.0", "above 0 and at most 1, got threshold = 0"),
     ("options", "thresholds = { no = 1.5 }", "above 0 and at most 1, got no = 1.5"),
     ("options", "release = 0.0", "0 < release <= 1, got 0.0"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = " + "[" * 3000 + "]" * 3000, "expected TOML"),
+        ("x = " + "9" * 4301, "expected TOML"),
+        ("[train]\nepochs = 0x" + "f" * 5000, "epochs from 1 to 1000000, got a number of over 15 digits"),
+        ("[train]\nlearning_rate = 1" + "0" * 400, "$.train.learning_rate"),
+        ("[model]\nsample_rate_hz = " + "9" * 400, "sample_rate_hz from 1000 to 192000"),
+        ("[model]\ncontext_ms = 1000000000", "context_ms from 10 to 60000"),
+        ('[model.features]\ntype = "mfcc"\nframe_ms = 1e308', "frame_ms <= 1000"),
+        ("[augment]\ngain_db = [0.0, 1e308]", "gain_db as [lowest, highest] within 200 dB"),
+        ('[data]\npacked = "a\\u0000b"', "a null character"),
+        ('[data]\nheld_out_like = "' + "(" * 5000 + ")" * 5000 + '"', "a regular expression in held_out_like"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_numbers_and_nesting_beyond_all_bounds_are_refused(tmp_path: Path, text: str, expected: str) -> None:
+    message = error_of(write(tmp_path, text + "\n" + MINIMAL if text.startswith("x") else MINIMAL + text + "\n"))
+    assert expected in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.epochs=" + "9" * 4301, "--set train.epochs: expected a value as in TOML"),
+        ("train.epochs=" + "[" * 3000 + "]" * 3000, "--set train.epochs: expected a value as in TOML"),
+        ("model.features.frame_ms=1e308", "missing required field `type`"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_overrides_beyond_all_bounds_are_refused(tmp_path: Path, override: str, expected: str) -> None:
+    assert expected in error_of(write(tmp_path, MINIMAL), [override])
+
+
+@pytest.mark.parametrize("keyword", ["", " yes", "turn\non", "a\0", "\ud800", "y" * 101, "a\u2028b"])
+def test_a_keyword_that_no_line_can_hold_is_refused(keyword: str) -> None:
+    with pytest.raises(ConfigError, match="expected keywords without line breaks"):
+        Labels((keyword, "no"))
+
+
+def test_keywords_of_any_script_and_with_spaces_are_taken() -> None:
+    keywords = ("turn on", "はい", "نه\u200cخیر", "हाँ", "nö, never", "{label}", "🙂")
+    assert Labels(keywords).names == (*keywords, "unknown", "silence")
 
 
 @pytest.mark.parametrize(("section", "text", "expected"), CONTRADICTIONS)

@@ -35,7 +35,7 @@ def test_a_choice_changes_what_it_says_and_leaves_the_rest(choice: dict[str, Any
     [
         ({"threshold": 1.5}, "got threshold = 1.5"),
         ({"thresholds": {"yes": 0}}, "got yes = 0"),
-        ({"step_ms": 5}, "step_ms of at least 10, got 5"),
+        ({"step_ms": 5}, "step_ms from 10 to 3600000, got 5"),
     ],
 )
 def test_a_choice_out_of_range_is_one_line(choice: dict[str, Any], expected: str) -> None:
