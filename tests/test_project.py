@@ -116,6 +116,13 @@ def test_the_advice_on_missing_modules_names_the_extra_that_has_them() -> None:
     assert {name: {*modules} for name, modules in errors._EXTRAS.items()} == packages
 
 
+def test_what_the_site_is_built_with_is_installed_for_development() -> None:
+    listed = re.search(r"^extensions = \[(.*)\]$", (ROOT / "docs" / "conf.py").read_text(), re.MULTILINE)
+    assert listed
+    packages = {name.split(".")[0].replace("_", "-") for name in re.findall(r'"([\w.]+)"', listed[1])}
+    assert packages <= {item.split(">")[0] for item in PROJECT["project"]["optional-dependencies"]["dev"]}
+
+
 def test_no_dependency_is_bounded_from_above() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     for requirement in (*PROJECT["project"]["dependencies"], *(item for items in extras.values() for item in items)):
