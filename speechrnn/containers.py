@@ -1,4 +1,7 @@
-"""Where in a file the audio lies: recordings that follow each other, and samples whose header gives a wrong size."""
+"""Where in a file the audio lies: recordings that follow each other, samples whose header gives a wrong size.
+
+And how a WAV is written that is whole at any time.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ import mmap
 import re
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 Bytes = bytes | mmap.mmap
 _UNKNOWN_SIZE = 0x7FFFF000  # recorders that write to a pipe put a size from here up into a header of 32 bits
@@ -267,3 +274,44 @@ def _ogg_pages(data: Bytes) -> Iterator[_Page]:
         end = at + 27 + n_segments + sum(data[at + 27 : at + 27 + n_segments])
         yield _Page(at, data[at + 5], end - len(data))
         at = data.find(b"OggS", end)
+
+
+class WavWriter:
+    """A 16-bit mono WAV that is whole after every write; beyond 4 GiB it is an RF64 (EBU Tech 3306, 2009)."""
+
+    def __init__(self, path: Path, sample_rate_hz: int) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._format = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
+        self._n_bytes = 0
+        self._n_header = self._file.write(self._header())
+
+    def write(self, samples: NDArray[np.int16]) -> None:
+        """Append samples [T]. Raises OSError where they cannot be written whole; those before them stay."""
+        data = memoryview(samples.astype("<i2").tobytes())
+        try:
+            while data:
+                n_written = self._file.write(data)
+                self._n_bytes += n_written
+                data = data[n_written:]
+        finally:
+            self._n_bytes -= self._n_bytes % 2
+            self._file.seek(0)
+            self._file.write(self._header())
+            self._file.seek(self._n_header + self._n_bytes)
+
+    def _header(self) -> bytes:
+        """Where sizes of 32 bits do not suffice, what was kept free for it holds those of 64."""
+        n_file = 72 + self._n_bytes
+        if n_file < 2**32:
+            return (
+                struct.pack("<4sI4s4sI28x", b"RIFF", n_file, b"WAVE", b"JUNK", 28)
+                + self._format
+                + struct.pack("<4sI", b"data", self._n_bytes)
+            )
+        sizes = struct.pack("<4sIQQQI", b"ds64", 28, n_file, self._n_bytes, self._n_bytes // 2, 0)
+        head = struct.pack("<4sI4s", b"RF64", 0xFFFFFFFF, b"WAVE")
+        return head + sizes + self._format + struct.pack("<4sI", b"data", 0xFFFFFFFF)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

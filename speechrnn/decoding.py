@@ -10,13 +10,16 @@ import io
 import logging
 import mmap
 import os
+import shutil
 import stat
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Protocol, Self
+from typing import IO, Any, NamedTuple, Protocol, Self, TextIO
 
 import numpy as np
 import soundfile
@@ -35,6 +38,7 @@ AUDIO_SUFFIXES = frozenset(
     }
 )
 """Of what the walk through a folder takes; of a file that is named, only its content counts."""
+STANDARD_INPUT = Path("-")
 Block = tuple[int, NDArray[np.float32]]
 """A rate in Hz, and samples [T, channels] at that rate."""
 _LOGGER = logging.getLogger(__name__)
@@ -81,11 +85,11 @@ class AudioFile:
     says nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path = path
         self.notes: list[str] = []
         self.problem = ""
-        self._file = path.open("rb")
+        self._file = file
         try:
             self._parts = _parts(self._file)
             self._decoder = self._open(self._parts[0])
@@ -163,6 +167,9 @@ class AudioFile:
         """Close the file."""
         self._decoder.close()
         self._file.close()
+
+    def __del__(self) -> None:
+        self._file.close()  # quietly, for a source may be dropped
 
     def __enter__(self) -> Self:
         return self
@@ -250,25 +257,43 @@ def log_notes(path: Path, notes: Iterable[str]) -> None:
 
 
 def open_audio(path: Path) -> AudioFile:
-    """Open an audio file for reading. Raises AudioError if it is missing, empty, or cannot be read as audio."""
+    """Open an audio file for reading; "-" is standard input, which may be of any kind, too.
+
+    Raises AudioError if it is missing, empty, or cannot be read as audio.
+    """
     try:
-        mode = path.stat().st_mode
+        file = _spooled(sys.stdin) if path == STANDARD_INPUT else _opened(path)
+        if not os.fstat(file.fileno()).st_size:
+            file.close()
+            raise AudioError(f"{path}: expected audio, got an empty file")
+        return AudioFile(path, file)
+    except FileNotFoundError:
+        raise MissingAudioError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise MissingAudioError(f"{path}: no such file") from None
+        if isinstance(error, AudioError):
+            raise
         raise AudioError(f"{path}: cannot be read ({_reason(error)})") from None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise AudioError(f"{path}: expected an audio file, got a folder")
     if not stat.S_ISREG(mode):
         raise AudioError(
-            f"{path}: expected a file, got a pipe or a device; give raw 16-bit PCM to: speechrnn listen --source -"
+            f"{path}: expected a file, got a pipe or a device; give it as standard input: speechrnn transcribe -"
         )
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path}: expected audio, got an empty file")
-    try:
-        return AudioFile(path)
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({_reason(error)})") from None
+    return path.open("rb")
+
+
+def _spooled(stream: TextIO | None) -> IO[bytes]:
+    """A stream as a file, for most kinds cannot be read without going back."""
+    if stream is None:
+        raise AudioError(f"{STANDARD_INPUT}: standard input is closed")
+    file = tempfile.TemporaryFile(prefix="speechrnn-")  # noqa: SIM115 (AudioFile closes it)
+    shutil.copyfileobj(stream.buffer, file)
+    file.flush()
+    return file
 
 
 def _reason(error: Exception) -> str:
@@ -506,6 +531,8 @@ def _audio_stream(container: Any) -> Any:
     stream = container.streams.best("audio")
     if stream is None:
         raise _NotReadableError("it has no audio")
+    if stream.codec_context is None:
+        raise _NotReadableError("its codec is not known")
     stream.thread_type, stream.codec_context.thread_count = "NONE", 1
     if stream.codec_context.name in _CHECKED:
         stream.codec_context.options = {"err_detect": "crccheck+explode"}

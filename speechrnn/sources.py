@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 
 from speechrnn.audio import Resampler, Samples, check_samples, from_int16, resampled, to_mono
 from speechrnn.decoding import log_notes, open_audio
-from speechrnn.errors import DeviceError, missing_extra
+from speechrnn.errors import AudioError, DeviceError, missing_extra
 
+_MAGIC = {
+    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64"), "WAV"),
+    b"FORM": "AIFF",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b".snd": "AU",
+    b"caff": "CAF",
+    b"\x1aE\xdf\xa3": "WebM",
+}
 _LOST_AFTER_S = 2.0
 _RETRY_EVERY_S = 1.0
 
@@ -107,7 +116,10 @@ class FileSource(AudioSource):
 
 
 class PipeSource(AudioSource):
-    """Raw 16-bit little-endian PCM at `sample_rate_hz` from a pipe, such as standard input, as it arrives."""
+    """Raw 16-bit little-endian PCM at `sample_rate_hz` from a pipe, such as standard input, as it arrives.
+
+    Raises AudioError if a file with a header comes, such as a WAV, for its samples would be taken at a wrong rate.
+    """
 
     def __init__(self, pipe: IO[bytes], sample_rate_hz: int, *, channels: int = 1) -> None:
         self.name = "pipe"
@@ -118,13 +130,23 @@ class PipeSource(AudioSource):
     def native_blocks(self) -> Iterator[Samples]:
         """Yield what has arrived, at most a tenth of a second at a time, until the pipe is closed."""
         frame_bytes = 2 * self._channels
-        rest = b""
+        first = rest = b""
         while data := os.read(self._pipe.fileno(), frame_bytes * self.sample_rate_hz // 10):
+            if len(first) < 4:
+                first = (first + data)[:4]
+                self._check_raw(first)
             data = rest + data
             whole = len(data) - len(data) % frame_bytes
             rest = data[whole:]
             if whole:
                 yield to_mono(from_int16(np.frombuffer(data[:whole], dtype="<i2").reshape(-1, self._channels)))
+
+    def _check_raw(self, first: bytes) -> None:
+        if first in _MAGIC:
+            raise AudioError(
+                f"{self.name}: expected raw 16-bit samples, got a file with a header ({_MAGIC[first]}); "
+                "leave it out (arecord -t raw, ffmpeg -f s16le), or use: speechrnn transcribe -"
+            )
 
 
 class RealTimeSource(AudioSource):

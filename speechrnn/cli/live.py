@@ -100,7 +100,7 @@ def listen(
     from speechrnn.recognizer import load
     from speechrnn.spotter import KeywordSpotter
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to press Ctrl-C
+    _end_like_ctrl_c()
     if source is not None:
         check_not_read([save], [Path(source)])
     recognizer = load(model, operating_point=operating_point)
@@ -115,6 +115,13 @@ def listen(
     else:
         view.start(opened)
     run(opened, spotter, [*runner, *recorder, view or Printer(jsonl, click.echo)], duration_s)
+
+
+def _end_like_ctrl_c() -> None:
+    """Let a service manager, and a terminal that hangs up, end the listening as Ctrl-C does; nohup stays in force."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _live_view(spotter: KeywordSpotter) -> LiveView:

@@ -61,9 +61,10 @@ def transcribe(
     format_: str,
     output: str | None,
 ) -> None:
-    """Find keywords in recordings of any length, rate and channel count; folders are searched.
+    """Find keywords in recordings of any length, rate and channel count; folders are searched, - is standard input.
 
-    A recording that cannot be read is reported, and the others are done; the exit code is 2 then.
+    A recording that cannot be read is reported, and the others are done; of one that is damaged, what is missing is
+    reported, and the rest is done. The exit code is 2 then.
     """
     from speechrnn.recognizer import load
     from speechrnn.spotter import KeywordSpotter
@@ -135,7 +136,7 @@ def _transcribe_file(spotter: KeywordSpotter, file: Path, batch: Batch) -> Trans
     "--top", metavar="N", default=3, show_default=True, type=click.IntRange(1), help="Number of labels in a table."
 )
 def classify(audio: tuple[Path, ...], model: str, format_: str, top: int) -> None:
-    """Say which word each clip of one word holds, with the probability of every label."""
+    """Say which word each clip of one word holds, with the probability of every label; - is standard input."""
     from speechrnn.recognizer import load
 
     recognizer, batch = load(model), Batch()

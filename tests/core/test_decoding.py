@@ -170,7 +170,7 @@ def make_playlist(path: Path) -> None:
         ("phone.m4a", make_without_index, "its index, which was to come last, is missing"),
         ("gigahertz.wav", make_of_one_ghz, "got 1000000000"),
         ("playlist.mp3", make_playlist, "not readable as audio"),
-        ("pipe.wav", make_pipe, "listen --source -"),
+        ("pipe.wav", make_pipe, "transcribe -"),
     ],
 )
 def test_unusable_audio_is_one_line_that_names_the_file(
@@ -492,3 +492,19 @@ def test_the_name_of_a_file_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "http:,a.mp3"
     path.write_bytes(encoded(noise(RATE_HZ), "FLAC", "PCM_16"))
     np.testing.assert_array_equal(native(path), from_int16(to_int16(noise(RATE_HZ))))
+
+
+@pytest.mark.parametrize("name", ["WAV", "FLAC", "OGG", "MP3"])
+def test_standard_input_may_be_a_file_of_any_kind(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    content = encoded(speech_like(1.5), name, soundfile.default_subtype(name))
+    (tmp_path / "file").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    np.testing.assert_array_equal(read(Path("-"), RATE_HZ), read(tmp_path / "file", RATE_HZ))
+
+
+def test_closed_and_empty_standard_input_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (None, io.TextIOWrapper(io.BytesIO())):
+        monkeypatch.setattr("sys.stdin", stream)
+        with pytest.raises(AudioError) as caught:
+            read(Path("-"), RATE_HZ)
+        assert_one_line(caught.value, "-: ")

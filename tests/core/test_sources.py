@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from speechrnn.audio import Samples
+from speechrnn.audio import Samples, from_int16, to_int16
 from speechrnn.decoding import read
 from speechrnn.errors import AudioError
-from speechrnn.sources import ArraySource, AudioSource, FileSource, open_source
-from tests.helpers import RATE_HZ, noise, sine, write_audio
+from speechrnn.sources import ArraySource, AudioSource, FileSource, PipeSource, open_source
+from tests.helpers import RATE_HZ, assert_one_line, noise, sine, write_audio
 
 DURATION_S = 2.345
 Make = Callable[[Path], ArraySource | FileSource]
@@ -146,3 +148,26 @@ def test_what_a_user_names_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO()))
     piped = open_source("-", pipe_rate_hz=44100)
     assert (piped.name, piped.sample_rate_hz) == ("pipe", 44100)
+
+
+def piped(content: bytes) -> NDArray[np.float32]:
+    """What a pipe into which this is written gives."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        with os.fdopen(writing, "wb") as other_end:
+            other_end.write(content)
+        return np.concatenate([np.zeros(0, np.float32), *PipeSource(pipe, RATE_HZ).native_blocks()])
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 2, 3, 5000])
+def test_every_whole_sample_of_a_pipe_is_given(n_samples: int) -> None:
+    samples = to_int16(noise(n_samples))
+    np.testing.assert_array_equal(piped(samples.tobytes()), from_int16(samples))
+    np.testing.assert_array_equal(piped(samples.tobytes() + b"x"), from_int16(samples))
+
+
+@pytest.mark.parametrize("first", [b"RIFF\x24\0\0\0WAVE", b"fLaC\0\0\0\x22", b"OggS\0\2", b"FORM"])
+def test_a_file_with_a_header_is_not_taken_for_raw_samples(first: bytes) -> None:
+    with pytest.raises(AudioError) as caught:
+        piped(first + bytes(1000))
+    assert_one_line(caught.value, "got a file with a header", "speechrnn transcribe -")
