@@ -35,9 +35,10 @@ from speechrnn.evaluation.streams import (
     StreamResult,
     curve_point,
     score,
+    spot_with_truth,
     sweep_thresholds,
 )
-from speechrnn.evaluation.synthetic_streams import PRESETS, Material, make_stream, of_folders, of_pack, spot_with_truth
+from speechrnn.evaluation.synthetic_streams import PRESETS, Material, make_stream, of_folders, of_pack
 from speechrnn.evaluation.tables import Table, number, percent
 from speechrnn.folders import find_audio
 from speechrnn.labels import FOLDER_LABELS, SILENCE, UNKNOWN, Labels

@@ -43,18 +43,26 @@ class FolderScore(msgspec.Struct):
     """How the clips of one folder were labelled."""
 
     n: int = 0
+    """Clips of the folder."""
     correct: int = 0
+    """Those classified as its class."""
     predicted: dict[str, int] = msgspec.field(default_factory=dict)
+    """Clips by the class that they got."""
 
 
 class ClassScore(msgspec.Struct):
-    """Scores of one class of the model, shares in [0, 1]; NaN, in JSON null, where there is nothing to share."""
+    """Scores of one class of the model, rates in [0, 1]; NaN, in JSON null, where there are no clips to count."""
 
     n: int
+    """Clips of the class."""
     precision: float
+    """Fraction of the clips that got the class which belong to it."""
     recall: float
+    """Fraction of its clips that got it."""
     f1: float
+    """Harmonic mean of precision and recall."""
     recall_interval: Interval
+    """95 % bootstrap interval of the recall."""
 
 
 class DetectionCurve(msgspec.Struct):
@@ -64,64 +72,95 @@ class DetectionCurve(msgspec.Struct):
     """
 
     n_targets: int
+    """Clips of the keyword, or of any."""
     n_others: int
+    """The other clips."""
     area_under_roc: float
+    """Area in [0, 1] under the receiver operating characteristic."""
     equal_error_rate: float
+    """Rate in [0, 1] at which false alarms and misses are equal."""
     miss_at_1_percent_false_alarms: float
+    """Lowest miss rate with a false-alarm rate of at most 0.01."""
     threshold: list[float]
+    """Lowest score that counts as found."""
     false_alarm: list[float]
+    """False-alarm rate in [0, 1] at each threshold."""
     miss: list[float]
+    """Miss rate in [0, 1] at each threshold."""
 
 
 class ReliabilityDiagram(msgspec.Struct):
-    """Expected calibration error, and the bins of confidence that it is the sum over."""
+    """Confidence against accuracy, in bins of equal width of confidence; empty bins hold NaN, in JSON null."""
 
     expected_calibration_error: float
+    """Mean distance in [0, 1] of confidence and accuracy (Guo et al., 2017, arXiv 1706.04599)."""
     n: list[int]
+    """Clips in each bin of confidence."""
     confidence: list[float]
+    """Mean confidence in each bin."""
     accuracy: list[float]
+    """Fraction of the clips in each bin that are classified correctly."""
 
 
 class Condition(msgspec.Struct):
-    """Scores of clips that were changed: shifted by so much (later if positive), or with noise at so many dB."""
+    """Scores of clips that were shifted, or to which noise was added."""
 
     n: int
+    """Clips."""
     accuracy: float
+    """Fraction of them that got their class."""
     keyword_accuracy: float
+    """Fraction of the keyword clips that got their class."""
     shift_ms: int = 0
+    """Shift of the clips in ms, later if positive."""
     snr_db: float | None = None
+    """Signal-to-noise ratio in dB; None without added noise."""
 
 
 class Evaluation(msgspec.Struct):
-    """Scores of a model on a folder of clips. `confusion` has the true class in rows, the predicted in columns.
-
-    `intervals` are 95 % bootstrap intervals of the scores of these names; they resample `n_speakers` speakers, and
-    `n_single_files` files that name none. Clips that cannot be read are listed in `failed`, clips of folders without
-    a class in the model in `left_out`. `noise` is empty where no noise was given.
-    """
+    """Scores of a model on a folder of clips; rates in [0, 1], NaN, in JSON null, where there are no clips to count."""
 
     accuracy: float
+    """Fraction of the clips that got their class."""
     n: int
+    """Clips that were scored."""
     labels: list[str]
+    """Classes of the model, in the order of `confusion`."""
     confusion: list[list[int]]
+    """Counts [C][C] of clips by true class (rows) and predicted class (columns)."""
     per_folder: dict[str, FolderScore]
+    """Scores by name of the folder."""
     failed: list[str]
+    """A line for each file that cannot be read."""
     left_out: list[str]
+    """Files in folders without a class in the model."""
     keywords: list[str]
+    """Keywords of the model."""
     keyword_accuracy: float
+    """Fraction of the keyword clips that got their class."""
     macro_f1: float
+    """Mean F1 of the classes that have clips."""
     unknown_recall: float
+    """Fraction of the unknown clips that got that class."""
     intervals: dict[str, Interval]
+    """95 % bootstrap intervals of the scores of these names."""
     n_speakers: int
+    """Speakers that are resampled for the intervals."""
     n_single_files: int
+    """Files that name no speaker and are resampled one by one."""
     per_class: dict[str, ClassScore]
+    """Scores by class."""
     detection: dict[str, DetectionCurve]
+    """The curve of each keyword and of any keyword, by name."""
     calibration: ReliabilityDiagram
+    """How far posteriors can be trusted."""
     shift: list[Condition]
+    """Scores with clips shifted."""
     noise: list[Condition]
+    """Scores in noise, empty where none was given."""
 
     def recall(self, label: str) -> float:
-        """Share of the clips of a class that got it; NaN if there are none."""
+        """Fraction of the clips of a class that got it; NaN if there are none."""
         return self.per_class[label].recall
 
 

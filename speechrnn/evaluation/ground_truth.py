@@ -1,6 +1,6 @@
-"""What was spoken in a recording: Audacity labels, CTM, JSON, CSV, or transcripts without times.
+"""Ground truth of a recording: Audacity labels, CTM, JSON, CSV, or transcripts without times.
 
-Some hands write words in capitals, others do not: case never counts.
+Case never counts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ _FORMS = "Audacity labels or transcripts (.txt), .ctm, .json or .csv"
 
 
 class Word(NamedTuple):
-    """A spoken word and where it is; other words than the model's keywords are words, too."""
+    """A spoken word, a keyword or another."""
 
     label: str
+    """The word."""
     start_s: float
+    """Its start in s from the start of the recording."""
     end_s: float
+    """Its end in s."""
 
 
 GroundTruth = list[Word] | Counter[str]
@@ -37,7 +40,7 @@ _Rows = list[tuple[str | None, Word]]
 
 
 class _Entry(msgspec.Struct):
-    """A recording with its words, as `transcribe --format json` writes it; scores are left aside."""
+    """A recording with its words, as `transcribe --format json` writes it; scores are ignored."""
 
     detections: list[_Labelled]
     audio: str | None = None
@@ -103,14 +106,14 @@ def with_model_spelling(truth: GroundTruth, keywords: Sequence[str]) -> GroundTr
     return [word._replace(label=names.get(word.label, word.label)) for word in truth]
 
 
-def find_ground_truth(recording: Path, place: Path | None) -> Path:
-    """The truth file of a recording: `place` itself, or the file of its name in that folder, or beside it.
+def find_ground_truth(recording: Path, truth: Path | None) -> Path:
+    """The ground truth of a recording: the file `truth`, or the file of its name in that folder, or beside it.
 
     A `transcripts.txt` there serves where there is none of its name. Raises DataError if there is none.
     """
-    if place is not None and not place.is_dir():
-        return place
-    folder = recording.parent if place is None else place
+    if truth is not None and not truth.is_dir():
+        return truth
+    folder = recording.parent if truth is None else truth
     candidates = [*(folder / (recording.stem + suffix) for suffix in SUFFIXES), folder / "transcripts.txt"]
     for path in candidates:
         if path.is_file() and path != recording:
@@ -140,9 +143,9 @@ def read_detections(path: Path) -> list[Transcript]:
     return [Transcript(e.audio, e.duration_s, tuple(map(_detection, e.detections))) for e in entries]
 
 
-def _detection(heard: _WrittenDetection) -> Detection:
-    decided_s = math.nan if heard.decided_s is None else heard.decided_s
-    return Detection(heard.label, heard.start_s, heard.end_s, heard.score, decided_s)
+def _detection(written: _WrittenDetection) -> Detection:
+    decided_s = math.nan if written.decided_s is None else written.decided_s
+    return Detection(written.label, written.start_s, written.end_s, written.score, decided_s)
 
 
 def _transcript(path: Path, lines: list[str], recording: str) -> Counter[str]:

@@ -1,6 +1,6 @@
 """Measures of a classifier, from posteriors [N, C] and true classes [N]. Pure numpy: knows no file and no model.
 
-Classes are numbers; keywords come first. A share lies in [0, 1], and a share of nothing is NaN.
+Classes are numbers; keywords come first. Rates lie in [0, 1], and are NaN where there is nothing to count.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ def ratio(part: NDArray[Any] | float, whole: NDArray[Any] | float) -> Floats:
 
 
 def accuracy(confusion: Counts) -> Floats:
-    """Share of all clips that got their class, of confusion matrices [..., C, C]: [...]."""
+    """Fraction of all clips that got their class, of confusion matrices [..., C, C]: [...]."""
     return ratio(_correct(confusion).sum(-1), confusion.sum((-2, -1)))
 
 
 def keyword_accuracy(confusion: Counts, n_keywords: int) -> Floats:
-    """Share of the clips of all keywords that got their class: [...]."""
+    """Fraction of the clips of all keywords that got their class: [...]."""
     return ratio(_correct(confusion)[..., :n_keywords].sum(-1), confusion[..., :n_keywords, :].sum((-2, -1)))
 
 
 def recall(confusion: Counts) -> Floats:
-    """Share of the clips of each class that got it: [..., C]."""
+    """Fraction of the clips of each class that got it: [..., C]."""
     return ratio(_correct(confusion), confusion.sum(-1))
 
 
 def precision(confusion: Counts) -> Floats:
-    """Share of the clips that got a class which belong to it: [..., C]."""
+    """Fraction of the clips that got a class which belong to it: [..., C]."""
     return ratio(_correct(confusion), confusion.sum(-2))
 
 
@@ -94,15 +94,14 @@ def interval(values: Floats) -> Floats:
 
 
 class DetCurve(NamedTuple):
-    """What a threshold costs, each [K], from the strictest threshold to the loosest.
-
-    `threshold` is the least score that counts as found, `false_alarm` the share of the others that reach it, `miss`
-    the share of the targets that do not. Only corners are kept.
-    """
+    """Error rates by threshold, each [K], from the strictest to the loosest; only corners are kept."""
 
     threshold: Floats
+    """Lowest score that counts as found."""
     false_alarm: Floats
+    """Fraction of the others that reach it."""
     miss: Floats
+    """Fraction of the targets that do not."""
 
 
 def detection_curve(scores: NDArray[Any], is_target: NDArray[np.bool_]) -> DetCurve:
@@ -133,7 +132,7 @@ def area_under_roc(curve: DetCurve) -> float:
 
 
 def equal_error_rate(curve: DetCurve) -> float:
-    """Where false alarms and misses are equal shares, on straight lines between the points of the curve."""
+    """The rate at which false alarms and misses are equal, on straight lines between the points of the curve."""
     excess = curve.false_alarm - curve.miss
     after = int(np.argmax(excess >= 0))  # never the first: there nothing is found, so the excess is -1
     weight = excess[after] / (excess[after] - excess[after - 1])
@@ -141,7 +140,7 @@ def equal_error_rate(curve: DetCurve) -> float:
 
 
 def miss_at(curve: DetCurve, false_alarm: float) -> float:
-    """The least share of misses with at most this share of false alarms."""
+    """The lowest miss rate with at most this false-alarm rate."""
     return float(curve.miss[curve.false_alarm <= false_alarm].min())
 
 
@@ -161,11 +160,14 @@ def poisson_upper_bound(n: int, confidence: float = 0.95) -> float:
 
 
 class Reliability(NamedTuple):
-    """How far confidence can be believed: clips, mean confidence and accuracy of each bin [n_bins]."""
+    """Confidence against accuracy, each [n_bins], by bins of confidence."""
 
     n: Counts
+    """Clips."""
     confidence: Floats
+    """Mean confidence."""
     accuracy: Floats
+    """Fraction of the clips classified correctly."""
 
 
 def reliability(posteriors: NDArray[Any], truth: Counts, n_bins: int = 15) -> Reliability:

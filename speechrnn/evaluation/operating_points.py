@@ -23,8 +23,16 @@ from numpy.typing import NDArray
 from speechrnn.config import TRAINING_RATE_HZ, Calibration
 from speechrnn.errors import DataError
 from speechrnn.evaluation.metrics import Counts, poisson_upper_bound
-from speechrnn.evaluation.streams import KeywordScore, Score, StreamResult, score, score_detector, sweep_thresholds
-from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Sound, make_stream, spot_with_truth
+from speechrnn.evaluation.streams import (
+    KeywordScore,
+    Score,
+    StreamResult,
+    score,
+    score_detector,
+    spot_with_truth,
+    sweep_thresholds,
+)
+from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Sound, make_stream
 from speechrnn.evaluation.tables import Table, number, percent
 from speechrnn.labels import Labels
 from speechrnn.recognizer import Recognizer, cached
@@ -50,10 +58,12 @@ Note = Callable[[str], object]
 
 
 class Recordings(NamedTuple):
-    """Streams with known words, and running speech in which every detection is a false alarm."""
+    """What calibration counts in: misses in streams, false alarms in running speech."""
 
     streams: list[StreamResult]
+    """Streams with known words."""
     speech: list[StreamResult]
+    """Running speech in which every detection is a false alarm."""
 
     @property
     def speech_hours(self) -> float:
@@ -62,12 +72,16 @@ class Recordings(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Options with their scores on streams, in all running speech, and in that which is held out, if any is."""
+    """Options and what they were measured to give."""
 
     options: Options
+    """The options."""
     in_streams: Score
+    """Their score on synthetic streams."""
     in_speech: Score
+    """Their score in all running speech."""
     in_held_out: Score | None = None
+    """Their score in that which is held out; None without any."""
 
     @property
     def cost(self) -> float:
@@ -95,7 +109,7 @@ def calibrate(
     _check(recognizer.info.spec, material, [*speech, *held_out])
     recognizer, labels = cached(recognizer), recognizer.info.spec.labels
     options = msgspec.structs.replace(recognizer.info.options, keywords=(), thresholds={})
-    recordings = listen(recognizer, material, speech, held_out, {"as set": options})
+    recordings = spot_recordings(recognizer, material, speech, held_out, {"as set": options})
     note(f"{len(recordings.streams)} streams, {recordings.speech_hours:.2f} hours of running speech")
     hidden = [f"{rate:g}/h ({name})" for name, rate in rates_of(targets).items() if rate * recordings.speech_hours < 1]
     if hidden:
@@ -126,7 +140,7 @@ def calibrated(info: ModelInfo, points: Mapping[str, Measured]) -> ModelInfo:
     return msgspec.structs.replace(info, options=options, operating_points=operating_points)
 
 
-def listen(
+def spot_recordings(
     recognizer: Recognizer,
     material: Material,
     speech: Sequence[Sound],
@@ -148,8 +162,8 @@ def listen(
 
 def active_frames(recording: StreamResult, n_keywords: int) -> StreamResult:
     """A recording cut down to the steps about those in which some keyword is not improbable: others fire nothing."""
-    loud = (recording.posteriors[:, :n_keywords].max(axis=1) > _QUIET).astype(float)
-    near = np.convolve(loud, np.ones(2 * _N_BESIDE + 1), "same") > 0.5
+    active = (recording.posteriors[:, :n_keywords].max(axis=1) > _QUIET).astype(float)
+    near = np.convolve(active, np.ones(2 * _N_BESIDE + 1), "same") > 0.5
     return recording._replace(posteriors=recording.posteriors[near])
 
 
@@ -160,21 +174,21 @@ def allocate_thresholds(errors: Counts, alarms: Counts, budget: float) -> list[i
     errors holds for all keywords; the lowest that keeps the budget is taken, and of equally good thresholds the middle
     one.
     """
-    places = [errors.shape[1] - 1] * len(errors)
+    indices = [errors.shape[1] - 1] * len(errors)
     for price in _PRICES[::-1]:
         costs = errors + price * alarms
         tried = [int(ties[len(ties) // 2]) for row in costs for ties in [np.flatnonzero(row <= row.min() + 1e-9)]]
         if alarms[np.arange(len(alarms)), tried].sum() > budget:
             break
-        places = tried
-    return places
+        indices = tried
+    return indices
 
 
-def tighten(missed: Counts, places: Sequence[int], allowed: NDArray[np.float64]) -> list[int]:
-    """Index of the highest threshold of each keyword that misses at most `allowed` more words than that of `places`."""
+def tighten(missed: Counts, indices: Sequence[int], allowed: NDArray[np.float64]) -> list[int]:
+    """Indices of the highest thresholds by keyword that miss at most `allowed` more words than those at `indices`."""
     return [
-        int(np.flatnonzero(row <= row[place] + more).max())
-        for row, place, more in zip(missed, places, allowed, strict=True)
+        int(np.flatnonzero(row <= row[index] + more).max())
+        for row, index, more in zip(missed, indices, allowed, strict=True)
     ]
 
 
@@ -192,11 +206,11 @@ def candidates(
     found, n_hidden = {}, 0
     for name, rate in reversed(rates_of(targets).items()):
         budget = rate * recordings.speech_hours
-        places = allocate_thresholds(errors, alarms, budget)
+        indices = allocate_thresholds(errors, alarms, budget)
         if budget < 1:
-            places = tighten(missed, places, _STRICTER * n_hidden * n_spoken)
+            indices = tighten(missed, indices, _STRICTER * n_hidden * n_spoken)
             n_hidden += 1
-        found[name] = dict(zip(labels.keywords, [levels[place] for place in places], strict=True))
+        found[name] = dict(zip(labels.keywords, [levels[index] for index in indices], strict=True))
     return found
 
 
@@ -245,18 +259,18 @@ def measure(
     choices: Mapping[str, Options],
 ) -> dict[str, Measured]:
     """What the spotter that ships gives with each of these options."""
-    recordings, keywords = listen(recognizer, material, speech, held_out, choices), recognizer.info.spec.labels.keywords
-    kept = [one for one in recordings.speech if one.audio == _HELD_OUT]
+    recordings = spot_recordings(recognizer, material, speech, held_out, choices)
+    held_out_parts = [one for one in recordings.speech if one.audio == _HELD_OUT]
 
     def scored(name: str, part: list[StreamResult]) -> Score:
-        return score([one.scored(name) for one in part], keywords)
+        return score([one.scored(name) for one in part], recognizer.info.spec.labels.keywords)
 
     return {
         name: Measured(
             options,
             scored(name, recordings.streams),
             scored(name, recordings.speech),
-            scored(name, kept) if kept else None,
+            scored(name, held_out_parts) if held_out_parts else None,
         )
         for name, options in choices.items()
     }

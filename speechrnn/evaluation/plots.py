@@ -24,7 +24,7 @@ from speechrnn.files import check_place, write_json, writing
 
 _BLUE, _ORANGE = "#3d85c8", "#dd7a2b"
 _INK = "#010203"
-"""Black to the eye; in an SVG, it stands for the colour of the text around it."""
+"""Black to the eye; in an SVG, it is replaced by the colour of the text around it."""
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -62,26 +62,26 @@ def draw_curve(curve: StreamCurve) -> Figure:
         missed = [100 * point.miss_rate for point in curve.detector]
         axis.plot(alarms, missed, ".-", color=_BLUE, lw=1, label="detector, by threshold")
         for number, (name, point) in enumerate(curve.spotter.items()):
-            place = point.false_alarms_per_hour, 100 * point.miss_rate
-            axis.plot(*place, "o^sDv"[number % 5], color=_ORANGE, label=f"spotter, {name}")
-        axis.set_xscale("symlog", linthresh=1, linscale=0.5)  # zero has a place, too
-        most = 1.2 * max([1.0, *alarms])
-        axis.set_xticks([rate for rate in _ALARM_TICKS if rate <= most], minor=False)
+            position = point.false_alarms_per_hour, 100 * point.miss_rate
+            axis.plot(*position, "o^sDv"[number % 5], color=_ORANGE, label=f"spotter, {name}")
+        axis.set_xscale("symlog", linthresh=1, linscale=0.5)  # which shows zero, too
+        max_alarms = 1.2 * max([1.0, *alarms])
+        axis.set_xticks([rate for rate in _ALARM_TICKS if rate <= max_alarms], minor=False)
         axis.xaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-        axis.set(xlim=(0, most), ylim=(0, None), xlabel="false alarms per hour", ylabel="misses (%)")
+        axis.set(xlim=(0, max_alarms), ylim=(0, None), xlabel="false alarms per hour", ylabel="misses (%)")
         axis.legend(frameon=False)
-        figure.draw_without_rendering()  # only then is known where in the picture a point is
+        figure.draw_without_rendering()  # only then is the position of a point in the picture known
         _name_thresholds(axis, [point.threshold for point in curve.detector], list(zip(alarms, missed, strict=True)))
         return figure
 
 
-def _name_thresholds(axis: Axes, thresholds: Sequence[float], places: Sequence[tuple[float, float]]) -> None:
-    """Write some thresholds beside their places, but those that would lie on one that is written already."""
+def _name_thresholds(axis: Axes, thresholds: Sequence[float], points: Sequence[tuple[float, float]]) -> None:
+    """Write some thresholds beside their points, but those that would overlap one that is written already."""
     taken: list[Bbox] = []
     for level in _NAMED_THRESHOLDS:
-        at = min(range(len(places)), key=lambda i: abs(thresholds[i] - level))
-        name = axis.annotate(f"{level:g}", places[at], xytext=(4, 4), textcoords="offset points", fontsize=8)
+        at = min(range(len(points)), key=lambda i: abs(thresholds[i] - level))
+        name = axis.annotate(f"{level:g}", points[at], xytext=(4, 4), textcoords="offset points", fontsize=8)
         box = name.get_window_extent().padded(2)
         if any(box.overlaps(other) for other in taken):
             name.remove()
@@ -100,20 +100,20 @@ def to_svg(figure: Figure) -> str:
 
 
 def _draw_confusion(result: Evaluation) -> Figure:
-    """The confusion matrix as shares of each true class."""
+    """The confusion matrix, coloured by the fraction of each true class."""
     counts = np.array(result.confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.0 + 0.5 * len(result.labels)
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()
     for row, column in np.argwhere(counts):
         axis.add_patch(
-            Rectangle((column - 0.5, row - 0.5), 1, 1, color=_BLUE, alpha=0.9 * shares[row, column], linewidth=0)
+            Rectangle((column - 0.5, row - 0.5), 1, 1, color=_BLUE, alpha=0.9 * fractions[row, column], linewidth=0)
         )
         axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8)
-    places, edges = range(len(result.labels)), (-0.5, len(result.labels) - 0.5)
-    axis.set_xticks(places, result.labels, rotation=45, ha="right", rotation_mode="anchor")
-    axis.set_yticks(places, result.labels)
+    ticks, edges = range(len(result.labels)), (-0.5, len(result.labels) - 0.5)
+    axis.set_xticks(ticks, result.labels, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(ticks, result.labels)
     axis.set(xlim=edges, ylim=edges[::-1], aspect="equal", xlabel="predicted", ylabel="truth")
     axis.set_title(f"{100 * result.accuracy:.2f} % of {result.n} clips")
     return figure
@@ -123,14 +123,14 @@ def _draw_detection(result: Evaluation) -> Figure:
     """Receiver operating characteristic and, on probit axes, detection error trade-off (Martin et al., 1997)."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     roc, det = figure.subplots(1, 2)
-    for place, (name, found) in enumerate(result.detection.items()):
-        style = {"color": _INK, "lw": 2.2, "zorder": 3} if name == ANY_KEYWORD else {"color": f"C{place - 1}", "lw": 1}
+    for number, (name, found) in enumerate(result.detection.items()):
+        style = {"color": _INK, "lw": 2.2, "zorder": 3} if name == ANY_KEYWORD else {"color": f"C{number - 1}", "lw": 1}
         false_alarm, miss = np.array(found.false_alarm), np.array(found.miss)
         roc.plot(100 * false_alarm, 100 * (1 - miss), label=name, **style)
         det.plot(_probit(false_alarm), _probit(miss), **style)
     low, high = _probit(np.array(_DET_LIMITS))
     det.plot([low, high], [low, high], color=_INK, alpha=0.3, lw=0.8, ls="--")
-    ticks, names = _probit(np.array(_DET_TICKS)), [f"{100 * share:g}" for share in _DET_TICKS]
+    ticks, names = _probit(np.array(_DET_TICKS)), [f"{100 * rate:g}" for rate in _DET_TICKS]
     det.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="false alarms (%)", ylabel="misses (%)")
     det.set_xticks(ticks, names)
     det.set_yticks(ticks, names)
@@ -180,10 +180,10 @@ def _draw_conditions(result: Evaluation) -> Figure:
     return figure
 
 
-def _probit(shares: Floats) -> Floats:
-    """Shares as quantiles of the normal distribution, cut at the limits of the picture."""
+def _probit(rates: Floats) -> Floats:
+    """Rates as quantiles of the normal distribution, cut at the limits of the picture."""
     low, high = _DET_LIMITS
-    return np.array([NormalDist().inv_cdf(min(max(share, low), high)) for share in shares])
+    return np.array([NormalDist().inv_cdf(min(max(rate, low), high)) for rate in rates])
 
 
 def check_picture(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is scored: recordings and written detections, found with their ground truth, and spotted in."""
+"""The inputs of a score: recordings and written detections with their ground truth, and the detections in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from speechrnn.audio import Samples
 from speechrnn.decoding import open_audio
 from speechrnn.errors import DataError, Report, results_of
 from speechrnn.evaluation.ground_truth import GroundTruth, find_ground_truth, read_detections, read_ground_truth
-from speechrnn.evaluation.streams import StreamResult, spot_all
+from speechrnn.evaluation.streams import StreamResult, spot_with_truth
 from speechrnn.files import is_same, printable
 from speechrnn.folders import find_audio
 from speechrnn.formats import Transcript
@@ -27,10 +27,12 @@ Track = Callable[[Iterable[Samples], int, str], Iterable[Samples]]
 
 
 class Inputs(NamedTuple):
-    """What can be scored: written detections and recordings, each with the file of its ground truth."""
+    """What can be scored."""
 
     written: list[tuple[Transcript, Path]]
+    """Written detections, each with the file of its ground truth."""
     recordings: list[tuple[Path, Path]]
+    """Recordings, each with the file of its ground truth."""
 
     @property
     def truths(self) -> list[Path]:
@@ -50,12 +52,12 @@ def find_inputs(audio: Sequence[Path], truth: Path | None, keywords: Sequence[st
     or detections are of no keyword.
     """
     written = [path for path in audio if path.suffix in WRITTEN_SUFFIXES]
-    places = [path for path in audio if path.suffix not in WRITTEN_SUFFIXES]
+    others = [path for path in audio if path not in written]
     transcripts: list[Transcript] = []
     for path, found in results_of(written, lambda path: (path, read_detections(path)), report):
         _check_labels(path, found, keywords)
         transcripts += found
-    files = [file for found in results_of(places, find_audio, report) for file in found]
+    files = [file for found in results_of(others, find_audio, report) for file in found]
     inputs = Inputs(
         [(one, find_ground_truth(Path(one.audio), truth)) for one in transcripts],
         [(file, find_ground_truth(file, truth)) for file in results_of(files, _openable, report)],
@@ -82,8 +84,7 @@ def spot_inputs(
         with FileSource(file) as source:
             blocks = source.blocks(recognizer.info.spec.sample_rate_hz)
             tracked = track(blocks, round(source.duration_s or 0.0), printable(file.name))
-            found, duration_s, posteriors = spot_all(tracked, recognizer, choices)
-        return StreamResult(printable(file), duration_s, truth, found, posteriors)
+            return spot_with_truth(recognizer, tracked, truth, choices, printable(file))
 
     done = [StreamResult(one.audio, one.duration_s, truth, {AS_SET: one.detections}) for one, truth in written]
     return [*done, *results_of(recordings, spot, report)]

@@ -1,6 +1,6 @@
-"""Detections held against what was spoken: hits, misses, wrong words, false alarms.
+"""Detections matched with the ground truth: hits, misses, wrong words, false alarms.
 
-One detection can be a hit, a wrong word, a false alarm, or not counted; which, a rule says. `RULES` has them all.
+A rule decides whether a detection is a hit, a wrong word, a false alarm or not counted. `RULES` has them all.
 """
 
 from __future__ import annotations
@@ -35,20 +35,24 @@ VerdictKind = Literal["hit", "wrong", "false alarm", "not counted"]
 
 
 class Verdict(NamedTuple):
-    """What a detection is, and the word that was spoken there, if any was."""
+    """What a detection counts as."""
 
     kind: VerdictKind
+    """What the detection counts as."""
     word: Word | None = None
+    """The word that was spoken there; None if none was, or it is not known."""
 
 
 Judge = Callable[[Sequence[Detection], Sequence[Word], Sequence[str]], list[Verdict]]
 
 
 class Rule(NamedTuple):
-    """How detections are judged against words and a model's keywords, both in order of time, and that in words."""
+    """How detections are matched with words, given the model's keywords."""
 
     judge: Judge
+    """Gives the verdicts, for detections and words in order of time."""
     statement: str
+    """The rule in words."""
 
 
 def _decision_s(detection: Detection) -> float:
@@ -119,9 +123,9 @@ RULES = {
     ),
     "tensorflow": Rule(
         judge_tensorflow,
-        "TensorFlow's streaming accuracy: a detection is held against the first word that starts within 750 ms of its "
-        "start; it is a hit if it is that word, heard for the first time, else wrong, as where the word is no keyword; "
-        "without such a word it is a false positive; shares are of the spoken keywords, for unknown words are not "
+        "TensorFlow's streaming accuracy: a detection is matched with the first word that starts within 750 ms of its "
+        "start; it is a hit if it is that word, detected for the first time, else wrong, as where the word is no "
+        "keyword; without such a word it is a false positive; rates are per spoken keyword, for unknown words are not "
         "reported",
     ),
     "mlperf": Rule(
@@ -139,69 +143,98 @@ TRANSCRIPT = (
 
 def judge_transcript(found: Sequence[Detection], spoken: Counter[str]) -> list[Verdict]:
     """A transcript has no times: a keyword's first detections, as many as it was spoken, are hits, others are not."""
-    heard: Counter[str] = Counter()
+    n_detected: Counter[str] = Counter()
     verdicts = []
     for detection in found:
-        heard[detection.label] += 1
-        verdicts.append(Verdict("hit" if heard[detection.label] <= spoken[detection.label] else "false alarm"))
+        n_detected[detection.label] += 1
+        verdicts.append(Verdict("hit" if n_detected[detection.label] <= spoken[detection.label] else "false alarm"))
     return verdicts
 
 
 class ScoredRecording(NamedTuple):
-    """A recording: its name and length, what was found in it, and what was spoken."""
+    """A recording with its detections and its ground truth."""
 
     audio: str
+    """Its name."""
     duration_s: float
+    """Its length in s."""
     found: Sequence[Detection]
+    """The detections."""
     truth: GroundTruth
+    """What was spoken."""
 
 
 class KeywordScore(msgspec.Struct, frozen=True):
-    """One keyword: how often it was spoken and found, and was heard where another or none was."""
+    """Counts of one keyword."""
 
     n_spoken: int
+    """How often it was spoken."""
     n_hits: int
+    """Detections that are hits."""
     n_wrong: int
+    """Detections where another keyword was spoken."""
     n_false_alarms: int
+    """Detections where no keyword was spoken."""
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """A detection that is no hit, and what was spoken there: nothing known if empty."""
+    """A detection that is no hit."""
 
     audio: str
+    """The recording."""
     label: str
+    """The keyword that was detected."""
     decided_s: float
+    """Time of the decision in s; NaN, in JSON null, if not known."""
     score: float
+    """Score of the detection in (0, 1]."""
     kind: VerdictKind
+    """A wrong word or a false alarm."""
     spoken: str
+    """The word that was spoken there; empty if none is known."""
 
 
 class Score(msgspec.Struct, frozen=True):
-    """Detections held against what was spoken. Shares are of the spoken keywords; NaN, in JSON null, without any.
-
-    `match_rate` counts keywords where anything was heard, right or wrong. Delays are from the end of the word to the
-    decision, of the hits where both are known; NaN without any.
-    """
+    """Detections matched with the ground truth. Rates and delays of nothing are NaN, in JSON null."""
 
     rule: str
+    """Name of the rule."""
     statement: str
+    """The rule in words."""
     n_recordings: int
+    """Recordings."""
     hours: float
+    """Their length in hours."""
     n_spoken: int
+    """Keywords that were spoken."""
     n_hits: int
+    """Keywords that were detected."""
     n_misses: int
+    """Keywords that were not."""
     n_wrong: int
+    """Detections where another keyword was spoken."""
     n_false_alarms: int
+    """Detections where no keyword was spoken."""
     hit_rate: float
+    """Hits per spoken keyword."""
     miss_rate: float
+    """Misses per spoken keyword."""
     match_rate: float
+    """Fraction of the spoken keywords at which any keyword, right or wrong, was detected."""
     wrong_rate: float
+    """Wrong words per spoken keyword."""
     false_alarm_rate: float
+    """False alarms per spoken keyword."""
     false_alarms_per_hour: float
+    """False alarms per hour of audio."""
     delay_p50_ms: float
+    """Median time in ms from the end of a word to its decision, of the hits where both are known."""
     delay_p95_ms: float
+    """Its 95 % percentile."""
     per_keyword: dict[str, KeywordScore]
+    """Counts by keyword."""
     alarms: list[Alarm]
+    """All wrong words and false alarms."""
 
 
 def judge(recording: ScoredRecording, keywords: Sequence[str], rule: str) -> list[Verdict]:
@@ -266,38 +299,48 @@ def percentile_ms(times_s: NDArray[np.float64], percentile: float) -> float:
 
 
 class CurvePoint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Misses and wrong words as shares of the spoken keywords, and false alarms per hour, at one threshold.
-
-    `thresholds` are those of the keywords that have their own.
-    """
+    """Error rates at one threshold, or at one operating point."""
 
     threshold: float
+    """Threshold of all keywords that have none of their own."""
     miss_rate: float
+    """Misses per spoken keyword."""
     wrong_rate: float
+    """Wrong words per spoken keyword."""
     false_alarms_per_hour: float
+    """False alarms per hour of audio."""
     thresholds: dict[str, float] = {}
+    """Those of the keywords that have their own."""
 
 
 class StreamCurve(msgspec.Struct, frozen=True):
     """Misses against false alarms: of the plain detector at common thresholds, and of the spotter at named points.
 
-    The detector decides on posteriors of the audio as it is; the spotter takes what it has heard for silence, so it may
-    lie off the curve. What it gives is exact.
+    The detector decides on posteriors of the audio as it is; the spotter silences a detected keyword in later contexts,
+    so it may lie off the curve. What it gives is exact.
     """
 
     rule: str
+    """Name of the rule."""
     detector: list[CurvePoint]
+    """Points of the plain detector, at rising common thresholds."""
     spotter: dict[str, CurvePoint]
+    """Points of the spotter, by name."""
 
 
 class StreamResult(NamedTuple):
-    """A recording as several options heard it: detections by their name, and its posteriors [n, C], a row a step."""
+    """A recording with its ground truth, and what several options detect in it."""
 
     audio: str
+    """Its name."""
     duration_s: float
+    """Its length in s."""
     truth: GroundTruth
+    """What was spoken."""
     found: Mapping[str, Sequence[Detection]]
+    """Detections by the name of the options."""
     posteriors: NDArray[np.float32] = np.zeros((0, 0), dtype=np.float32)
+    """Posteriors [n, C] of the audio as it is, a row for each step."""
 
     def scored(self, name: str) -> ScoredRecording:
         """What one of the options found."""
@@ -305,14 +348,14 @@ class StreamResult(NamedTuple):
 
 
 class SpotResult(NamedTuple):
-    """What several options find in one recording: detections by their name, its length, and its posteriors [n, C].
-
-    The posteriors are of the audio as it is, one row for each step, to the end of the silence that follows it.
-    """
+    """What several options detect in one recording."""
 
     found: dict[str, list[Detection]]
+    """Detections by the name of the options."""
     duration_s: float
+    """Length of the recording in s."""
     posteriors: NDArray[np.float32]
+    """Posteriors [n, C] of the audio as it is, a row for each step, to the end of the silence that follows it."""
 
 
 def spot_all(blocks: Iterable[Samples], recognizer: Recognizer, choices: Mapping[str, Options]) -> SpotResult:
@@ -340,12 +383,24 @@ def spot_all(blocks: Iterable[Samples], recognizer: Recognizer, choices: Mapping
     )
 
 
+def spot_with_truth(
+    recognizer: Recognizer,
+    blocks: Iterable[Samples],
+    truth: GroundTruth,
+    choices: Mapping[str, Options],
+    audio: str = "",
+) -> StreamResult:
+    """What each of these options finds in a recording, given in blocks [T], beside what is spoken in it."""
+    found, duration_s, posteriors = spot_all(blocks, recognizer, choices)
+    return StreamResult(audio, duration_s, truth, found, posteriors)
+
+
 def build_curve(
     recordings: Sequence[StreamResult], labels: Labels, choices: Mapping[str, Options], rule: str
 ) -> StreamCurve:
     """The curve of the plain detector, otherwise with the first of these options, and the points of the spotter."""
     swept = sweep_thresholds(recordings, labels, next(iter(choices.values())), rule)
-    scores = {name: score([heard.scored(name) for heard in recordings], labels.keywords, rule) for name in choices}
+    scores = {name: score([one.scored(name) for one in recordings], labels.keywords, rule) for name in choices}
     return StreamCurve(
         rule,
         [curve_point(Options(threshold=level), one, one) for level, one in zip(THRESHOLDS, swept, strict=True)],
@@ -373,9 +428,10 @@ def score_detector(
     """The score of the plain detector with these options, over stored posteriors."""
     detector = Detector(labels, options)
     scored = []
-    for heard in recordings:
+    for recording in recordings:
         detector.reset()
-        scored.append(ScoredRecording(heard.audio, heard.duration_s, detector.push(heard.posteriors), heard.truth))
+        found = detector.push(recording.posteriors)
+        scored.append(ScoredRecording(recording.audio, recording.duration_s, found, recording.truth))
     return score(scored, labels.keywords, rule)
 
 

@@ -1,13 +1,13 @@
 """Long recordings made of labelled clips, with their ground truth.
 
 A recipe cuts the recording into slots of equal length. Each holds a keyword, another word, running speech or nothing,
-in drawn order and at a drawn place; background noise lies under all of them. The same material, recipe and seed make
+in drawn order and at a drawn position; background noise lies under all of them. The same material, recipe and seed make
 the same recording.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,52 +20,60 @@ from speechrnn.config import TRAINING_RATE_HZ, Range
 from speechrnn.data.clips import Clip, Pack, Split, word_extent
 from speechrnn.decoding import read
 from speechrnn.errors import DataError
-from speechrnn.evaluation.ground_truth import GroundTruth, Word, count_words, find_ground_truth, read_ground_truth
-from speechrnn.evaluation.streams import StreamResult, spot_all
+from speechrnn.evaluation.ground_truth import Word, count_words, find_ground_truth, read_ground_truth
 from speechrnn.folders import find_audio
-from speechrnn.recognizer import Recognizer
-from speechrnn.spec import Options
 
 SPEECH = "_speech_"
-"""What the truth calls a stretch of running speech, whose words are not known."""
+"""Label in the ground truth of a stretch of running speech, whose words are not known."""
 _UNSEEN_NOISE = 0.8  # training has the first part of every noise recording
 _FADE_S = 0.5
 _SPEECH_FADE_S = 0.02
 
 
 class Sound(NamedTuple):
-    """A recording, read as samples [T] when it is drawn, and what is said in it."""
+    """A recording that is read when it is drawn."""
 
     label: str
+    """What is spoken in it."""
     read: Callable[[], Samples]
+    """Reads its samples [T] at the training rate."""
 
 
 class Material(NamedTuple):
-    """What streams are made of: clips of each keyword, of other words, running speech, and noise [T]."""
+    """What streams are made of."""
 
     keywords: dict[str, list[Sound]]
+    """Clips of each keyword."""
     others: list[Sound]
+    """Clips of other words."""
     speech: list[Sound]
+    """Recordings of running speech."""
     noise: list[Samples]
+    """Recordings of noise [T]."""
 
 
 class Recipe(NamedTuple):
-    """How a stream is made; what the shares leave of the slots is silent.
-
-    Words keep their level, or all are brought to `level_db` of full scale, of the frames that hold speech; what exceeds
-    full scale is clipped, as a recording would be. Noise is background recordings times a gain drawn from `noise_gain`,
-    or so loud that the word of the slot is `snr_db` above it; its pieces are faded into each other.
-    """
+    """How a stream is made. The slots that the fractions leave are silent; what exceeds full scale is clipped."""
 
     duration_s: float = 600.0
+    """Length of the stream in s."""
     slot_s: float = 3.0
+    """Length of a slot in s."""
     keyword_fraction: float = 0.7
+    """Fraction in [0, 1] of the slots that hold a keyword."""
     unknown_fraction: float = 0.3
+    """Fraction of the slots that hold another word."""
     speech_fraction: float = 0.0
+    """Fraction of the slots that hold running speech."""
     level_db: float | None = None
+    """Level in dB of full scale, over the frames that hold speech, to which words are brought; None leaves them as they
+    are."""
     noise_gain: Range | None = None
+    """Range of the factor on noise recordings; None without."""
     snr_db: Range | None = None
+    """Range of the ratio in dB of the word of a slot to the noise under it; None without."""
     noise_piece_s: float = 3.0
+    """Length in s of the pieces of noise, which are faded into each other."""
 
 
 PRESETS = {
@@ -82,7 +90,7 @@ and a bit of everything."""
 
 
 def validation_clips(pack: Pack) -> list[Clip]:
-    """All words that are there to choose by."""
+    """All words of the validation split."""
     return [clip for clip in pack.clips if clip.split == "validation" and clip.kind != "noise"]
 
 
@@ -154,11 +162,11 @@ def _is_known_to_have(file: Path, keywords: Sequence[str]) -> bool:
 
 def _has_keyword(file: Path, keywords: Sequence[str]) -> bool:
     try:
-        place = find_ground_truth(file, None)
+        truth = find_ground_truth(file, None)
     except DataError:
         return False
-    said = count_words(read_ground_truth(place, file.stem))
-    return any(word.casefold() in said for word in keywords)
+    spoken = count_words(read_ground_truth(truth, file.stem))
+    return any(word.casefold() in spoken for word in keywords)
 
 
 def _by_keyword(words: list[Sound], keywords: Sequence[str]) -> tuple[dict[str, list[Sound]], list[Sound]]:
@@ -177,8 +185,8 @@ def n_slots_of(recipe: Recipe) -> int:
 
 def words_of(recipe: Recipe) -> dict[str, int]:
     """How many of the slots hold a keyword, another word and running speech."""
-    shares = {"keyword": recipe.keyword_fraction, "other": recipe.unknown_fraction, "speech": recipe.speech_fraction}
-    return {what: round(share * n_slots_of(recipe)) for what, share in shares.items()}
+    fractions = {"keyword": recipe.keyword_fraction, "other": recipe.unknown_fraction, "speech": recipe.speech_fraction}
+    return {what: round(fraction * n_slots_of(recipe)) for what, fraction in fractions.items()}
 
 
 def make_stream(material: Material, recipe: Recipe, seed: int) -> tuple[Samples, list[Word]]:
@@ -265,15 +273,3 @@ def _gain(recipe: Recipe, piece: Samples, at: int, powers: NDArray[np.float64], 
         power = float(np.nanmedian(powers))
     snr_db = random.uniform(*recipe.snr_db) if recipe.snr_db else np.inf
     return float(np.sqrt(power / max(float(np.square(piece).mean()), 1e-10)) * 10 ** (-snr_db / 20))
-
-
-def spot_with_truth(
-    recognizer: Recognizer,
-    blocks: Iterable[Samples],
-    truth: GroundTruth,
-    choices: Mapping[str, Options],
-    audio: str = "",
-) -> StreamResult:
-    """What each of these options finds in a recording, given in blocks [T], beside what is spoken in it."""
-    found, duration_s, posteriors = spot_all(blocks, recognizer, choices)
-    return StreamResult(audio, duration_s, truth, found, posteriors)

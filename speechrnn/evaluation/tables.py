@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 
 class Table(NamedTuple):
-    """A head, `<` or `>` for each column's alignment, and rows of text."""
+    """A table of text."""
 
     head: tuple[str, ...]
+    """Names of the columns."""
     align: str
+    """`<` or `>` for each column."""
     rows: Sequence[tuple[str, ...]]
+    """Cells as text."""
 
     def to_lines(self) -> list[str]:
         """Lines for a terminal, columns two spaces apart."""
