@@ -59,7 +59,7 @@ class AlignedWords(Weighted, frozen=True):
 
 
 class TtsWords(Weighted, frozen=True):
-    """Common English words said by a synthesiser."""
+    """Common English words, synthesised."""
 
     n_per_word: int = 0
     """Clips of each word, at least 0."""
@@ -310,11 +310,14 @@ class Train(Struct, frozen=True):
 
 
 class Calibration(Struct, frozen=True):
-    """Targets of calibration: false alarms per hour of running speech at each operating point. No answers."""
+    """Targets of calibration: false alarms per hour of running speech at each operating point."""
 
     strict: float = 0.1
+    """Those of the strictest point, above 0."""
     balanced: float = 0.5
+    """Those of the point by which a model decides unless told otherwise, at least `strict`."""
     sensitive: float = 5.0
+    """Those of the point with fewest misses, at least `balanced`."""
 
     def __post_init__(self) -> None:
         rates = [self.strict, self.balanced, self.sensitive]
@@ -325,22 +328,25 @@ class Calibration(Struct, frozen=True):
 
 
 class Experiment(Struct, frozen=True):
-    """A whole run: what is made, from what, how, and which operating points are aimed at.
-
-    `options` are what a model has until it is calibrated, which chooses its thresholds.
-    """
+    """A whole run: what is made, from what, how, and which operating points are aimed at."""
 
     model: Spec
+    """What is made."""
     data: Data = Data()
+    """What it is trained on."""
     augment: Augment = Augment()
+    """How contexts are augmented."""
     train: Train = Train()
+    """The schedule."""
     options: Options = Options()
+    """How the model decides until calibration chooses its thresholds."""
     calibration: Calibration = Calibration()
+    """The operating points that are aimed at."""
 
     def __post_init__(self) -> None:
         labels, context_ms = self.model.labels, self.model.context_ms
-        strangers = ", ".join(word for word in self.options.keywords if word not in labels.keywords)
-        check(not strangers, f"expected keywords of the model in options.only, got {strangers}")
+        unexpected = ", ".join(word for word in self.options.keywords if word not in labels.keywords)
+        check(not unexpected, f"expected keywords of the model in options.only, got {unexpected}")
         check(not self.options.thresholds, "expected no options.thresholds: `speechrnn calibrate` measures them")
         check(
             self.options.step_ms <= context_ms,

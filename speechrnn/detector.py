@@ -15,16 +15,18 @@ from speechrnn.spec import Options
 
 
 class Detection(msgspec.Struct, frozen=True):
-    """A detected keyword: its start and end, its score in (0, 1], and the time of the decision, in s of the stream.
-
-    The time of the decision is NaN where it is not known, of detections that other programs wrote.
-    """
+    """A detected keyword, with times on the sample clock of the stream."""
 
     label: str
+    """The keyword."""
     start_s: float
+    """Start in s from the start of the stream: the end less the typical length of a word."""
     end_s: float
+    """End in s from the start of the stream."""
     score: float
+    """Mean posterior in (0, 1] with which it fired."""
     decided_s: float
+    """Time of the decision in s of the stream; NaN where it is not known, of detections that other programs wrote."""
 
 
 class Detector:
@@ -39,9 +41,10 @@ class Detector:
         options.check_labels(labels)
         self._keywords = labels.keywords
         self._options = options
-        heard = options.keywords or labels.keywords
+        detectable = options.keywords or labels.keywords
         levels = [
-            options.thresholds.get(word, options.threshold) if word in heard else np.inf for word in labels.keywords
+            options.thresholds.get(word, options.threshold) if word in detectable else np.inf
+            for word in labels.keywords
         ]
         self._thresholds = np.array(levels)
         # Crossing this level upwards marks the rise of a word, for the estimate of its end. It is never below the

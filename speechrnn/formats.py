@@ -14,11 +14,14 @@ from speechrnn.detector import Detection
 
 
 class Transcript(msgspec.Struct, frozen=True):
-    """What was found in one audio file."""
+    """What was detected in one audio file."""
 
     audio: str
+    """Name of the file."""
     duration_s: float
+    """Its length in s."""
     detections: tuple[Detection, ...]
+    """The detections in order of time."""
 
 
 def _plain(transcript: Transcript) -> dict[str, object]:

@@ -12,7 +12,7 @@ from speechrnn.errors import ConfigError
 UNKNOWN = "unknown"
 SILENCE = "silence"
 FOLDER_LABELS = {"_unknown_": UNKNOWN, "_silence_": SILENCE, "_background_noise_": SILENCE}
-"""Folder names of the Speech Commands archives that stand for a role rather than for a word."""
+"""Folder names of the Speech Commands archives that name a role rather than a word."""
 
 _MAX_KEYWORDS = 10000
 _MAX_CHARACTERS = 100
@@ -26,14 +26,17 @@ def _is_writable(word: str) -> bool:
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The classes of a model, in the order of its outputs.
+    """The classes of a model, in the order of its outputs. Neither unknown nor silence is ever detected.
 
-    `unknown` is any speech that is no keyword, `silence` anything that is no speech. Neither is ever detected.
+    Raises ConfigError without a keyword, for a repeated or reserved one, and for fewer than two classes.
     """
 
     keywords: tuple[str, ...]
+    """The words that are detected: at least one, each once."""
     unknown: bool = True
+    """Whether there is a class for any speech that is no keyword."""
     silence: bool = True
+    """Whether there is a class for anything that is no speech."""
 
     def __post_init__(self) -> None:
         if not self.keywords:

@@ -73,7 +73,7 @@ def transcribe(
 
     `model` is the name of a shipped model, a file, or a loaded `Recognizer`; `operating_point` names one that it has.
     `threshold` in (0, 1] is for all keywords or, as a dictionary, for some by their names. Only `keywords` are
-    detected, all if not given. `options` take the place of the model's.
+    detected, all if not given. `options` replace the model's.
 
     Raises AudioError for audio that cannot be read, and DamagedAudioError, which is one, if a part of it is missing
     (`listen` yields what there is before that); ModelFileError for a model that cannot be loaded, ConfigError for a

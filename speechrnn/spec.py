@@ -44,10 +44,15 @@ class _Frames(Struct, frozen=True):
     """How a waveform is cut into frames and what part of the spectrum each frame describes."""
 
     n_mels: int = 80
+    """Mel bands, 1 to 512."""
     frame_ms: float = 30.0
+    """Length of a frame in ms, `hop_ms` to 1000."""
     hop_ms: float = 10.0
+    """Time in ms between the starts of two frames, above 0."""
     f_min_hz: float = 20.0
+    """Lowest frequency of the mel bands in Hz, at least 0."""
     f_max_hz: float = 7600.0
+    """Highest one in Hz, above `f_min_hz` and at most half the sample rate."""
 
     def __post_init__(self) -> None:
         check_range("n_mels", self.n_mels, 1, 512)
@@ -61,7 +66,7 @@ class _Frames(Struct, frozen=True):
         )
 
     def frame_samples(self, sample_rate_hz: int) -> int:
-        """Length of the analysis window."""
+        """Length of a frame in samples."""
         return round(self.frame_ms * sample_rate_hz / 1000)
 
     def hop_samples(self, sample_rate_hz: int) -> int:
@@ -81,7 +86,9 @@ class Mfcc(_Frames, frozen=True, tag_field="type", tag="mfcc"):
     """Mel-frequency cepstral coefficients (Davis and Mermelstein, 1980): the DCT of the log-mel spectrum."""
 
     n_coefficients: int = 40
+    """Coefficients that are kept, from the 0th: 1 to `n_mels`."""
     is_cepstral: ClassVar[bool] = True
+    """Whether features are the DCT of the log-mel spectrum."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,6 +107,7 @@ class LogMel(_Frames, frozen=True, tag_field="type", tag="log_mel"):
     """Natural logarithm of the power in each mel band."""
 
     is_cepstral: ClassVar[bool] = False
+    """Whether features are the DCT of the log-mel spectrum."""
 
     @property
     def n_features(self) -> int:
@@ -120,8 +128,11 @@ class Conv(Struct, frozen=True):
     """A convolution over time in front of the recurrence, which shortens the sequence by its stride."""
 
     n_channels: int = 128
+    """Channels of its output, 1 to 4096."""
     kernel_frames: int = 5
+    """Frames that one output sees, odd, 1 to 1001."""
     stride_frames: int = 3
+    """Frames between two outputs, 1 to `kernel_frames`."""
 
     def __post_init__(self) -> None:
         check_range("n_channels", self.n_channels, 1, _MAX_SIZE)
@@ -135,8 +146,11 @@ class Conv2d(Struct, frozen=True):
     """
 
     n_channels: tuple[int, ...] = (16, 32)
+    """Channels of each of 1 to 16 convolutions, each 1 to 4096."""
     kernel_frames: int = 9
+    """Frames that one output of the first sees, odd, 1 to 1001."""
     stride_frames: int = 3
+    """Frames between two outputs, 1 to `kernel_frames`."""
 
     def __post_init__(self) -> None:
         check_range("the number of convolutions in n_channels", len(self.n_channels), 1, _MAX_LAYERS)
@@ -146,20 +160,26 @@ class Conv2d(Struct, frozen=True):
 
 
 class Classifier(Struct, frozen=True):
-    """A recurrent classifier, with one kind of convolution before it or none.
-
-    `nonlinearity` belongs to the plain `rnn` cell.
-    """
+    """A recurrent classifier, with one kind of convolution before it or none."""
 
     cell: Literal["rnn", "lstm", "gru"] = "gru"
+    """The recurrence: plain (Elman, 1990), LSTM (Hochreiter and Schmidhuber, 1997) or GRU (Cho et al., 2014)."""
     nonlinearity: Literal["tanh", "relu"] = "tanh"
+    """That of the plain cell; relu with `rnn` only."""
     hidden_size: int = 128
+    """Units of a layer in each direction, 1 to 4096."""
     n_layers: int = 2
+    """Recurrent layers, 1 to 16."""
     bidirectional: bool = True
+    """Whether a second recurrence reads the context backwards."""
     dropout: float = 0.1
+    """Fraction in [0, 1) of units dropped in training."""
     pooling: Literal["last", "mean", "attention"] = "attention"
+    """How states become one vector: the last, their mean, or a mean weighted by attention."""
     conv: Conv | None = None
+    """A convolution over time before the recurrence; None for none."""
     conv2d: Conv2d | None = None
+    """Convolutions over time and frequency before it; None for none. Not with `conv`."""
 
     def __post_init__(self) -> None:
         check_range("hidden_size", self.hidden_size, 1, _MAX_SIZE)
@@ -176,10 +196,15 @@ class Spec(Struct, frozen=True):
     """What a model is: the only authority on its audio, its features, its network and its classes."""
 
     labels: Labels
+    """The classes."""
     features: Mfcc | LogMel = Mfcc()
+    """The front-end."""
     classifier: Classifier = Classifier()
+    """The network."""
     sample_rate_hz: int = 16000
+    """Rate of the audio in Hz, 1000 to 192000, and at least twice `features.f_max_hz`."""
     context_ms: int = 1000
+    """Length of the audio in ms that one decision looks at, 10 to 60000 and at least one frame."""
 
     def __post_init__(self) -> None:
         check_range("sample_rate_hz", self.sample_rate_hz, 1000, 192000)
@@ -271,7 +296,7 @@ class Options(Struct, frozen=True):
     ) -> Options:
         """These options with what a caller chose; what is None stays.
 
-        A common threshold takes the place of the keywords' own, too; `thresholds` of this call are added to what is
+        A common threshold replaces the keywords' own, too; `thresholds` of this call are added to what is
         left. A step that is longer than the smoothing lengthens it to one step. With `in_speech` keywords need
         not be said alone. Raises ConfigError for values out of range.
         """
@@ -300,23 +325,33 @@ class Options(Struct, frozen=True):
 class OperatingPoint(Struct, frozen=True):
     """A named choice of options, and what it was measured to give when it was calibrated.
 
-    Its thresholds take the place of those of the options, the others only where they are given. What was not measured
-    is None: the false alarms in `measured_hours` of running speech, their number per hour and its 95 % upper bound, the
-    fraction of `n_keywords` spoken keywords that was missed, and the date (ISO 8601) of the measurement.
+    Its thresholds replace those of the options, the others only where they are given. What was not measured is None.
     """
 
     threshold: float
+    """Mean posterior in (0, 1] at which a keyword fires."""
     thresholds: dict[str, float] = {}
+    """Thresholds in (0, 1] of the keywords that have one of their own."""
     smoothing_ms: int | None = None
+    """As in `Options`; None leaves it."""
     release: float | None = None
+    """As in `Options`; None leaves it."""
     refractory_ms: int | None = None
+    """As in `Options`; None leaves it."""
     false_alarms_per_hour: float | None = None
+    """False alarms per hour of running speech."""
     misses: float | None = None
+    """Fraction in [0, 1] of the spoken keywords that was missed."""
     measured_hours: float | None = None
+    """Length of that running speech in hours."""
     n_false_alarms: int | None = None
+    """False alarms counted in it."""
     false_alarms_per_hour_bound: float | None = None
+    """The 95 % upper bound of `false_alarms_per_hour` (Garwood, 1936)."""
     n_keywords: int | None = None
+    """Spoken keywords that misses were counted among."""
     measured: str | None = None
+    """Date of the measurement, ISO 8601."""
 
     def applied_to(self, options: Options) -> Options:
         """The options at this point. Raises ConfigError if they contradict each other."""
@@ -330,23 +365,33 @@ class Provenance(Struct, frozen=True):
     """Where a model comes from; shown by `describe`, read by nothing else."""
 
     created: str = ""
+    """Date of the training, ISO 8601."""
     speechrnn_version: str = ""
+    """Version of this package that trained it."""
     config: dict[str, Any] = {}
+    """The configuration of the run."""
     data: dict[str, int] = {}
+    """Number of training clips by class and source."""
     scores: dict[str, float] = {}
+    """What was measured, by name."""
 
 
 class ModelInfo(Struct, frozen=True):
-    """Everything that a model file carries besides its weights. `format` counts incompatible changes.
+    """Everything that a model file carries besides its weights.
 
     Raises ConfigError for options, also those of an operating point, that do not fit the labels and the context.
     """
 
     spec: Spec
+    """What the model is."""
     options: Options = Options()
+    """How it decides unless told otherwise."""
     operating_points: dict[str, OperatingPoint] = {}
+    """Its calibrated choices of options, by name."""
     provenance: Provenance = Provenance()
+    """Where it comes from."""
     format: Literal[1] = 1
+    """Counts incompatible changes of model files."""
 
     def __post_init__(self) -> None:
         step_ms, context_ms = self.options.step_ms, self.spec.context_ms

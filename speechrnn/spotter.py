@@ -19,16 +19,16 @@ _TAIL_S = 0.2
 
 
 class Step(NamedTuple):
-    """What became of one block [T] of a stream.
-
-    `posteriors` [C] are those of the last step that the block completed, None if it completed none. `position_s` is the
-    length of the stream up to the end of the block.
-    """
+    """What became of one block of a stream."""
 
     block: Samples
+    """The samples [T]."""
     posteriors: NDArray[np.float32] | None
+    """Those [C] of the last step that the block completed; None if it completed none."""
     detections: list[Detection]
+    """What was detected at the steps that the block completed."""
     position_s: float
+    """Length of the stream in s up to the end of the block."""
 
 
 class _ContextBuffer:

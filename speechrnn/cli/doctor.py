@@ -23,12 +23,16 @@ _MAX_CLIPPED, _MAX_OFFSET = 1e-4, 0.02
 
 
 class Finding(NamedTuple):
-    """One thing that was checked: whether it is well, what was seen, and what to do if it is not."""
+    """One thing that was checked."""
 
     ok: bool
+    """Whether it is well."""
     what: str
+    """What was checked."""
     seen: str
+    """What was seen."""
     advice: str = ""
+    """What to do if it is not well."""
 
 
 def check_all(model: str, device: str | int | None) -> Iterator[Finding]:
