@@ -1,4 +1,4 @@
-"""Lists of places in running speech, aligned words and false alarms, and the clips that they make of a pack.
+"""Lists of aligned words and false alarms in running speech, and the clips that they make of a pack.
 
 A word in running speech that must not be trained on is cut out of it, with what is near; the other words become clips
 of their own, as do the stretches in which an earlier model raised a false alarm.
@@ -23,7 +23,7 @@ Extent = tuple[int, int]
 
 _MINE_AGAIN = "mine_hard_negatives", "mine again"
 _ALIGN_AGAIN = "align_words", "delete it, align again"
-_HARD_NEGATIVE_SAMPLES = TRAINING_RATE_HZ * 14 // 10  # somewhat more than a context, to cut from at several places
+_HARD_NEGATIVE_SAMPLES = TRAINING_RATE_HZ * 14 // 10  # somewhat more than a context, to cut from at several positions
 _HARD_NEGATIVE_AFTER_S = 0.3
 _MIN_WORD_S, _MAX_WORD_S = 0.15, 0.9  # of an aligned word that is trained on alone
 _MARGIN_SAMPLES = TRAINING_RATE_HZ * 3 // 100
@@ -32,21 +32,29 @@ _MIN_STRETCH_SAMPLES = TRAINING_RATE_HZ
 
 
 class FalseAlarm(NamedTuple):
-    """A false alarm: the recording as the pack names it, the end of the detection, its keyword and its score."""
+    """A false alarm in running speech."""
 
     audio: str
+    """The recording, by its path from the data folder."""
     end_s: float
+    """End of the detection in s."""
     label: str
+    """Its keyword."""
     score: float
+    """Its score in (0, 1]."""
 
 
 class AlignedWord(NamedTuple):
-    """A word in running speech: the recording as the pack names it, where the word begins and ends, which it is."""
+    """A word in running speech."""
 
     audio: str
+    """The recording, by its path from the data folder."""
     start_s: float
+    """Start of the word in s."""
     end_s: float
+    """Its end in s."""
     label: str
+    """The word."""
 
 
 def read_hard_negatives(path: Path) -> list[FalseAlarm]:
@@ -75,7 +83,7 @@ def read_aligned_words(path: Path) -> list[AlignedWord]:
 
 
 def _read_list(path: Path, of_row: Callable[[dict[str, str]], Row], made_by: tuple[str, str]) -> list[Row]:
-    """A CSV file of places in recordings. Raises DataError, with the pipeline that writes it and what to do, if not."""
+    """The rows of a CSV file. Raises DataError, with the pipeline that writes it and what to do, for anything else."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))

@@ -25,11 +25,11 @@ _N_FFT = 512
 _N_COSINES = 10
 _N_CLIPS = 3  # at least, of a speaker whose words have all kinds of sounds
 _N_CLIPS_OF_KIND = 2000  # at most
-_LARGEST_GAIN = 10.0
-_FAINTEST_RMS = 1e-6
+_MAX_GAIN = 10.0
+_MIN_RMS = 1e-6
 _BEFORE_SAMPLES, _AFTER_SAMPLES = TRAINING_RATE_HZ // 20, TRAINING_RATE_HZ // 10  # about a word, where it may linger
-_SHORTEST_TONE = TRAINING_RATE_HZ // 10
-_SHORTEST_WORD = 2 * _N_FFT
+_MIN_BACKGROUND_SAMPLES = TRAINING_RATE_HZ // 10
+_MIN_WORD_SAMPLES = 2 * _N_FFT
 
 
 @cache
@@ -52,7 +52,7 @@ class ChannelTransfer:
         of_speaker: dict[str, list[Clip]] = defaultdict(list)
         of_kind: dict[ClipKind, list[Clip]] = defaultdict(list)
         for clip in clips:
-            if clip.word_end - clip.word_start < _SHORTEST_WORD:
+            if clip.word_end - clip.word_start < _MIN_WORD_SAMPLES:
                 continue
             if clip.kind == "command":
                 of_speaker[speaker_of(clip.path)].append(clip)
@@ -82,21 +82,21 @@ class ChannelTransfer:
         curve, clips = self._speakers[random.integers(len(self._speakers))]
         clip = clips[random.integers(len(clips))]
         gains = np.exp(_cosines(len(context)) @ (curve - self._of_kind[kind]) / 2)
-        gains = gains.clip(1 / _LARGEST_GAIN, _LARGEST_GAIN)
+        gains = gains.clip(1 / _MAX_GAIN, _MAX_GAIN)
         filtered = np.fft.irfft(np.fft.rfft(context) * gains, len(context))
-        filtered *= (rms(from_int16(self._word(clip))) + _FAINTEST_RMS) / (rms(filtered[start:end]) + _FAINTEST_RMS)
-        filtered += self._tone(clip, len(context), random)
+        filtered *= (rms(from_int16(self._word(clip))) + _MIN_RMS) / (rms(filtered[start:end]) + _MIN_RMS)
+        filtered += self._background(clip, len(context), random)
         return np.asarray(filtered / max(1.0, np.abs(filtered).max()), dtype=np.float32)
 
-    def _tone(self, clip: Clip, n_samples: int, random: np.random.Generator) -> Samples:
+    def _background(self, clip: Clip, n_samples: int, random: np.random.Generator) -> Samples:
         """The background before or after the word of a clip, there and back as often as needed [n_samples]."""
         samples = from_int16(self._pack.samples_of(clip))
         around = samples[: max(0, clip.word_start - _BEFORE_SAMPLES)], samples[clip.word_end + _AFTER_SAMPLES :]
-        tones = [tone for tone in around if len(tone) >= _SHORTEST_TONE]
-        if not tones:
+        parts = [part for part in around if len(part) >= _MIN_BACKGROUND_SAMPLES]
+        if not parts:
             return np.zeros(n_samples, dtype=np.float32)
-        tone = tones[random.integers(len(tones))]
-        filled: Samples = np.resize(np.concatenate([tone, tone[::-1]]), n_samples)
+        part = parts[random.integers(len(parts))]
+        filled: Samples = np.resize(np.concatenate([part, part[::-1]]), n_samples)
         return filled
 
 

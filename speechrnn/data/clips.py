@@ -25,31 +25,37 @@ _HOP_SAMPLES = 160  # of the energy by which words are found
 
 
 class Source(msgspec.Struct, frozen=True):
-    """An audio file to be packed: its path from the data folder, its state on disk, what it is and what is said in it.
-
-    `size` is in bytes, and -1 for a file that cannot be looked at, such as a broken link.
-    """
+    """An audio file to be packed."""
 
     path: str
+    """Its path from the data folder."""
     size: int
+    """Its size in bytes; -1 if it cannot be looked at, as a broken link."""
     mtime_ns: int
+    """Time of its last change in ns."""
     kind: ClipKind
+    """What kind of clip it is."""
     split: Split
+    """The split that it belongs to."""
     word: str
+    """What is said in it; for noise, rooms and running speech the name of the folder."""
 
 
 class Clip(msgspec.Struct, frozen=True, tag="clip"):
-    """A stretch of the packed samples [offset, offset + n_samples), and where in it the word lies, in samples.
-
-    `note` says what was done to the file for that, such as resampling, and what is missing of it.
-    """
+    """A stretch of the packed samples, with a word in it."""
 
     source: Source
+    """The file that it comes from."""
     offset: int
+    """First sample in the pack."""
     n_samples: int
+    """Length in samples."""
     word_start: int
+    """First sample of the word, from the start of the clip."""
     word_end: int
+    """Sample after its last one."""
     note: str = ""
+    """What was done to the file, such as resampling, and what is missing of it."""
 
     @property
     def path(self) -> str:
@@ -83,18 +89,23 @@ class Clip(msgspec.Struct, frozen=True, tag="clip"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """A source that cannot be packed, and why."""
+    """A source that cannot be packed."""
 
     source: Source
+    """The file."""
     problem: str
+    """Why, in one line."""
 
 
 class Pack(NamedTuple):
-    """All packed recordings: the usable clips, their samples int16 [T], and the sources that were refused."""
+    """All packed recordings."""
 
     clips: list[Clip]
+    """The usable clips."""
     samples: Int16
+    """Their samples, int16 [T]."""
     refused: list[Refused]
+    """The sources that cannot be used."""
 
     def samples_of(self, clip: Clip) -> Int16:
         """The samples of a clip, int16 [n_samples]."""
@@ -120,7 +131,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")  # a spoken word may be "lock"
+    lock = FileLock(folder / ".lock")  # a word may be "lock"
     try:
         lock.acquire(timeout=0)
     except Timeout:

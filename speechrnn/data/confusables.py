@@ -34,7 +34,7 @@ _SAME = {
 def confusables(word: Sounds, keywords: Iterable[Sounds], never: Iterable[Sounds]) -> list[Sounds]:
     """What `word` becomes with one or two sounds changed, in order; vowels become vowels, consonants consonants.
 
-    Left out is what is like any of the keywords sound for sound, and what someone might say for a word in `never`.
+    Left out is what is like any of the keywords phoneme by phoneme, and what may be pronounced for a word in `never`.
     Raises DataError for a sound that is in no table here.
     """
     unexpected = [sound for sound in word if sound not in (*_CONSONANTS, *_VOWELS, *_WEAK)]
@@ -48,8 +48,8 @@ def confusables(word: Sounds, keywords: Iterable[Sounds], never: Iterable[Sounds
     changed = {
         near
         for n in range(1, _N_CHANGED + 1)
-        for places in combinations(range(len(word)), n)
-        for near in product(*(_others(sound) if i in places else (sound,) for i, sound in enumerate(word)))
+        for changed_at in combinations(range(len(word)), n)
+        for near in product(*(_others(sound) if i in changed_at else (sound,) for i, sound in enumerate(word)))
     }
     return sorted(
         near

@@ -19,46 +19,56 @@ Construction = Literal["whole", "splice", "reversed", "part"]
 _NO_WORDS: tuple[ClipKind, ...] = ("confusable", "speech", "hard_negative")
 _FADE_SAMPLES = 160  # where two words are joined, or one ends early
 _MAX_SPLICE_GAIN = 8.0
-_FAINTEST_RMS = 1 / 32768
+_MIN_RMS = 1 / 32768
 
 
 class PlannedContext(NamedTuple):
-    """A context to come: its class, the clip it is cut from (None for silence), how, and the clip it is joined with."""
+    """A context to be cut."""
 
     label: int
+    """Its class."""
     clip: Clip | None
+    """The clip that it is cut from; None for silence."""
     how: Construction = "whole"
+    """How it is cut."""
     other: Clip | None = None
+    """The clip that it is spliced with; None for none."""
 
 
 class Batch(NamedTuple):
-    """Raw contexts int16 [B, T], classes int64 [B], and the first and last sample of each word int64 [B].
-
-    `words` int64 [B] numbers the word of each as the vocabulary of the cutter does; -1 is a part of one, or another.
-    """
+    """Contexts before augmentation, with their classes and words."""
 
     samples: Int16
+    """Contexts, int16 [B, T]."""
     labels: Int64
+    """Their classes, int64 [B]."""
     word_start: Int64
+    """First sample of each word, int64 [B]."""
     word_end: Int64
+    """Sample after its last one, int64 [B]."""
     words: Int64
+    """Number of each word in the vocabulary of the cutter, int64 [B]; -1 for a part of a word, or another."""
 
 
 class WordSegment(NamedTuple):
-    """A stretch of samples [T] and where in it the word lies."""
+    """Samples with a word in them."""
 
     samples: Samples
+    """The samples [T]."""
     start: int
+    """First sample of the word."""
     end: int
+    """Sample after its last one."""
 
 
 class NoiseParts(NamedTuple):
-    """Stretches of noise recordings as [start, end) of the packed samples, in groups that are drawn equally often."""
+    """Stretches of noise recordings, in groups that are drawn equally often."""
 
     groups: list[list[tuple[int, int]]]
+    """For each group its stretches as [start, end) of the packed samples."""
 
     def draw(self, n_samples: int, random: np.random.Generator) -> int:
-        """Where to cut `n_samples`: any place in a group is as likely as any other."""
+        """First sample of a cut of `n_samples`: any position in a group is as likely as any other."""
         ranges = self.groups[random.integers(len(self.groups))]
         lengths = np.array([end - start for start, end in ranges], dtype=np.float64)
         start, end = ranges[random.choice(len(ranges), p=lengths / lengths.sum())]
@@ -68,8 +78,8 @@ class NoiseParts(NamedTuple):
 class Cutter:
     """Cuts planned contexts of `n_samples` from a pack. What is drawn for a context depends on its seed alone.
 
-    Clips longer than a context, such as running speech, are cut at a drawn place that has sound in it. Samples become
-    floats once, when they are read, and are rounded once, when they are put into the batch.
+    Clips longer than a context, such as running speech, are cut at a drawn position that has sound in it. Samples
+    become floats once, when they are read, and are rounded once, when they are put into the batch.
     """
 
     def __init__(
@@ -88,7 +98,7 @@ class Cutter:
         self.vocabulary: dict[str, int] = {}
 
     def batch(self, plan: list[PlannedContext], seed: int, first: int = 0) -> Batch:
-        """Cut the contexts of a part of an epoch; what is drawn for one depends on its place, from `first` on."""
+        """Cut the contexts of a part of an epoch; what is drawn for one depends on its index, from `first` on."""
         samples = np.zeros((len(plan), self._n_samples), dtype=np.int16)
         words = np.zeros((len(plan), 2), dtype=np.int64)
         for row, planned in enumerate(plan):
@@ -154,7 +164,7 @@ def splice(one: WordSegment, other: WordSegment, random: np.random.Generator) ->
     ends = one.start + int(random.uniform(0.35, 0.65) * (one.end - one.start))
     begins = other.start + int(random.uniform(0.35, 0.65) * (other.end - other.start))
     head, tail = one.samples[:ends], other.samples[begins:]
-    levels = [rms(word.samples[word.start : word.end]) + _FAINTEST_RMS for word in (one, other)]
+    levels = [rms(word.samples[word.start : word.end]) + _MIN_RMS for word in (one, other)]
     tail = tail * np.float32(min(_MAX_SPLICE_GAIN, levels[0] / levels[1]))
     n_fade = min(_FADE_SAMPLES, len(head), len(tail))
     fade = np.linspace(0, 1, n_fade, dtype=np.float32)

@@ -246,10 +246,12 @@ class Examples:
 
 
 class Validation(NamedTuple):
-    """The validation contexts, the same every time, and which of them are of words that are never trained on [B]."""
+    """The validation contexts, the same every time."""
 
     batch: Batch
+    """The contexts."""
     is_held_out: NDArray[np.bool_]
+    """Which of them are of words that are never trained on [B]."""
 
 
 def validation_set(examples: Examples, held_out: tuple[str, ...]) -> Validation:

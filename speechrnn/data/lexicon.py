@@ -32,10 +32,12 @@ def homophones(of: tuple[str, ...]) -> set[str]:
 
 
 class Excluded(NamedTuple):
-    """Words that training must not have as unknown: `words` themselves, and any that matches `like` as a whole."""
+    """Words that training must not have as unknown."""
 
     words: frozenset[str]
+    """The words themselves."""
     like: re.Pattern[str] | None
+    """A pattern that excludes any word it matches as a whole; None for none."""
 
     @classmethod
     def of(cls, data: Data, keywords: tuple[str, ...]) -> Excluded:

@@ -36,8 +36,8 @@ _FORMAT = b'{"speechrnn_pack": 5}'
 def _split_of_speech(file_name: str, validation_fraction: float) -> Split:
     """The split of a recording of running speech, by the hash of its speaker."""
     speaker = re.split("[-_]", Path(file_name).stem)[0]
-    place = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % 1000 / 1000
-    return "validation" if place < validation_fraction else "training"
+    fraction = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % 1000 / 1000
+    return "validation" if fraction < validation_fraction else "training"
 
 
 def _source(base: Path, file: Path, kind: ClipKind, split: Split, word: str) -> Source:
@@ -105,19 +105,19 @@ def prepare(
     synthesised. Raises DataError for missing folders and lists, and where no file can be used.
     """
     base = Path(data.dir)
-    folder, recordings, spoken = base / data.packed, find_sources(data), plan(data, keywords)
+    folder, recordings, planned = base / data.packed, find_sources(data), plan(data, keywords)
 
     def sources() -> list[Source]:
-        made = [_source(base, base / data.tts / item.path, item.kind, "training", item.word) for item in spoken]
+        made = [_source(base, base / data.tts / item.path, item.kind, "training", item.word) for item in planned]
         return recordings + made
 
     check_lists(data)
     pack = _open_pack(folder, sources())
     if pack is None:
         with alone_in(folder):
-            if spoken:
+            if planned:
                 with alone_in(base / data.tts):
-                    synthesise(base / data.tts, spoken, progress)
+                    synthesise(base / data.tts, planned, progress)
             pack = _open_pack(folder, sources()) or _make_pack(folder, base, sources(), progress)
     return with_lists(pack, data, keywords)
 
@@ -203,8 +203,8 @@ def _write_pack(
 
 def _write_problems(path: Path, entries: Iterable[Clip | Refused]) -> None:
     """List the files that were left out, or changed, and why."""
-    said = [(one.source.path, one.problem if isinstance(one, Refused) else one.note) for one in entries]
-    lines = [f"{name}: {what}\n" for name, what in said if what]
+    notes = [(one.source.path, one.problem if isinstance(one, Refused) else one.note) for one in entries]
+    lines = [f"{name}: {note}\n" for name, note in notes if note]
     path.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 

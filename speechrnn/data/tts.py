@@ -44,13 +44,18 @@ _QUIET = 1e-3  # of full scale; what espeak-ng puts around a word is below it
 
 
 class TtsClip(NamedTuple):
-    """One clip to make: the word, or its sounds in espeak-ng's notation, and how espeak-ng says it."""
+    """A clip to be synthesised by espeak-ng."""
 
     word: str
+    """The word, or its phonemes in espeak-ng's notation."""
     voice: str
+    """Name of the voice."""
     pitch: int
+    """Pitch, 0 to 99."""
     words_per_minute: int
+    """Speed."""
     kind: Literal["tts", "confusable"] = "tts"
+    """A word, or a confusable of a keyword."""
 
     @property
     def path(self) -> str:

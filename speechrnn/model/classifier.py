@@ -181,12 +181,16 @@ def _mask(lengths: Tensor, n_frames: int) -> Tensor:
 
 
 class LayerSummary(NamedTuple):
-    """One line of a summary: output shape without the batch, trainable parameters, multiply-accumulates."""
+    """The cost of one layer."""
 
     name: str
+    """Name of the layer."""
     shape: tuple[int, ...]
+    """Shape of its output without the batch."""
     n_parameters: int
+    """Trainable parameters."""
     n_macs: int
+    """Multiply-accumulates."""
 
 
 def summarise(classifier: RecurrentClassifier, n_frames: int) -> list[LayerSummary]:

@@ -16,7 +16,7 @@ from speechrnn.audio import SPEECH_FRAME_MS, SPEECH_RANGE_DB
 from speechrnn.config import Augment
 
 _DRAWN = (
-    "rate", "shift", "place", "hidden", "edge", "kind", "silence_gain", "gain",
+    "rate", "shift", "position", "hidden", "edge", "kind", "silence_gain", "gain",
     "room", "which_room", "noise", "noise_start", "noise_snr", "mixup", "mixup_weight",
 )  # fmt: skip
 """The random numbers of a context, without its filter and its masks; their order is a part of what a seed means."""
@@ -24,24 +24,30 @@ _N_COSINES = 5  # that a filter is made of
 
 
 class Draws(NamedTuple):
-    """What happens to each context, all [B]: shift in samples, rate, room, gain, noise start and its SNR in dB.
-
-    `cut` marks the contexts in which most of the word lies outside. A noise start of -1 adds none, a room of -1 is
-    none. In the end `weight` of the context is mixed with the rest of its `partner`. `filter_db` [B, cosines] is for
-    `filter_gains`, and `masks` [B, 2 x masks] are the random numbers of `mask_frames`.
-    """
+    """The augmentation of each context of a batch."""
 
     shift: Tensor
+    """Samples by which a context is moved later [B]."""
     rate: Tensor
+    """Factor of its speed [B]."""
     room: Tensor
+    """Index of its room [B]; -1 for none."""
     gain: Tensor
+    """Factor of its samples [B]."""
     noise_start: Tensor
+    """First sample of its noise [B]; -1 for none."""
     noise_snr_db: Tensor
+    """Ratio of speech to that noise in dB [B]."""
     cut: Tensor
+    """Whether more than half of its word lies outside [B]."""
     partner: Tensor
+    """Index of the context that it is mixed with [B]."""
     weight: Tensor
+    """Its own part in that mixture [B]; 1 without."""
     filter_db: Tensor
+    """Amplitudes in dB of the cosines of its filter [B, cosines]."""
     masks: Tensor
+    """Random numbers in [0, 1) of `mask_frames` [B, 2 x masks]."""
 
 
 def n_uniform(config: Augment) -> int:
@@ -75,7 +81,7 @@ def draw(
     start = middle + (word_start - middle) / rate  # where the word stands once it is resampled about the middle
     end = middle + (word_end - middle) / rate
     shift = between("shift", -config.shift_ms, config.shift_ms) * sample_rate_hz / 1000
-    anywhere = -start + u["place"] * (context_samples - end + start).clamp(min=0)
+    anywhere = -start + u["position"] * (context_samples - end + start).clamp(min=0)
     hidden = between("hidden", 0.55, 0.9) * (end - start)
     off_edge = torch.where(u["edge"] < 0.5, -start - hidden, context_samples - end + hidden)
     has_word = ~is_silence & (word_end > word_start)
@@ -143,12 +149,12 @@ def speech_power(samples: Tensor, sample_rate_hz: int) -> Tensor:
 
 
 def reverberate(samples: Tensor, responses: Tensor) -> Tensor:
-    """Samples [B, T] as heard in a room: convolved with its response [B, T''], their power kept."""
+    """Samples [B, T] convolved with the response of a room [B, T''], their power kept."""
     size = samples.shape[1] + responses.shape[1]
     spectrum = torch.fft.rfft(samples, size).mul_(torch.fft.rfft(responses, size))
-    heard: Tensor = torch.fft.irfft(spectrum, size)[:, : samples.shape[1]]
-    power, heard_power = samples.square().mean(1, keepdim=True), heard.square().mean(1, keepdim=True)
-    return heard.mul((power / heard_power.clamp(min=1e-12)).sqrt())
+    wet: Tensor = torch.fft.irfft(spectrum, size)[:, : samples.shape[1]]
+    power, wet_power = samples.square().mean(1, keepdim=True), wet.square().mean(1, keepdim=True)
+    return wet.mul((power / wet_power.clamp(min=1e-12)).sqrt())
 
 
 def shift_and_resample(samples: Tensor, shift: Tensor, rate: Tensor) -> Tensor:
@@ -168,16 +174,16 @@ def shift_and_resample(samples: Tensor, shift: Tensor, rate: Tensor) -> Tensor:
 
 
 def filter_gains(filter_db: Tensor, n_bands: int) -> Tensor:
-    """Logarithms of the gain in power of each band [B, n_bands], as another microphone or another place would give.
+    """Logarithms of the gain in power of each band [B, n_bands], as another microphone or room would give.
 
     They are smooth: the sum of cosines over the bands, the k-th of `filter_db[:, k - 1] / sqrt(k)` (dB). Added to
     frames, they move the floor of the logarithm, too, as no microphone would. The idea, not the form, is that of
     FilterAugment (Nam et al., 2022, arXiv 2110.03282).
     """
     orders = torch.arange(1, filter_db.shape[1] + 1, device=filter_db.device)
-    places = (torch.arange(n_bands, device=filter_db.device) + 0.5) / n_bands
+    positions = (torch.arange(n_bands, device=filter_db.device) + 0.5) / n_bands
     log_gains = filter_db * (math.log(10) / 10) / orders.sqrt()
-    return log_gains @ torch.cos(math.pi * orders.unsqueeze(1) * places)
+    return log_gains @ torch.cos(math.pi * orders.unsqueeze(1) * positions)
 
 
 def mask_frames(frames: Tensor, config: Augment, uniform: Tensor) -> Tensor:
@@ -186,15 +192,15 @@ def mask_frames(frames: Tensor, config: Augment, uniform: Tensor) -> Tensor:
     Frames [B, N, F]; `uniform` in [0, 1) [B, 2 x masks] says where.
     """
     columns = iter(uniform.unsqueeze(2).unbind(1))
-    for dimension, n_masks, longest in (
+    for dimension, n_masks, max_length in (
         (1, config.n_time_masks, config.time_mask_frames),
         (2, config.n_feature_masks, config.feature_mask_size),
     ):
         size = frames.shape[dimension]
-        place = torch.arange(size, device=frames.device)
+        index = torch.arange(size, device=frames.device)
         for _ in range(n_masks):
-            length = next(columns) * longest
+            length = next(columns) * max_length
             start = next(columns) * (size + length) - length  # over either edge, too
-            masked = (place >= start) & (place < start + length)
+            masked = (index >= start) & (index < start + length)
             frames = frames.masked_fill(masked.unsqueeze(3 - dimension), 0.0)
     return frames

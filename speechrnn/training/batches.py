@@ -36,19 +36,22 @@ def to_float(samples: Int16, device: torch.device) -> Tensor:
 
 
 class TrainingBatch(NamedTuple):
-    """Augmented samples [B, T], their classes [B] and those mixed in with all but `weight` [B].
-
-    `filter_db` and `masks` are as in `augment.Draws`, for their frames. `words` [B] are the numbers of their words, -1
-    where there is none.
-    """
+    """Augmented contexts, and what the losses compare the outputs with."""
 
     samples: Tensor
+    """Augmented contexts [B, T]."""
     labels: Tensor
+    """Their classes [B]."""
     other_labels: Tensor
+    """Classes of what is mixed in [B]."""
     weight: Tensor
+    """Part of the context itself in that mixture [B]."""
     filter_db: Tensor
+    """As in `augment.Draws`, for the frames."""
     masks: Tensor
+    """As in `augment.Draws`, for the frames."""
     words: Tensor
+    """Number of each word in the vocabulary [B]; -1 for none."""
 
     def targets(self, n_classes: int, label_smoothing: float) -> Tensor:
         """The fraction of each class in the label of each context [B, C]."""
@@ -58,10 +61,12 @@ class TrainingBatch(NamedTuple):
 
 
 class Background(NamedTuple):
-    """Noise [T] and room responses [R, T], on the training device, for augmentation."""
+    """What augmentation adds to contexts, on the training device."""
 
     noise: Tensor
+    """Noise [T]."""
     rooms: Tensor
+    """Room responses [R, T]."""
 
     @classmethod
     def of(cls, examples: Examples, device: torch.device) -> Background:

@@ -18,10 +18,12 @@ _N_ROUNDS, _N_HALVINGS, _N_BIAS_STEPS = 20, 50, 200
 
 
 class LogitCalibration(NamedTuple):
-    """What the logits of a network are divided by, and what is added before, [C]."""
+    """Temperature and prior correction of logits."""
 
     temperature: float
+    """What logits are divided by, after the bias."""
     bias: Floats
+    """What is added to them [C]."""
 
     def apply(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Calibrated logits [B, C]."""

@@ -50,12 +50,12 @@ def export(net: RecognizerNet, info: ModelInfo, contexts: Samples, path: Path) -
     return difference
 
 
-def contexts_of(place: Path, spec: Spec, n: int = 64) -> Samples:
+def contexts_of(folder: Path, spec: Spec, n: int = 64) -> Samples:
     """The beginnings of some `n` recordings, spread evenly over a folder, as contexts [B, context_samples].
 
     Shorter recordings are padded with zeros; a file is a folder of one. Raises AudioError if one cannot be read.
     """
-    files = find_audio(place)
+    files = find_audio(folder)
     length = spec.context_samples
     clips = [read(file, spec.sample_rate_hz)[:length] for file in files[:: max(1, len(files) // n)]]
     return np.stack([np.pad(clip, (0, length - len(clip))) for clip in clips])

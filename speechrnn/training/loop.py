@@ -52,13 +52,21 @@ class Progress(NamedTuple):
     """Where a run stands, for whoever shows it."""
 
     epoch: int
+    """Number of the epoch, from 1."""
     n_epochs: int
+    """Epochs of the run."""
     step: int
+    """Optimiser steps done."""
     n_steps: int
+    """Steps of the run."""
     loss: float
+    """Mean training loss."""
     accuracy: float
+    """Validation accuracy in [0, 1] of the last epoch; 0 before the first."""
     utterances_per_s: float
+    """Contexts a second."""
     left_s: float
+    """Time to the end of the run in s."""
 
 
 class _Log:
@@ -209,8 +217,8 @@ class _Run:
             utterances_per_s=round(utterances_per_s, 1),
         )
         left_s = (n_steps - trainer.step) / steps_per_s
-        place = epoch + 1, config.epochs, trainer.step, n_steps
-        return Progress(*place, loss, self._accuracy, utterances_per_s, left_s)
+        position = epoch + 1, config.epochs, trainer.step, n_steps
+        return Progress(*position, loss, self._accuracy, utterances_per_s, left_s)
 
     def _score(self) -> float:
         """Validate the averaged network after an epoch, log it, and keep it if it is the best so far."""

@@ -106,7 +106,7 @@ def _load_initial(net: RecognizerNet, path: Path) -> None:
 
 
 class Trainer:
-    """The network, its average, the optimiser and the place in the schedule. `loop.fit` drives it."""
+    """The network, its average, the optimiser and the position in the schedule. `loop.fit` drives it."""
 
     def __init__(self, experiment: Experiment, pack: Pack, fabric: Fabric) -> None:
         self.experiment = experiment
@@ -134,7 +134,7 @@ class Trainer:
         self.classifier, self.optimizer = fabric.setup(learned.to(fabric.device), optimizer)
         self.average = AveragedModel(self.net.classifier, multi_avg_fn=_moving_average(config.ema_decay))
         self.step = 0
-        self.is_between_steps = True  # else its state is of no step, and not worth keeping
+        self.is_between_steps = True  # else its state is of no step, and must not be kept
         self.n_clipped = 0
         self.best_accuracy = 0.0
 

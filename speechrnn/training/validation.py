@@ -20,18 +20,20 @@ NEW_WORDS = "new words"
 
 
 class ValidationScores(NamedTuple):
-    """Scores of calibrated posteriors, rates in [0, 1].
-
-    `balanced_accuracy` is the mean recall of the classes: it does not depend on how many clips of each there are.
-    `recalls` are by class and, where there are any, of the words held out.
-    """
+    """Scores of calibrated posteriors, rates in [0, 1]."""
 
     loss: float
+    """Mean cross-entropy in nats."""
     accuracy: float
+    """Fraction of the contexts that got their class."""
     balanced_accuracy: float
+    """Mean recall of the classes, which does not depend on how many clips each has."""
     calibration_error: float
+    """Expected calibration error (Guo et al., 2017, arXiv 1706.04599)."""
     recalls: dict[str, float]
+    """Recall of each class and, where there are any, of the words held out."""
     calibration: LogitCalibration
+    """Temperature and biases with which these were measured."""
 
     def summary(self) -> dict[str, float]:
         """Loss and accuracies by name."""

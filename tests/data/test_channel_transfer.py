@@ -83,7 +83,7 @@ def test_a_word_sounds_as_through_the_microphone_of_the_speaker(pack: Pack) -> N
     assert level_db(filtered[START:END]) == pytest.approx(level_db(speaker[START:END]), abs=1.5)
 
 
-def test_the_room_tone_fills_what_was_sitransferred(pack: Pack) -> None:
+def test_the_room_tone_fills_what_was_silent(pack: Pack) -> None:
     context, filtered = transferred(pack)
     assert not context[:5000].any()
     assert level_db(filtered[:5000]) == pytest.approx(20 * np.log10(0.01 / np.sqrt(2)), abs=1)
