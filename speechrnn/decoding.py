@@ -387,8 +387,11 @@ class _SndfileDecoder:
         self.problem = ""
 
     def _check(self) -> None:
-        """Raise _NotReadableError for what FFmpeg decodes better, and for rates that no recording has."""
-        if self._sound.format in ("MP3", "FLAC") or self._sound.subtype.startswith("MPEG"):
+        """Raise _NotReadableError for what FFmpeg decodes better, and for rates that no recording has.
+
+        libsndfile reads MIDI's sample dumps (SDS) beyond their end, for as long as their header says.
+        """
+        if self._sound.format in ("MP3", "FLAC", "SDS") or self._sound.subtype.startswith("MPEG"):
             raise _NotReadableError(f"{self._sound.format} of {self._sound.subtype}")
         _check_rate(self._sound.samplerate)
 

@@ -457,6 +457,26 @@ def test_channels_of_opposite_phase_are_no_silence(tmp_path: Path) -> None:
     assert recording.notes == ("its channels cancel each other for 3.4 s: one alone is taken there",)
 
 
+@pytest.mark.parametrize("seed", range(300))
+def test_malformed_files_give_samples_or_one_line_and_blocks_of_bounded_size(seed: int, tmp_path: Path) -> None:
+    random, path = np.random.default_rng(seed), tmp_path / "malformed"
+    name, subtype = WRITTEN[seed % len(WRITTEN)]
+    content = bytearray(encoded(speech_like(0.5), name, subtype))
+    for _ in range(random.integers(1, 4)):
+        at = int(random.integers(min(len(content), 400)))
+        content[at : at + 4] = random.choice(
+            [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", random.bytes(4), b""]
+        )
+    path.write_bytes(content)
+    try:
+        with open_audio(path) as file:
+            for block in file.blocks(RATE_HZ):
+                assert np.isfinite(block).all()
+                assert len(block) <= 16 * 2**16
+    except AudioError as error:
+        assert_one_line(error, str(path))
+
+
 @both_readers
 @pytest.mark.parametrize(
     ("suffix", "rate_hz", "n_channels", "subtype", "duration_s"),
