@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Bytes = bytes | mmap.mmap
 _UNKNOWN_SIZE = 0x7FFFF000  # recorders that write to a pipe put a size from here up into a header of 32 bits
+_AU_HEADER = 24  # bytes of the shortest header of Sun's format
 _MAX_TAG_PADDING = 2048
 _METADATA = re.compile(rb"LIST|id3 |ID3 |bext|cue |smpl|fact|JUNK|junk|PAD |FLLR|iXML|_PMX|afsp|plst|inst|TAG")
 _FIRST_PAGE, _LAST_PAGE = 2, 4  # flags of Ogg
@@ -220,22 +221,24 @@ def _end_of_chunks(data: Bytes, layout: _Layout, at: int) -> int | None:
 
 def _au_parts(data: Bytes, magic: bytes) -> Iterator[Part]:
     """Files of Sun's format, whose size is not known where it is all ones."""
-    start = 0
-    while len(data) - start >= 24:
-        first, size = struct.unpack("<II" if magic == b"dns." else ">II", data[start + 4 : start + 12])
-        first += start
-        n_missing = first + size - len(data)
-        if size != 0xFFFFFFFF and n_missing > 0:
-            yield Part(start, len(data), f"truncated: {n_missing} of {size} bytes are missing")
-        elif size == 0xFFFFFFFF or (n_missing and bytes(data[first + size : first + size + 4]) != magic):
-            yield Part(start, len(data), samples=(first, len(data)))
-        else:
-            yield Part(start, first + size)
-            start = first + size
-            continue
-        return
-    if start == 0:
-        yield Part(0, len(data))
+    start: int | None = 0
+    while start is not None:
+        part, start = _au_part(data, magic, start)
+        yield part
+
+
+def _au_part(data: Bytes, magic: bytes, start: int) -> tuple[Part, int | None]:
+    """The file that starts here, and where another one follows it."""
+    if len(data) - start < _AU_HEADER:
+        return Part(start, len(data)), None
+    n_header, size = struct.unpack("<II" if magic == b"dns." else ">II", data[start + 4 : start + 12])
+    first = start + max(n_header, _AU_HEADER)
+    n_missing = first + size - len(data)
+    if size != 0xFFFFFFFF and n_missing > 0:
+        return Part(start, len(data), f"truncated: {n_missing} of {size} bytes are missing"), None
+    if size != 0xFFFFFFFF and bytes(data[first + size : first + size + 4]) == magic:
+        return Part(start, first + size), first + size
+    return Part(start, len(data), samples=(first, len(data)) if n_missing else None), None
 
 
 def _ogg_parts(data: Bytes) -> list[Part]:

@@ -457,6 +457,32 @@ def test_channels_of_opposite_phase_are_no_silence(tmp_path: Path) -> None:
     assert recording.notes == ("its channels cancel each other for 3.4 s: one alone is taken there",)
 
 
+MAGIC = [
+    b"RIFF____WAVE",
+    b"RIFX",
+    b"RF64",
+    b"FORM",
+    b"riff",
+    b"caff",
+    b".snd",
+    b"dns.",
+    b"OggS",
+    b"fLaC",
+    b"ID3\4",
+    b"\xff\xfb",
+]
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"A", b"\1\0\0\0"])
+@pytest.mark.parametrize("magic", [*MAGIC, b"____ftyp", b"\x1aE\xdf\xa3"])
+def test_a_beginning_without_a_sensible_rest_is_one_line(magic: bytes, fill: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "begun"
+    path.write_bytes(magic + 500 * fill)
+    with pytest.raises(AudioError) as caught:
+        native(path)
+    assert_one_line(caught.value, str(path))
+
+
 @pytest.mark.parametrize("seed", range(300))
 def test_malformed_files_give_samples_or_one_line_and_blocks_of_bounded_size(seed: int, tmp_path: Path) -> None:
     random, path = np.random.default_rng(seed), tmp_path / "malformed"
