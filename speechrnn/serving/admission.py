@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from statistics import median
 from typing import Protocol
 
@@ -16,6 +17,7 @@ _LATE_S = 0.1
 _TOO_LATE_S = 0.2
 _SHED_FRACTION = 0.25
 _SHED_EVERY_S = 1.0
+_SILENT_S = 2.0
 _N_RECENT = 50
 
 
@@ -38,7 +40,7 @@ class Admission:
         self._max_clients = max_clients
         self._step_s = step_s
         self._context_s = context_s
-        self._clients: dict[Client, None] = {}  # the newest last
+        self._clients: dict[Client, float] = {}  # the newest last, each with the time of its last answer
         self._lags_s: deque[float] = deque(maxlen=_N_RECENT)
         self._shed_s = 0.0
 
@@ -56,12 +58,11 @@ class Admission:
 
     @contextmanager
     def place(self, client: Client) -> Iterator[None]:
-        """Hold a place for a client. Raises ProtocolError if there is none."""
-        if self.n_clients >= self.capacity:
-            raise ProtocolError(
-                End.FULL, f"{self.n_clients} clients are served, which is all this server can do; try again later"
-            )
-        self._clients[client] = None
+        """Hold a place for a client, if need be that of a silent one. Raises ProtocolError if all are taken."""
+        if self.n_clients >= self.capacity and not self._make_room():
+            message = f"every place of this server is taken ({self.n_clients}); try again later"
+            raise ProtocolError(End.FULL, message)
+        self._clients[client] = time.monotonic()
         try:
             yield
         finally:
@@ -69,11 +70,29 @@ class Admission:
             if not self._clients:
                 self._lags_s.clear()
 
-    def record(self, lag_s: float) -> None:
-        """Take the lag of an answer to a client who sends in real time; send some away if lags have become too long."""
+    def record(self, client: Client, lag_s: float | None) -> None:
+        """Take note of an answer, and of its lag where it counts: if lags are too long, some clients are sent away."""
+        if client in self._clients:
+            self._clients[client] = time.monotonic()
+        if lag_s is not None:
+            self._record_lag(lag_s)
+
+    def _record_lag(self, lag_s: float) -> None:
         self._lags_s.append(lag_s)
         if len(self._lags_s) == _N_RECENT and lag_s > _TOO_LATE_S and median(self._lags_s) > _TOO_LATE_S:
             self._shed()
+
+    def _make_room(self) -> bool:
+        """Send away the client who has been silent for the longest, if it is long enough."""
+        client, answered_s = min(self._clients.items(), key=itemgetter(1))
+        if time.monotonic() - answered_s < _SILENT_S:
+            return False
+        self._send_away(client, End.IDLE, "sent no audio while others wait for a place; come again when there is some")
+        return True
+
+    def _send_away(self, client: Client, end: End, message: str) -> None:
+        del self._clients[client]
+        client.interrupt(ProtocolError(end, message))
 
     def _shed(self) -> None:
         """Send the newest away, at most all but one; then see what it helps."""
@@ -84,9 +103,5 @@ class Admission:
         self._lags_s.clear()
         n_shed = min(self.n_clients - 1, 1 + int(_SHED_FRACTION * self.n_clients))
         for client in [*self._clients][::-1][:n_shed]:
-            del self._clients[client]
-            client.interrupt(
-                ProtocolError(
-                    End.SHED, "the server has become too slow for all; the newest are sent away; try again later"
-                )
-            )
+            message = "the server has become too slow for all; the newest are sent away; try again later"
+            self._send_away(client, End.SHED, message)

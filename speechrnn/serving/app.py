@@ -18,7 +18,7 @@ import msgspec
 
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.recognizer import Recognizer
-from speechrnn.serving import metrics, protocol
+from speechrnn.serving import metrics, protocol, uploads
 from speechrnn.serving.admission import Admission
 from speechrnn.serving.batching import Batcher
 from speechrnn.serving.connections import Connection, Connections, GoneError
@@ -26,7 +26,7 @@ from speechrnn.serving.conversation import Conversation, Service
 from speechrnn.serving.guard import SECURITY_HEADERS, Guard
 from speechrnn.serving.http1 import Http, HttpError, Request, Response
 from speechrnn.serving.protocol import End, ProtocolError
-from speechrnn.serving.uploads import MAX_UPLOAD_BYTES, Uploads
+from speechrnn.serving.uploads import Uploads
 from speechrnn.serving.websocket import WebSocket
 from speechrnn.spec import Options
 
@@ -62,7 +62,7 @@ class App:
         self.admission = Admission(max_clients, options.step_ms / 1000, lambda: self.batcher.context_s)
         self.uploads = Uploads(recognizer.path, labels, options, self.metrics)
         self.max_connections = max(_MAX_CONNECTIONS, max_clients + _N_WITHOUT_PLACE)
-        self._ready = protocol.ready(recognizer.path.stem, recognizer.info, options, MAX_UPLOAD_BYTES)
+        self._ready = protocol.ready(recognizer.path.stem, recognizer.info, options, uploads.MAX_UPLOAD_BYTES)
         self._service = Service(recognizer, options, self._ready, self.batcher, self.admission, self.metrics, idle_s)
         self._conversations: set[Conversation] = set()
         self._constants = page() | {protocol.MODEL_PATH: Response(protocol.encode(self._ready).encode())}

@@ -25,7 +25,7 @@ from speechrnn.spec import Options
 from speechrnn.spotter import KeywordSpotter
 
 _CLOSING_S = 2.0
-_MAX_EARLY_S = 0.5
+_MAX_EARLY_S = 0.25
 _MAX_RATE = 1.05
 _log = logging.getLogger(__name__)
 
@@ -113,8 +113,7 @@ class Conversation:
             posteriors = await self._service.batcher.posteriors(context, is_early=is_early)
             found = self._spotter.decide(posteriors)
             lag_s = self._loop.time() - arrived_s
-            if not is_early:
-                self._service.admission.record(lag_s)
+            self._service.admission.record(self, None if is_early else lag_s)
             self._service.metrics.decisions.inc()
             self._service.metrics.lag.observe(lag_s)
             self._count(found)

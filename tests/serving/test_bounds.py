@@ -304,19 +304,35 @@ def test_a_server_that_is_too_slow_sends_the_newest_away_and_keeps_the_others(mo
         for client in clients:
             places.enter_context(admitted.place(client))
         for _ in range(50):
-            admitted.record(0.15)
+            admitted.record(clients[0], 0.15)
         assert admitted.capacity == 8
         assert not any(client.told for client in clients)
         for _ in range(100):
-            admitted.record(0.3)
+            admitted.record(clients[0], 0.3)
         assert [len(client.told) for client in clients] == [0, 0, 0, 0, 0, 1, 1, 1]
         assert {error.end for client in clients for error in client.told} == {End.SHED}
         for _ in range(20):
             now_s[0] += 2
             for _ in range(50):
-                admitted.record(0.3)
+                admitted.record(clients[0], 0.3)
         assert [len(client.told) for client in clients] == [0, 1, 1, 1, 1, 1, 1, 1]
         assert admitted.n_clients == 1
+
+
+def test_who_has_fallen_silent_gives_its_place_to_who_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    admitted, (first, second, third) = Admission(2, 0.1, lambda: 1e-4), (Waiting(), Waiting(), Waiting())
+    with admitted.place(first), admitted.place(second):
+        now_s[0] += 1.9
+        admitted.record(first, None)
+        with pytest.raises(ProtocolError, match="try again later"), admitted.place(third):
+            pass
+        now_s[0] += 0.2
+        with admitted.place(third):
+            assert [error.end for error in second.told] == [End.IDLE]
+            assert not first.told
+            assert admitted.n_clients == 2
 
 
 def test_who_is_sent_away_is_told_why_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
