@@ -1,4 +1,4 @@
-"""Who is served: no more clients than can be in real time, and fewer if answers come late all the same."""
+"""Who is served, no more than can be in real time and fewer if answers come late all the same; and the counters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from operator import itemgetter
 from statistics import median
 from typing import Protocol
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
 from speechrnn.serving.protocol import End, ProtocolError
 
+_LAGS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 _MAX_LOAD = 0.7
 _LATE_S = 0.1
 _TOO_LATE_S = 0.2
@@ -105,3 +108,25 @@ class Admission:
         for client in [*self._clients][::-1][:n_shed]:
             message = "the server has become too slow for all; the newest are sent away; try again later"
             self._send_away(client, End.SHED, message)
+
+
+class Metrics:
+    """What a server counts, for Prometheus, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.clients = Gauge("speechrnn_clients", "Clients being served now.", registry=self.registry)
+        self.capacity = Gauge("speechrnn_capacity", "Clients that can be served at once.", registry=self.registry)
+        self.ends = Counter("speechrnn_ends", "Conversations by how they ended.", ["how"], registry=self.registry)
+        self.decisions = Counter("speechrnn_decisions", "Contexts that were decided.", registry=self.registry)
+        self.batches = Counter("speechrnn_batches", "Runs of the network.", registry=self.registry)
+        self.words = Counter("speechrnn_detections", "Keywords that were detected.", ["label"], registry=self.registry)
+        self.refusals = Counter(
+            "speechrnn_refusals", "Requests refused, by status.", ["status"], registry=self.registry
+        )
+        self.uploads = Counter("speechrnn_uploads", "Recordings by HTTP status.", ["status"], registry=self.registry)
+        self.lag = Histogram("speechrnn_lag_seconds", "Audio to answer.", buckets=_LAGS_S, registry=self.registry)
+
+    def text(self) -> bytes:
+        """All counters in Prometheus' text form."""
+        return generate_latest(self.registry)

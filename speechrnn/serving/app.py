@@ -15,11 +15,12 @@ from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.recognizer import Recognizer
-from speechrnn.serving import metrics, protocol, uploads
-from speechrnn.serving.admission import Admission
+from speechrnn.serving import protocol, uploads
+from speechrnn.serving.admission import Admission, Metrics
 from speechrnn.serving.batching import Batcher
 from speechrnn.serving.connections import Connection, Connections, GoneError
 from speechrnn.serving.conversation import Conversation, Service
@@ -57,7 +58,7 @@ class App:
         options.check_labels(labels)
         if recognizer.path is None:
             raise ConfigError("expected a recognizer that was loaded from a file, for recordings are given to another")
-        self.metrics = metrics.Metrics()
+        self.metrics = Metrics()
         self.batcher = Batcher(recognizer, lambda n_contexts: self.metrics.batches.inc())
         self.admission = Admission(max_clients, options.step_ms / 1000, lambda: self.batcher.context_s)
         self.uploads = Uploads(recognizer.path, labels, options, self.metrics)
@@ -106,7 +107,7 @@ class App:
     def _counters(self) -> Response:
         self.metrics.clients.set(self.admission.n_clients)
         self.metrics.capacity.set(self.admission.capacity)
-        return Response(self.metrics.text(), metrics.MEDIA_TYPE)
+        return Response(self.metrics.text(), CONTENT_TYPE_LATEST)
 
 
 def _check_method(request: Request, *methods: str) -> None:

@@ -15,10 +15,9 @@ from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError
 from speechrnn.recognizer import Recognizer
 from speechrnn.serving import protocol
-from speechrnn.serving.admission import Admission
+from speechrnn.serving.admission import Admission, Metrics
 from speechrnn.serving.batching import Batcher
 from speechrnn.serving.connections import GoneError
-from speechrnn.serving.metrics import Metrics
 from speechrnn.serving.protocol import End, ProtocolError
 from speechrnn.serving.websocket import WebSocket
 from speechrnn.spec import Options
@@ -27,6 +26,7 @@ from speechrnn.spotter import KeywordSpotter
 _CLOSING_S = 2.0
 _MAX_EARLY_S = 0.25
 _MAX_RATE = 1.05
+_MAX_PUSH_SAMPLES = 4096  # so that many clients with large messages need little memory
 _log = logging.getLogger(__name__)
 
 
@@ -100,7 +100,9 @@ class Conversation:
         self._spoken_s = 0.0
         await self._websocket.send(protocol.encode(self._service.ready))
         while isinstance(message := await self._websocket.receive(), bytes):
-            await self._push(resampler.push(protocol.decode_audio(message)))
+            samples = protocol.decode_audio(message)
+            for begin in range(0, len(samples), _MAX_PUSH_SAMPLES):
+                await self._push(resampler.push(samples[begin : begin + _MAX_PUSH_SAMPLES]))
         protocol.decode_finish(message)
         await self._push(resampler.push(np.zeros(0, dtype=np.float32), last=True))
         await self._finish()

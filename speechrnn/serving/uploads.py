@@ -15,9 +15,9 @@ import msgspec
 from speechrnn.errors import AudioError, ConfigError
 from speechrnn.labels import Labels
 from speechrnn.serving import protocol, transcription
+from speechrnn.serving.admission import Metrics
 from speechrnn.serving.connections import GoneError
 from speechrnn.serving.http1 import Http, HttpError, Request, Response
-from speechrnn.serving.metrics import Metrics
 from speechrnn.serving.protocol import ProtocolError
 from speechrnn.spec import Options
 

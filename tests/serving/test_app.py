@@ -286,7 +286,8 @@ def test_no_more_are_heard_than_can_be_in_real_time() -> None:
         assert 1 <= running.health()["capacity"] <= 3
 
 
-def test_nobody_is_added_while_answers_come_late() -> None:
+def test_nobody_is_added_while_answers_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_LATE_S", 0.1)
     fake = fake_recognizer()
 
     def late(samples: Samples) -> Samples:
@@ -693,7 +694,6 @@ def shout(port: int, seed: int, n: int) -> None:
 def test_thousands_of_random_messages_do_not_disturb_the_good_client_beside_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(admission, "_LATE_S", 10.0)  # on a busy machine, the good client would be asked to come later
     n_pests, n_messages = 6, 500
     with Serving(fake_recognizer()) as running:
 

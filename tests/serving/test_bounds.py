@@ -299,6 +299,8 @@ class Waiting:
 def test_a_server_that_is_too_slow_sends_the_newest_away_and_keeps_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(admission, "_LATE_S", 0.1)
+    monkeypatch.setattr(admission, "_TOO_LATE_S", 0.2)
     admitted, clients = Admission(64, 0.1, lambda: 1e-4), [Waiting() for _ in range(8)]
     with ExitStack() as places:
         for client in clients:

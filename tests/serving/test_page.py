@@ -275,7 +275,7 @@ def test_a_page_that_comes_when_the_server_is_full_is_told_and_gets_the_next_sea
         start(first)
         with open_page(browser, running) as second:
             start(second)
-            expect(second.locator("#message")).to_contain_text("every place of this server is taken (1)")
+            expect(second.locator("#message")).to_contain_text("Every place of this server is taken (1)")
             first.get_by_role("button", name="Stop listening").click()
             expect(second.locator("#message")).to_be_empty()
 
