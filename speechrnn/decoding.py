@@ -52,6 +52,7 @@ _MAX_VALUES = 2**16  # of a block, whatever rate and channels a header gives
 _ENDLESS = 2**62  # libsndfile's count of frames where a header gives none
 _TOLERANCE_S = 0.01  # between the length that a header gives and what FFmpeg decodes
 _TOLERANCES_S = {"ogg": 0.03, "matroska,webm": 0.03}  # where the header counts the delay of the codec, too
+_MAX_PLANES = 8
 _CHECKED = ("flac", "tta", "wavpack")  # codecs whose packets have a checksum, which FFmpeg looks at if it is told to
 _RAW = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _LITTLE_ENDIAN = ("WAV", "WAVEX", "RF64", "W64")
@@ -493,7 +494,7 @@ class _FfmpegDecoder:
         n_damaged, damaged_s = 0, 0.0
         for packet in self._packets():
             try:
-                frames = packet.decode()
+                frames = [self._packed(frame) for frame in packet.decode()]
             except (self._av.FFmpegError, ValueError):
                 n_damaged += 1
                 damaged_s += float((packet.duration or 0) * (packet.time_base or 0))
@@ -503,6 +504,13 @@ class _FfmpegDecoder:
                     yield frame.sample_rate, _samples_of(frame)
         if n_damaged:
             self.problem = f"damaged: {n_damaged} of its packets, about {damaged_s:.2f} s, cannot be decoded"
+
+    def _packed(self, frame: Any) -> Any:
+        """A frame that PyAV can read: of more than eight planes it reads beyond the last (PyAV 18)."""
+        if not frame.format.is_planar or frame.layout.nb_channels <= _MAX_PLANES:
+            return frame
+        (packed,) = self._av.AudioResampler("flt", frame.layout, frame.sample_rate).resample(frame)
+        return packed
 
     def _packets(self) -> Iterator[Any]:
         try:

@@ -554,3 +554,22 @@ def test_closed_and_empty_standard_input_are_one_line(monkeypatch: pytest.Monkey
         with pytest.raises(AudioError) as caught:
             read(Path("-"), RATE_HZ)
         assert_one_line(caught.value, "-: ")
+
+
+@needs_ffmpeg
+def test_twelve_channels_are_mixed(tmp_path: Path) -> None:
+    samples = speech_like(1.0)
+    twelve = np.stack([samples * np.float32(0.5 + n / 11) for n in range(12)], axis=1)
+    path = converted(tmp_path, twelve, RATE_HZ, "a.mka", "-c:a", "pcm_s16le")
+    np.testing.assert_allclose(native(path), samples, atol=2e-4)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["a.m4a", "alac.m4a", "low.mp3"])
+def test_frames_of_many_planes_are_packed_without_a_change(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = converted(tmp_path, np.stack([speech_like(1.0), noise(RATE_HZ)], axis=1), RATE_HZ, name, *MADE[name])
+    by_planes = native(path)
+    monkeypatch.setattr(decoding, "_MAX_PLANES", 1)
+    np.testing.assert_array_equal(native(path), by_planes)
