@@ -62,10 +62,10 @@ def to_csv(rows: Sequence[Sequence[object]]) -> str:
 
 
 def write_list(
-    path: Path, kind: type[AlignedWord] | type[FalseAlarm], places: Sequence[AlignedWord | FalseAlarm]
+    path: Path, kind: type[AlignedWord] | type[FalseAlarm], rows: Sequence[AlignedWord | FalseAlarm]
 ) -> None:
-    """Write a list of places with its header anew, aside first. Raises OutputError."""
-    write_text(path, to_csv([kind._fields, *places]))
+    """Write a list with its header anew, whole or not at all. Raises OutputError."""
+    write_text(path, to_csv([kind._fields, *rows]))
 
 
 class Aligner:
@@ -122,7 +122,7 @@ def find_words(aligner: Aligner, file: Path, name: str) -> list[AlignedWord]:
 
 
 def words_of(name: str, segments: list[tuple[str, int, int]]) -> list[AlignedWord]:
-    """Of what PocketSphinx hears, the words: no pauses, no noises, and no numbers of pronunciations, as in "the(2)"."""
+    """The words that PocketSphinx recognises: no pauses, no noises, no numbers of pronunciations, as in "the(2)"."""
     return [
         AlignedWord(name, start / _FRAMES_PER_S, (end + 1) / _FRAMES_PER_S, word.partition("(")[0])
         for word, start, end in segments
@@ -146,14 +146,14 @@ def read_done(path: Path, part: Path, recordings: list[str]) -> list[AlignedWord
 
 
 def make_list(path: Path, aligner: Aligner, base: Path, recordings: list[str]) -> None:
-    """Listen to those recordings that are not in the list yet, and put the list into its place when it is complete."""
+    """Align those recordings that are not in the list yet, and write the list when it is complete."""
     part = path.with_name(path.name + ".part")
     done = read_done(path, part, recordings)
     write_list(part, AlignedWord, done)
     known = {word.audio for word in done}
     missing = [name for name in recordings if name not in known]
     with part.open("a", encoding="utf-8") as file:
-        for number, name in enumerate(track(missing, len(missing), "listening"), 1):
+        for number, name in enumerate(track(missing, len(missing), "aligning"), 1):
             file.write(to_csv(find_words(aligner, base / name, name)))
             file.flush()
             if number % _TELL_EVERY == 0:
@@ -162,9 +162,9 @@ def make_list(path: Path, aligner: Aligner, base: Path, recordings: list[str]) -
 
 
 def main() -> None:
-    """Listen to all running speech, and list its words."""
+    """Align all running speech, and list its words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="the experiment whose running speech is listened to")
+    parser.add_argument("config", type=Path, help="the experiment whose running speech is aligned")
     parser.add_argument("--data", help="where its data lies, in place of data.dir")
     arguments = parser.parse_args()
     data = load_experiment(arguments.config, data_dir=arguments.data).data

@@ -41,18 +41,18 @@ _NEAR_S = 0.5
 
 
 def mine(recognizer: Recognizer, pack: Pack) -> list[FalseAlarm]:
-    """What the spotter hears in the running speech of a pack that is trained on, when it fires easily."""
+    """Detections at a low threshold in the running speech of a pack that is trained on."""
     options = Options(threshold=_THRESHOLD, smoothing_ms=_SMOOTHING_MS, lag_ms=recognizer.info.options.lag_ms)
     found = []
     for clip in recordings_of(pack, "training"):
         spotter = KeywordSpotter(recognizer, options)
-        heard = spotter.push(from_int16(pack.samples_of(clip))) + spotter.finish()
-        found += [FalseAlarm(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in heard]
+        detections = spotter.push(from_int16(pack.samples_of(clip))) + spotter.finish()
+        found += [FalseAlarm(clip.path, round(one.end_s, 2), one.label, round(one.score, 3)) for one in detections]
     return found
 
 
 def transcribe(decoder: Any, file: Path) -> str:
-    """The words that PocketSphinx hears in a recording."""
+    """The words that PocketSphinx recognises in a recording."""
     decode(decoder, file)
     hypothesis = decoder.hyp()
     return hypothesis.hypstr if hypothesis else ""
@@ -69,7 +69,7 @@ def write_pseudo_transcripts(files: list[Path]) -> None:
     spaced = [file for file in missing if len(file.stem.split()) != 1]
     if spaced:
         raise DataError(f"{spaced[0]}: expected a name without spaces, for a line of transcripts.txt; rename it")
-    decoder = open_decoder(f"{missing[0]}: no transcript, and no pocketsphinx to guess one")
+    decoder = open_decoder(f"{missing[0]}: no transcript, and no pocketsphinx to write one")
     for number, file in enumerate(missing, 1):
         add_line(file.parent / TRANSCRIPTS, f"{file.stem} {transcribe(decoder, file)}")
         print(f"\rtranscripts: {number} of {len(missing)}", end="", flush=True)
@@ -86,12 +86,12 @@ def add_line(path: Path, line: str) -> None:
 def _has_transcript(file: Path) -> bool:
     """Whether anything says what is spoken in a recording, be it unreadable."""
     try:
-        place = find_ground_truth(file, None)
+        truth = find_ground_truth(file, None)
     except DataError:
         return False
-    if place.name != TRANSCRIPTS:
+    if truth.name != TRANSCRIPTS:
         return True
-    return any(line.split()[:1] == [file.stem] for line in place.read_text(encoding="utf-8").splitlines())
+    return any(line.split()[:1] == [file.stem] for line in truth.read_text(encoding="utf-8").splitlines())
 
 
 def is_false(alarm: FalseAlarm, base: Path) -> bool:
@@ -100,20 +100,20 @@ def is_false(alarm: FalseAlarm, base: Path) -> bool:
     Raises DataError if nothing says what is.
     """
     file = base / alarm.audio
-    said = count_words(read_ground_truth(find_ground_truth(file, None), file.stem))
-    return not any(word in said for word in {alarm.label.casefold()} | SOUND_LIKE.get(alarm.label, set()))
+    spoken = count_words(read_ground_truth(find_ground_truth(file, None), file.stem))
+    return not any(word in spoken for word in {alarm.label.casefold()} | SOUND_LIKE.get(alarm.label, set()))
 
 
 def merged(old: list[FalseAlarm], new: list[FalseAlarm]) -> list[FalseAlarm]:
     """The old ones, and the new that lie more than half a second from each of them."""
-    places: dict[str, list[float]] = {}
+    ends: dict[str, list[float]] = {}
     for alarm in old:
-        places.setdefault(alarm.audio, []).append(alarm.end_s)
-    return old + [one for one in new if all(abs(one.end_s - at) > _NEAR_S for at in places.get(one.audio, []))]
+        ends.setdefault(alarm.audio, []).append(alarm.end_s)
+    return old + [one for one in new if all(abs(one.end_s - at) > _NEAR_S for at in ends.get(one.audio, []))]
 
 
 def main() -> None:
-    """Mine, add to the file, and tell what was heard."""
+    """Mine, add to the file, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments = parse_inputs(parser)
     recognizer, pack = open_inputs(arguments)
@@ -121,16 +121,17 @@ def main() -> None:
     base = Path(data.dir)
     path = base / (data.unknown.hard_negative.list or MINED)
     hours = sum(clip.n_samples for clip in recordings_of(pack, "training")) / TRAINING_RATE_HZ / 3600
-    old, heard = read_hard_negatives(path) if path.exists() else [], mine(recognizer, pack)
-    write_pseudo_transcripts(sorted({base / alarm.audio for alarm in heard}))
-    new = [alarm for alarm in heard if is_false(alarm, base)]
+    old, detections = read_hard_negatives(path) if path.exists() else [], mine(recognizer, pack)
+    write_pseudo_transcripts(sorted({base / alarm.audio for alarm in detections}))
+    new = [alarm for alarm in detections if is_false(alarm, base)]
     alarms = merged(old, new)
     write_list(path, FalseAlarm, alarms)
     by_label = ", ".join(f"{n} {label}" for label, n in Counter(alarm.label for alarm in new).most_common())
     print(
-        f"{hours:.2f} hours of running speech: {len(heard)} detections at {_THRESHOLD}, {len(new)} false ({by_label})"
+        f"{hours:.2f} hours of running speech: {len(detections)} detections at {_THRESHOLD}, "
+        f"{len(new)} false ({by_label})"
     )
-    print(f"{path}: {len(alarms)} places, of which {len(alarms) - len(old)} are new")
+    print(f"{path}: {len(alarms)} false alarms, of which {len(alarms) - len(old)} are new")
 
 
 if __name__ == "__main__":

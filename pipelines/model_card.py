@@ -153,7 +153,7 @@ _ABOUT_POINTS = (
 
 
 def credits_of(data: Data) -> str:
-    """What a configuration trains on, with whose it is; a folder that is not known stands for itself."""
+    """What a configuration trains on, with whose it is; an unknown folder is named."""
     parts = {"words": (data.commands,), "other words": data.words, "running speech": data.speech, "noise": data.noise}
     parts |= {"room responses": data.rooms, "spoken words": (data.tts,) if data.unknown.tts.n_per_word else ()}
     return "; ".join(

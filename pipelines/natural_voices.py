@@ -148,19 +148,19 @@ class Cutter:
         self._aligner, self._judge = open_decoder(why, lm=None), open_decoder(why, lm=None)
         self._choices = (*lexicon.keywords, *lexicon.others[:: max(1, len(lexicon.others) // _N_ALTERNATIVES)])
 
-    def places(self, sentence: Sentence, samples: Samples) -> list[tuple[str, float, float]]:
+    def extents(self, sentence: Sentence, samples: Samples) -> list[tuple[str, float, float]]:
         """The wanted words with their start and end in seconds; none if the alignment fails."""
         text = normalised(sentence.text)
         if not all(self._aligner.lookup_word(word) for word in text.split()):
             return []
         self._aligner.set_align_text(text)
-        found = words_of("", _heard(self._aligner, samples))
+        found = words_of("", _decoded(self._aligner, samples))
         if [word.label for word in found] != text.split():
             return []
         order, wanted = iter(found), []
         for label in sentence.wanted:
-            place = next(word for word in order if word.label == label)
-            wanted.append((label, place.start_s, place.end_s))
+            extent = next(word for word in order if word.label == label)
+            wanted.append((label, extent.start_s, extent.end_s))
         return wanted
 
     def taken_for(self, label: str, samples: Samples) -> str:
@@ -171,11 +171,11 @@ class Cutter:
         self._judge.add_jsgf_string("words", f"#JSGF V1.0; grammar words; public <word> = {' | '.join(choices)};")
         self._judge.activate_search("words")
         quiet = np.zeros(round(_AROUND_S * TRAINING_RATE_HZ), dtype=np.float32)
-        heard = words_of("", _heard(self._judge, np.concatenate([quiet, samples, quiet])))
-        return heard[0].label if heard else ""
+        found = words_of("", _decoded(self._judge, np.concatenate([quiet, samples, quiet])))
+        return found[0].label if found else ""
 
 
-def _heard(decoder: Any, samples: Samples) -> list[tuple[str, int, int]]:
+def _decoded(decoder: Any, samples: Samples) -> list[tuple[str, int, int]]:
     decoder.start_utt()
     decoder.process_raw(to_int16(samples).tobytes(), full_utt=True)
     decoder.end_utt()
@@ -184,7 +184,7 @@ def _heard(decoder: Any, samples: Samples) -> list[tuple[str, int, int]]:
 
 def cut_words(sentence: Sentence, samples: Samples, cutter: Cutter, folder: Path) -> Iterator[CutWord]:
     """Cut the wanted words of a sentence, judge each, and write those that are taken for what they are."""
-    for number, (label, start_s, end_s) in enumerate(cutter.places(sentence, samples)):
+    for number, (label, start_s, end_s) in enumerate(cutter.extents(sentence, samples)):
         if not _SHORTEST_S <= end_s - start_s <= _LONGEST_S:
             continue
         word = cut(samples, start_s, end_s)

@@ -1,4 +1,4 @@
-r"""What a model is like on audio that it was not trained on, before the test: the figures by which one is chosen.
+r"""Validation of models on audio that was not trained on: the figures by which one is chosen.
 
     python -m pipelines.validate_model configs/commands10.toml MODEL... --data data --output scores.json
 
@@ -49,7 +49,7 @@ _LEVELS = np.concatenate([np.linspace(0.05, 0.9, 35), 1 - np.geomspace(0.1, 0.00
 Rows = NDArray[np.float32]
 
 
-class Heard(NamedTuple):
+class SpeechResult(NamedTuple):
     """The posteriors [n, C] of a recording, what is said in it, and its length."""
 
     rows: Rows
@@ -93,16 +93,20 @@ def in_stream(samples: Samples, rate_hz: int, seed: int) -> Samples:
     return noise
 
 
-def hear_clips(recognizer: Recognizer, base: Path, sources: Sequence[Source], step_ms: int) -> list[tuple[str, Rows]]:
+def posteriors_of_clips(
+    recognizer: Recognizer, base: Path, sources: Sequence[Source], step_ms: int
+) -> list[tuple[str, Rows]]:
     """The words of clips, and their posteriors in a stream."""
     rate_hz = recognizer.info.spec.sample_rate_hz
     streams = (in_stream(read(base / one.path, rate_hz), rate_hz, seed) for seed, one in enumerate(sources))
     return [(one.word, posteriors(recognizer, s, step_ms)) for one, s in zip(sources, streams, strict=True)]
 
 
-def hear_speech(recognizer: Recognizer, base: Path, sources: Sequence[Source], step_ms: int) -> list[Heard]:
+def posteriors_of_speech(
+    recognizer: Recognizer, base: Path, sources: Sequence[Source], step_ms: int
+) -> list[SpeechResult]:
     """Running speech with its transcripts; where there is none, nothing is known to be said."""
-    rate_hz, texts, heard = recognizer.info.spec.sample_rate_hz, dict[Path, dict[str, str]](), []
+    rate_hz, texts, recordings = recognizer.info.spec.sample_rate_hz, dict[Path, dict[str, str]](), []
     for one in sources:
         file = base / one.path
         path = file.parent / TRANSCRIPTS
@@ -110,8 +114,8 @@ def hear_speech(recognizer: Recognizer, base: Path, sources: Sequence[Source], s
             texts[path] = read_transcripts(path) if path.exists() else {}
         samples = read(file, rate_hz)
         said = Counter(normalised(texts[path].get(file.stem, "")).split())
-        heard.append(Heard(posteriors(recognizer, samples, step_ms), said, len(samples) / rate_hz))
-    return heard
+        recordings.append(SpeechResult(posteriors(recognizer, samples, step_ms), said, len(samples) / rate_hz))
+    return recordings
 
 
 def missed(detector: Detector, clips: Sequence[tuple[str, Rows]]) -> float:
@@ -124,7 +128,7 @@ def _detect(detector: Detector, rows: Rows) -> list[Detection]:
     return detector.push(rows)
 
 
-def count_alarms(detector: Detector, speech: Sequence[Heard]) -> tuple[int, int]:
+def count_alarms(detector: Detector, speech: Sequence[SpeechResult]) -> tuple[int, int]:
     """How many detections are of no keyword in the transcript, and how many are."""
     n_false = n_right = 0
     for one in speech:
@@ -171,28 +175,30 @@ def validate(recognizer: Recognizer, name: str, experiment: Experiment, options:
     commands = [one for one in sources if one.kind == "command"]
     natural = [one for one in sources if one.kind == "word" and one.word in keywords]
     speech = {
-        folder: hear_speech(recognizer, base, [one for one in sources if _is_speech(one, folder)], options.step_ms)
+        folder: posteriors_of_speech(
+            recognizer, base, [one for one in sources if _is_speech(one, folder)], options.step_ms
+        )
         for folder in sorted({Path(one.path).parent.name for one in sources if one.kind == "speech"})
     }
     some = [one for word in keywords for one in [c for c in commands if c.word == word][:_N_PER_KEYWORD]]
-    clips = hear_clips(recognizer, base, some, options.step_ms)
-    spoken = hear_clips(recognizer, base, natural, options.step_ms)
+    clips = posteriors_of_clips(recognizer, base, some, options.step_ms)
+    spoken = posteriors_of_clips(recognizer, base, natural, options.step_ms)
     errors = clip_errors(recognizer, base, commands)
     errors |= {f"natural {word}": e for word, e in clip_errors(recognizer, base, natural).items()}
-    hours = {folder: sum(one.duration_s for one in heard) / 3600 for folder, heard in speech.items()}
+    hours = {folder: sum(one.duration_s for one in recordings) / 3600 for folder, recordings in speech.items()}
     scores = Scores(name, hours, errors)
-    for place, bound in (("anywhere", 0.0), ("alone", _QUIET_BEFORE)):
+    for where, bound in (("anywhere", 0.0), ("alone", _QUIET_BEFORE)):
         chosen = msgspec.structs.replace(options, quiet_before=bound)
         levels = [threshold_for(clips, recognizer, chosen, misses) for misses in MISSES]
         detectors = [_detector(recognizer, chosen, level) for level in levels]
-        scores.thresholds[place] = levels
-        scores.clip_misses[place] = [missed(one, clips) for one in detectors]
-        scores.natural_misses[place] = [missed(one, spoken) for one in detectors]
-        for folder, heard in speech.items():
-            counts = [count_alarms(one, heard) for one in detectors]
-            n_said = sum(one.said[word] for one in heard for word in keywords)
-            scores.false_alarms[f"{folder} {place}"] = [false for false, _ in counts]
-            scores.spoken_found[f"{folder} {place}"] = [right / max(1, n_said) for _, right in counts]
+        scores.thresholds[where] = levels
+        scores.clip_misses[where] = [missed(one, clips) for one in detectors]
+        scores.natural_misses[where] = [missed(one, spoken) for one in detectors]
+        for folder, recordings in speech.items():
+            counts = [count_alarms(one, recordings) for one in detectors]
+            n_said = sum(one.said[word] for one in recordings for word in keywords)
+            scores.false_alarms[f"{folder} {where}"] = [false for false, _ in counts]
+            scores.spoken_found[f"{folder} {where}"] = [right / max(1, n_said) for _, right in counts]
     scores.deciding = deciding(scores)
     return scores
 
@@ -208,9 +214,9 @@ def _detector(recognizer: Recognizer, options: Options, threshold: float) -> Det
 def deciding(scores: Scores) -> float:
     """The figure that decides, as the head of this file defines it."""
     rates = [
-        (counts + 0.5) / scores.speech_hours[place.rpartition(" ")[0]]
-        for place, listed in scores.false_alarms.items()
-        if place.endswith("alone")
+        (counts + 0.5) / scores.speech_hours[where.rpartition(" ")[0]]
+        for where, listed in scores.false_alarms.items()
+        if where.endswith("alone")
         for counts in listed
     ]
     own = [error for label, error in scores.clip_errors.items() if not label.startswith("natural ")]

@@ -66,25 +66,25 @@ def silence(duration_s: float) -> Samples:
 
 
 def word(label: str, duration_s: float = 0.3) -> Samples:
-    """Samples [T] at 16 kHz in which the fake recognizer hears a word."""
+    """Samples [T] at 16 kHz in which the fake recognizer detects a word."""
     return np.full(round(duration_s * RATE_HZ), LEVELS[label], dtype=np.float32)
 
 
-def fake_recognizer(info: ModelInfo = FAKE_INFO, *, heard: list[Samples] | None = None) -> Recognizer:
+def fake_recognizer(info: ModelInfo = FAKE_INFO, *, seen: list[Samples] | None = None) -> Recognizer:
     """Hears a word as soon as a tenth of a second of it lies in the context, else silence.
 
-    Every context that it is given is added to `heard`.
+    Every context that it is given is added to `seen`.
     """
     names = info.spec.labels.names
 
     def logits(samples: Samples) -> Samples:
-        if heard is not None:
-            heard.extend(samples.copy())
+        if seen is not None:
+            seen.extend(samples.copy())
         scores = np.zeros((len(samples), len(names)), dtype=np.float32)
         scores[:, names.index("silence")] = 5
         for label in LEVELS.keys() & set(names):
-            share = (np.abs(samples - LEVELS[label]) < 0.01).sum(axis=1) / (0.25 * info.spec.sample_rate_hz)
-            scores[:, names.index(label)] = 15 * np.minimum(share, 1)
+            fraction = (np.abs(samples - LEVELS[label]) < 0.01).sum(axis=1) / (0.25 * info.spec.sample_rate_hz)
+            scores[:, names.index(label)] = 15 * np.minimum(fraction, 1)
         return scores
 
     return Recognizer(info, logits, find_model("commands8"))  # recordings are given to the shipped model
@@ -140,7 +140,7 @@ def assert_one_line(failure: Exception | CompletedProcess[str], *parts: str) -> 
 
 
 class PlayedSound:
-    """Stands in for sounddevice: a microphone that hears a recording, faster than it was spoken."""
+    """Stands in for sounddevice: a microphone that records a recording, faster than in real time."""
 
     class PortAudioError(Exception):
         pass

@@ -44,7 +44,7 @@ def tracked_files() -> list[Path]:
     return [ROOT / name for name in git("ls-files", "-z").split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_every_promised_python_is_tested_and_no_other() -> None:
+def test_every_declared_python_is_tested_and_no_other() -> None:
     assert PROJECT["project"]["requires-python"] == f">={PYTHONS[0]}"
     assert PROJECT["tool"]["ruff"]["target-version"] == f"py{PYTHONS[0].replace('.', '')}"
     for name in ("linux", "other-systems"):

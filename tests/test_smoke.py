@@ -118,7 +118,7 @@ def test_evaluate_picks_the_clips_of_a_split(smoke_run: SmokeRun, testing_clips:
     assert f"{commands}, testing split" in (tmp_path / "report.html").read_text()
 
 
-def test_transcribe_finds_each_keyword_in_its_place(smoke_run: SmokeRun, tmp_path: Path) -> None:
+def test_transcribe_finds_each_keyword_where_it_is(smoke_run: SmokeRun, tmp_path: Path) -> None:
     spoken = ["yes", "bed", "no", "yes", "cat", "no"]
     samples, starts = made_data.stream(spoken, 1.0, np.random.default_rng(5))
     made_data.write_wav(tmp_path / "stream.wav", samples)

@@ -1,4 +1,4 @@
-"""A microphone without hardware: a private PulseAudio server whose default source hears what is played into it."""
+"""A microphone without hardware: a private PulseAudio server whose default source records what is played into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listen for a day, as fast as it goes, and see that nothing grows, tires or drifts.
+"""Spot in a day of audio, as fast as possible, and check that memory and detections stay as they are.
 
     python -m pipelines.benchmarks.endurance
 
@@ -75,11 +75,11 @@ def make_hour(words: list[Spoken], n_samples: int, rate_hz: int, seed: int) -> I
     The last block is a pause alone, without a label, and no shorter than any other.
     """
     random = np.random.default_rng(seed)
-    least = round(_PAUSE_S[0] * rate_hz)
+    min_samples = round(_PAUSE_S[0] * rate_hz)
     while True:
         word = words[random.integers(len(words))]
         pause = round(random.uniform(*_PAUSE_S) * rate_hz)
-        ends = pause + len(word.samples) + least > n_samples
+        ends = pause + len(word.samples) + min_samples > n_samples
         n_block = n_samples if ends else pause + len(word.samples)
         rms = np.exp(random.uniform(*np.log(_NOISE_RMS)))
         block = (rms * random.standard_normal(n_block)).astype(np.float32)
@@ -136,7 +136,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.hours < 2:
         parser.exit(
-            2, f"expected --hours of at least 2, so that one can be held against another, got {arguments.hours}\n"
+            2, f"expected --hours of at least 2, so that one can be compared with another, got {arguments.hours}\n"
         )
     recognizer = load(arguments.model)
     before_mb, start_s, start_cpu_s = rss_mb(), time.perf_counter(), time.process_time()
@@ -145,8 +145,8 @@ def main() -> None:
         if number == 1:
             first = hour
         n_hits, n_keywords = n_hits + len(hour.found), n_keywords + len(hour.keywords)
-        heard = f"{len(hour.found)} detections of {len(hour.keywords)} keywords"
-        print(f"hour {number} of {arguments.hours}: {heard}, {hour.rss_mb:.1f} MB", file=sys.stderr, flush=True)
+        counts = f"{len(hour.found)} detections of {len(hour.keywords)} keywords"
+        print(f"hour {number} of {arguments.hours}: {counts}, {hour.rss_mb:.1f} MB", file=sys.stderr, flush=True)
     elapsed_s, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s
     print(
         f"{number} h in {elapsed_s / 60:.1f} min, {cpu_s / number / 36:.2f} % of a core when live; memory "

@@ -20,7 +20,7 @@ import matplotlib
 from pipelines.inputs import open_inputs, parse_inputs
 from speechrnn.cli.console import run_program
 from speechrnn.evaluation.plots import check_picture
-from speechrnn.evaluation.streams import Score, ScoredRecording, score, spot_all
+from speechrnn.evaluation.streams import Score, score, spot_with_truth
 from speechrnn.evaluation.synthetic_streams import Material, Recipe, make_stream, of_pack
 from speechrnn.evaluation.tables import Table, number, percent
 from speechrnn.recognizer import Recognizer
@@ -46,8 +46,8 @@ def measure(recognizer: Recognizer, material: Material, recipe: Recipe, seeds: S
     scored = []
     for seed in seeds:
         stream, words = make_stream(material, recipe, seed)
-        heard = spot_all([stream], recognizer, {_CHOICE: recognizer.info.options})
-        scored.append(ScoredRecording(str(seed), heard.duration_s, heard.found[_CHOICE], words))
+        choices = {_CHOICE: recognizer.info.options}
+        scored.append(spot_with_truth(recognizer, [stream], words, choices, str(seed)).scored(_CHOICE))
     return score(scored, recognizer.info.spec.labels.keywords)
 
 

@@ -1,4 +1,4 @@
-"""Measure what the project promises about speed, each as a ratio within this run: python -m pipelines.benchmarks.speed.
+"""Measure speed, each figure as a ratio within this run: python -m pipelines.benchmarks.speed.
 
 Needs the train extra and no data: the audio is made, for the cost does not depend on what it says. Run it on an idle
 machine; the figures that were measured are in docs/benchmarks.md.
@@ -39,7 +39,7 @@ _PEAK = "import sys; print(next(x for x in open('/proc/self/status') if 'VmHWM' 
 
 
 class Row(NamedTuple):
-    """One measured figure, what it was compared with, and what was aimed at."""
+    """One measured figure."""
 
     what: str
     measured: str
@@ -77,7 +77,7 @@ def made_pack(experiment: Experiment) -> Pack:
 
 
 def training_rows(experiment: Experiment) -> list[Row]:
-    """The share of data, augmentation and features in a training step, on all cores."""
+    """The part of data, augmentation and features in the time of a training step, on all cores."""
     keep_freed_memory()
     fabric = Fabric(accelerator="cpu", devices=1, precision=experiment.train.precision)
     trainer = Trainer(experiment, made_pack(experiment), fabric)
@@ -174,7 +174,7 @@ def transcribe_row(model: str, folder: Path, minutes: float) -> Row:
 
 
 def listen_rows(model: str, folder: Path, seconds: int = 60) -> list[Row]:
-    """`speechrnn listen` in real time: share of a core, memory, and the time until it listens."""
+    """`speechrnn listen` in real time: fraction of a core, memory, and the time until it listens."""
     path = folder / "live.wav"
     soundfile.write(path, np.random.default_rng(0).standard_normal(16000 * (seconds + 1)) * 0.05, 16000)
     arguments = ["listen", "--source", str(path), "--realtime", "--duration", str(seconds), "--model", model]

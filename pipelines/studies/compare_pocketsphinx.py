@@ -57,14 +57,14 @@ class TestRecording(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one of both found in a recording, and the CPU seconds for each second of it."""
+    """Detections of one of both in a recording, and the CPU seconds for each second of it."""
 
     in_stream: list[Detection]
     in_speech: list[Detection]
     cost: float
 
 
-def hear_speechrnn(recognizer: Recognizer, samples: Int16) -> Iterator[Detection]:
+def spot_speechrnn(recognizer: Recognizer, samples: Int16) -> Iterator[Detection]:
     """Detections in samples [T] at the options of the model."""
     spotter = KeywordSpotter(recognizer)
     for at in range(0, len(samples), _BLOCK):
@@ -82,8 +82,8 @@ def make_decoder(thresholds: dict[str, float]) -> Any:
         return Decoder(kws=file.name, lm=None, samprate=TRAINING_RATE_HZ, loglevel="FATAL")
 
 
-def hear_pocketsphinx(decoder: Any, samples: Int16) -> Iterator[Detection]:
-    """Detections in samples [T]; the search starts anew after each, or it would tell of it for ever."""
+def spot_pocketsphinx(decoder: Any, samples: Int16) -> Iterator[Detection]:
+    """Detections in samples [T]; the search starts anew after each, or it would report it again and again."""
     start_s = 0.0
     decoder.start_utt()
     for at in range(0, len(samples), _BLOCK):
@@ -100,27 +100,27 @@ def hear_pocketsphinx(decoder: Any, samples: Int16) -> Iterator[Detection]:
     decoder.end_utt()
 
 
-def listen(hear: Callable[[Int16], Iterable[Detection]], recording: TestRecording) -> Result:
+def run(spot: Callable[[Int16], Iterable[Detection]], recording: TestRecording) -> Result:
     """Run one of both on a recording."""
     start_s = time.process_time()
-    found = list(hear(recording.stream)), list(hear(recording.speech))
+    found = list(spot(recording.stream)), list(spot(recording.speech))
     duration_s = (len(recording.stream) + len(recording.speech)) / TRAINING_RATE_HZ
     return Result(*found, (time.process_time() - start_s) / duration_s)
 
 
-def score_parts(heard: Result, recording: TestRecording, keywords: tuple[str, ...]) -> list[Score]:
+def score_parts(result: Result, recording: TestRecording, keywords: tuple[str, ...]) -> list[Score]:
     """The scores of the stream and of the running speech, in which every detection is a false alarm."""
     stream, words, speech = recording
-    parts = [(stream, heard.in_stream, words), (speech, heard.in_speech, [])]
+    parts = [(stream, result.in_stream, words), (speech, result.in_speech, [])]
     return [
         score([ScoredRecording("", len(samples) / TRAINING_RATE_HZ, found, truth)], keywords)
         for samples, found, truth in parts
     ]
 
 
-def f1_scores(heard: Result, recording: TestRecording, keywords: tuple[str, ...]) -> dict[str, float]:
+def f1_scores(result: Result, recording: TestRecording, keywords: tuple[str, ...]) -> dict[str, float]:
     """F1 of each keyword: wrong words and false alarms, those in speech included, lower its precision."""
-    in_stream, in_speech = (part.per_keyword for part in score_parts(heard, recording, keywords))
+    in_stream, in_speech = (part.per_keyword for part in score_parts(result, recording, keywords))
     found = {}
     for word, one in in_stream.items():
         n_detected = one.n_hits + one.n_wrong + one.n_false_alarms + in_speech[word].n_false_alarms
@@ -133,7 +133,7 @@ def choose_thresholds(recording: TestRecording, keywords: tuple[str, ...]) -> di
     scores = {}
     for threshold in _THRESHOLDS:
         decoder = make_decoder(dict.fromkeys(keywords, threshold))
-        scores[threshold] = f1_scores(listen(partial(hear_pocketsphinx, decoder), recording), recording, keywords)
+        scores[threshold] = f1_scores(run(partial(spot_pocketsphinx, decoder), recording), recording, keywords)
         print(f"all thresholds {threshold:g}: mean F1 {np.mean(list(scores[threshold].values())):.3f}", flush=True)
     return {word: max(_THRESHOLDS, key=lambda threshold: scores[threshold][word]) for word in keywords}
 
@@ -162,12 +162,12 @@ def _end_to_end(pack: Pack, clips: list[Clip]) -> Int16:
     return np.concatenate([np.zeros(0, dtype=np.int16), *map(pack.samples_of, clips)])
 
 
-def row(name: str, heard: Result, recording: TestRecording, keywords: tuple[str, ...]) -> tuple[str, ...]:
+def row(name: str, result: Result, recording: TestRecording, keywords: tuple[str, ...]) -> tuple[str, ...]:
     """A row of the comparison."""
-    stream, speech = score_parts(heard, recording, keywords)
+    stream, speech = score_parts(result, recording, keywords)
     return (
         name,
-        percent(heard.cost),
+        percent(result.cost),
         percent(stream.hit_rate),
         percent(stream.wrong_rate + stream.false_alarm_rate),
         number(speech.false_alarms_per_hour, ".0f"),
@@ -190,10 +190,10 @@ def main() -> None:
     thresholds = choose_thresholds(swept, keywords)
     print("thresholds: " + ", ".join(f"{word} {threshold:g}" for word, threshold in thresholds.items()), end="\n\n")
     spotters = {
-        "speechrnn": partial(hear_speechrnn, recognizer),
-        "PocketSphinx": partial(hear_pocketsphinx, make_decoder(thresholds)),
+        "speechrnn": partial(spot_speechrnn, recognizer),
+        "PocketSphinx": partial(spot_pocketsphinx, make_decoder(thresholds)),
     }
-    rows = [row(name, listen(hear, recording), recording, keywords) for name, hear in spotters.items()]
+    rows = [row(name, run(spot, recording), recording, keywords) for name, spot in spotters.items()]
     head = ("", "of a core", "found", "wrong or false", "false alarms/h, speech", "delay p50 ms", "delay p95 ms")
     print("\n".join(Table(head, "<>>>>>>", rows).to_markdown()))
 

@@ -95,7 +95,7 @@ def no_detections(folder: Path) -> Path:
 )
 def test_score_goes_on_after_what_cannot_be_read(make: Callable[[Path], Path], expected: str, tmp_path: Path) -> None:
     path = make(tmp_path)
-    if make is not_a_number:  # which is only known once it is heard
+    if make is not_a_number:  # which is only known once it is decoded
         path.with_suffix(".txt").touch()
     result = run("score", path, EXAMPLE)
     assert (result.returncode, result.stdout.splitlines()[0][:12]) == (2, "1 recordings")

@@ -108,7 +108,7 @@ def test_an_output_that_ends_in_a_slash_is_a_folder(files: list[str], tmp_path: 
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [("1", []), ("yes=1", WORDS[1:])])
-def test_thresholds_can_be_raised_for_all_or_one(threshold: str, expected: list[str]) -> None:
+def test_thresholds_can_be_set_for_all_or_one(threshold: str, expected: list[str]) -> None:
     assert labels(run("transcribe", EXAMPLE, "--format", "json", "--threshold", threshold).stdout) == expected
 
 
@@ -208,7 +208,7 @@ def test_a_full_output_device_is_one_clear_line() -> None:
 
 
 @pytest.mark.parametrize("target", ["read-only/words.csv", "file/words.csv"])
-def test_an_output_place_that_cannot_be_written_is_one_clear_line(target: str, tmp_path: Path) -> None:
+def test_an_output_path_that_cannot_be_written_is_one_clear_line(target: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "read-only"
     folder.mkdir()

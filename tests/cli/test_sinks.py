@@ -1,4 +1,4 @@
-"""What `listen` does at each block: it ends on time, records what was heard, and runs programs at detections."""
+"""What `listen` does at each block: it ends on time, records the audio, and runs programs at detections."""
 
 import re
 import resource

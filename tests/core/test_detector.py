@@ -24,8 +24,8 @@ Rows = NDArray[np.float64]
 def rows(yes: Sequence[float], no: Sequence[float] | None = None, unknown: Sequence[float] | None = None) -> Rows:
     """Posteriors [n, 4]: what these leave goes to silence."""
     rest = [0.0] * len(yes)
-    heard = np.array([yes, no or rest, unknown or rest], dtype=float).T
-    return np.column_stack([heard, 1 - heard.sum(axis=1)])
+    posteriors = np.array([yes, no or rest, unknown or rest], dtype=float).T
+    return np.column_stack([posteriors, 1 - posteriors.sum(axis=1)])
 
 
 def options(**changes: Any) -> Options:

@@ -51,9 +51,9 @@ def test_a_pipe_is_mixed_and_resampled(rate_hz: int, channels: int) -> None:
     with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as target:
         data = pcm(tone)
         threading.Thread(target=_write_in_odd_pieces, args=(target, data)).start()
-        heard = np.concatenate(list(PipeSource(pipe, rate_hz, channels=channels).blocks(16000)))
-    assert len(heard) == pytest.approx(16000, abs=2)
-    assert np.abs(np.fft.rfft(heard)).argmax() == pytest.approx(440, abs=1)
+        samples = np.concatenate(list(PipeSource(pipe, rate_hz, channels=channels).blocks(16000)))
+    assert len(samples) == pytest.approx(16000, abs=2)
+    assert np.abs(np.fft.rfft(samples)).argmax() == pytest.approx(440, abs=1)
 
 
 def _write_in_odd_pieces(target: io.BufferedWriter, data: bytes) -> None:
@@ -173,15 +173,15 @@ def test_a_callback_may_stop_the_listening(recognizer: Recognizer) -> None:
 
 def test_stopping_waits_for_the_thread_and_reports_no_more(recognizer: Recognizer) -> None:
     called: list[Detection] = []
-    heard = threading.Event()
+    detected = threading.Event()
 
-    def hear(found: Detection) -> None:
+    def note(found: Detection) -> None:
         called.append(found)
-        heard.set()
+        detected.set()
 
     source = Watched()
-    listener = BackgroundListener(hear, RealTimeSource(source), model=recognizer)
-    assert heard.wait(30)
+    listener = BackgroundListener(note, RealTimeSource(source), model=recognizer)
+    assert detected.wait(30)
     listener.stop()
     assert source.threads == ["speechrnn", "speechrnn"]
     assert len(called) == 1
@@ -299,12 +299,12 @@ def test_a_slow_consumer_loses_blocks_but_not_the_time(sound: FakeSound) -> None
         sound.callback(np.full((320, 1), number / 100, dtype=np.float32), 320, None, None)
     assert microphone.n_dropped_samples == 30 * 320
     blocks = microphone.blocks(16000)
-    heard = [next(blocks)]
+    received = [next(blocks)]
     sound.callback(np.ones((320, 1), dtype=np.float32), 320, None, None)
-    heard += [next(blocks) for _ in range(51)]
-    assert [len(block) for block in heard] == [320] * 50 + [30 * 320, 320]
-    assert not heard[-2].any()
-    assert heard[-1].all()
+    received += [next(blocks) for _ in range(51)]
+    assert [len(block) for block in received] == [320] * 50 + [30 * 320, 320]
+    assert not received[-2].any()
+    assert received[-1].all()
     microphone.close()
     microphone.close()
 

@@ -129,7 +129,7 @@ def test_the_microphone_gives_what_the_file_gives(
     assert [line.split("\t")[2] for line in labels] == listening.labels()
 
 
-def test_a_microphone_that_goes_away_is_heard_again_when_it_is_back(
+def test_a_microphone_that_goes_away_is_opened_again_when_it_is_back(
     microphone: VirtualMicrophone, excerpt: Path
 ) -> None:
     listening = Listening(microphone.environment)
@@ -167,7 +167,7 @@ def test_devices_and_doctor_know_the_microphone(microphone: VirtualMicrophone, e
     player = Thread(target=microphone.play, args=(excerpt,))
     player.start()
     time.sleep(0.5)
-    heard = run("doctor")
+    result = run("doctor")
     player.join()
-    assert heard.returncode == 0, heard.stdout
-    assert "opened at 44100 Hz" in heard.stdout
+    assert result.returncode == 0, result.stdout
+    assert "opened at 44100 Hz" in result.stdout

@@ -72,10 +72,10 @@ def test_posteriors_are_the_softmax_and_sum_to_one(logits: list[float]) -> None:
 
 @pytest.mark.parametrize("n_samples", [0, 1, 800, 15999, 16000])
 def test_a_short_clip_stands_in_the_middle_of_silence(n_samples: int) -> None:
-    heard: list[Samples] = []
-    posteriors = fake_recognizer(heard=heard).classify(noise(n_samples) + 1)
+    seen: list[Samples] = []
+    posteriors = fake_recognizer(seen=seen).classify(noise(n_samples) + 1)
     assert posteriors.shape == (4,)
-    (context,) = heard
+    (context,) = seen
     before = (RATE_HZ - n_samples) // 2
     np.testing.assert_array_equal(
         context, np.pad(noise(n_samples) + 1, (before, RATE_HZ - before - n_samples)).astype(np.float32)
@@ -105,12 +105,12 @@ def test_the_surest_keyword_decides_and_not_the_surest_context() -> None:
 
 
 def test_a_long_clip_is_looked_at_every_step_to_its_end() -> None:
-    heard: list[Samples] = []
+    seen: list[Samples] = []
     samples = noise(RATE_HZ + 2 * 1600 + 1)
-    fake_recognizer(heard=heard).classify(samples)
+    fake_recognizer(seen=seen).classify(samples)
     padded = np.pad(samples, (0, 1599))
     expected = [padded[start : start + RATE_HZ] for start in (0, 1600, 3200, 4800)]
-    np.testing.assert_array_equal(heard, expected)
+    np.testing.assert_array_equal(seen, expected)
 
 
 def test_many_clips_at_once_get_what_each_gets_alone(small_model: SmallModel) -> None:

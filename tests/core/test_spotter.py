@@ -67,7 +67,7 @@ def contexts_of(samples: Samples, n_silent: int = 0) -> Samples:
     return np.lib.stride_tricks.sliding_window_view(padded, CONTEXT_SAMPLES)[STEP_SAMPLES::STEP_SAMPLES]
 
 
-def test_the_words_of_a_stream_are_found_in_their_places() -> None:
+def test_the_words_of_a_stream_are_found_where_they_are() -> None:
     found = found_in([SPEECH])
     assert [detection.label for detection in found] == ["yes", "no", "yes", "no", "no"]
     ends_s = [1.03, 3.04, 5.64, 5.94, len(SPEECH) / RATE_HZ]
@@ -76,44 +76,44 @@ def test_the_words_of_a_stream_are_found_in_their_places() -> None:
 
 @given(places=cuts(len(SPEECH)))
 def test_any_cutting_gives_the_contexts_and_detections_of_one_push(places: list[int]) -> None:
-    heard_cut: list[Samples] = []
-    heard_whole: list[Samples] = []
-    found_cut = found_in(cut(SPEECH, places), fake_recognizer(heard=heard_cut))
-    found_whole = found_in([SPEECH], fake_recognizer(heard=heard_whole))
-    np.testing.assert_array_equal(heard_cut, heard_whole)
+    seen_cut: list[Samples] = []
+    seen_whole: list[Samples] = []
+    found_cut = found_in(cut(SPEECH, places), fake_recognizer(seen=seen_cut))
+    found_whole = found_in([SPEECH], fake_recognizer(seen=seen_whole))
+    np.testing.assert_array_equal(seen_cut, seen_whole)
     assert found_cut == found_whole
 
 
 def test_posteriors_are_those_of_the_plain_contexts() -> None:
-    heard: list[Samples] = []
-    rows_of([SPEECH], fake_recognizer(heard=heard))
-    np.testing.assert_array_equal(heard, contexts_of(SPEECH)[: len(SPEECH) // STEP_SAMPLES])
+    seen: list[Samples] = []
+    rows_of([SPEECH], fake_recognizer(seen=seen))
+    np.testing.assert_array_equal(seen, contexts_of(SPEECH)[: len(SPEECH) // STEP_SAMPLES])
 
 
-def test_until_a_word_is_heard_push_looks_at_the_plain_contexts_and_then_only_at_what_follows() -> None:
-    heard: list[Samples] = []
+def test_until_a_detection_push_looks_at_the_plain_contexts_and_then_only_at_what_follows() -> None:
+    seen: list[Samples] = []
     samples = np.concatenate([0.02 * noise(RATE_HZ), word("yes"), 0.02 * noise(2 * RATE_HZ)])
-    (found,) = KeywordSpotter(fake_recognizer(heard=heard), OPTIONS).push(samples)
+    (found,) = KeywordSpotter(fake_recognizer(seen=seen), OPTIONS).push(samples)
     contexts = contexts_of(samples)
     n_plain = round(found.decided_s * RATE_HZ) // STEP_SAMPLES
-    np.testing.assert_array_equal(heard[:n_plain], contexts[:n_plain])
-    for context, plain, n_new in zip(heard[n_plain:], contexts[n_plain:], range(-100, 900, 100), strict=False):
+    np.testing.assert_array_equal(seen[:n_plain], contexts[:n_plain])
+    for context, plain, n_new in zip(seen[n_plain:], contexts[n_plain:], range(-100, 900, 100), strict=False):
         kept = max(0, n_new) * RATE_HZ // 1000
         assert not context[: CONTEXT_SAMPLES - kept].any()
         np.testing.assert_array_equal(context[CONTEXT_SAMPLES - kept :], plain[CONTEXT_SAMPLES - kept :])
 
 
 def test_contexts_and_decide_are_the_two_halves_of_push() -> None:
-    heard: list[Samples] = []
-    recognizer = fake_recognizer(heard=heard)
+    seen: list[Samples] = []
+    recognizer = fake_recognizer(seen=seen)
     spotter, found = KeywordSpotter(recognizer, OPTIONS), []
     for n, context in enumerate(spotter.contexts(SPEECH), 1):
         assert spotter.decided_s == pytest.approx(n * STEP_SAMPLES / RATE_HZ)
         found += spotter.decide(recognizer.posteriors(context[None])[0])
-    heard_by_push: list[Samples] = []
-    whole = KeywordSpotter(fake_recognizer(heard=heard_by_push), OPTIONS)
+    seen_by_push: list[Samples] = []
+    whole = KeywordSpotter(fake_recognizer(seen=seen_by_push), OPTIONS)
     assert found == whole.push(SPEECH) != []
-    np.testing.assert_array_equal(heard, heard_by_push)
+    np.testing.assert_array_equal(seen, seen_by_push)
     assert spotter.finish() == whole.finish()
 
 
@@ -190,7 +190,7 @@ def test_a_step_holds_what_became_of_its_block(block_samples: int) -> None:
 
 
 @pytest.mark.parametrize("pause_s", [0.5, 0.8, 1.2])
-def test_a_word_said_twice_is_heard_twice(pause_s: float) -> None:
+def test_a_word_said_twice_is_detected_twice(pause_s: float) -> None:
     samples = np.concatenate([silence(0.5), word("yes"), silence(pause_s), word("yes"), silence(0.5)])
     assert [found.label for found in found_in([samples])] == ["yes", "yes"]
 
@@ -202,7 +202,7 @@ def test_blocks_of_any_length_give_the_posteriors_and_detections_of_one_push(blo
     assert found_in(blocks) == found_in([SPEECH])
 
 
-def test_posteriors_are_those_that_push_decides_by_until_a_word_is_heard() -> None:
+def test_posteriors_are_those_that_push_decides_by_until_a_detection() -> None:
     plain = rows_of([SPEECH])
     spotter = KeywordSpotter(fake_recognizer(), OPTIONS)
     decided_by, found = [], []
@@ -224,15 +224,15 @@ def test_every_whole_step_is_one_decision(n_samples: int) -> None:
 
 @pytest.mark.parametrize("n_samples", [0, 1, 1600, 1601, 50000])
 def test_finish_completes_the_step_and_adds_one_context(n_samples: int) -> None:
-    heard: list[Samples] = []
-    found_in([noise(n_samples)], fake_recognizer(heard=heard))
-    assert len(heard) == -(-n_samples // STEP_SAMPLES) + CONTEXT_SAMPLES // STEP_SAMPLES
+    seen: list[Samples] = []
+    found_in([noise(n_samples)], fake_recognizer(seen=seen))
+    assert len(seen) == -(-n_samples // STEP_SAMPLES) + CONTEXT_SAMPLES // STEP_SAMPLES
 
 
 def test_the_stream_starts_as_silence() -> None:
-    heard: list[Samples] = []
-    KeywordSpotter(fake_recognizer(heard=heard), OPTIONS).push(noise(STEP_SAMPLES))
-    (context,) = heard
+    seen: list[Samples] = []
+    KeywordSpotter(fake_recognizer(seen=seen), OPTIONS).push(noise(STEP_SAMPLES))
+    (context,) = seen
     assert not context[:-STEP_SAMPLES].any()
     np.testing.assert_array_equal(context[-STEP_SAMPLES:], noise(STEP_SAMPLES))
 
@@ -251,11 +251,11 @@ def test_times_lie_within_the_audio(duration_s: float) -> None:
 
 
 def test_times_lie_within_the_audio_when_a_model_answers_late() -> None:
-    def hears_half_a_second_later(contexts: Samples) -> Samples:
-        heard = contexts[:, :-8000].any(axis=1) & ~contexts[:, -8000:].any(axis=1)
-        return np.outer(heard, [20, 0, 0, 0]).astype(np.float32)
+    def detects_half_a_second_later(contexts: Samples) -> Samples:
+        is_late = contexts[:, :-8000].any(axis=1) & ~contexts[:, -8000:].any(axis=1)
+        return np.outer(is_late, [20, 0, 0, 0]).astype(np.float32)
 
-    (found,) = found_in([word("yes", 0.7)], Recognizer(FAKE_INFO, hears_half_a_second_later))
+    (found,) = found_in([word("yes", 0.7)], Recognizer(FAKE_INFO, detects_half_a_second_later))
     assert (found.start_s, found.end_s, found.decided_s) == (0.7, 0.7, 0.7)
 
 
@@ -317,24 +317,24 @@ def test_a_bad_block_is_refused_and_leaves_the_stream_as_it_was(block: NDArray[A
 
 
 def test_a_block_is_copied() -> None:
-    heard: list[Samples] = []
-    spotter = KeywordSpotter(fake_recognizer(heard=heard), OPTIONS)
+    seen: list[Samples] = []
+    spotter = KeywordSpotter(fake_recognizer(seen=seen), OPTIONS)
     block = np.ones(1000, np.float32)
     for _ in range(5):
         spotter.push(block)
         block += 1
-    np.testing.assert_array_equal(heard[-1][-4800:], np.repeat([1, 2, 3, 4, 5], 1000)[:4800])
+    np.testing.assert_array_equal(seen[-1][-4800:], np.repeat([1, 2, 3, 4, 5], 1000)[:4800])
 
 
 @pytest.mark.parametrize(("step_ms", "n"), [(50, 40), (100, 20), (250, 8), (1500, 1)])
 def test_options_of_the_call_go_before_those_of_the_model(step_ms: int, n: int) -> None:
-    heard: list[Samples] = []
+    seen: list[Samples] = []
     options = Options(step_ms=step_ms, smoothing_ms=step_ms)
     samples = noise(2 * RATE_HZ)
-    KeywordSpotter(fake_recognizer(heard=heard), options).push(samples)
-    assert len(heard) == n
+    KeywordSpotter(fake_recognizer(seen=seen), options).push(samples)
+    assert len(seen) == n
     step_samples = step_ms * RATE_HZ // 1000
-    np.testing.assert_array_equal(heard[-1], samples[: n * step_samples][-CONTEXT_SAMPLES:])
+    np.testing.assert_array_equal(seen[-1], samples[: n * step_samples][-CONTEXT_SAMPLES:])
 
 
 def test_options_default_to_those_of_the_model() -> None:

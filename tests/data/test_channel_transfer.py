@@ -1,4 +1,4 @@
-"""Microphones and rooms that are lent: spectrum, level and room tone of a speaker, and nothing else changed."""
+"""Channel transfer: spectrum, level and background of a speaker, and nothing else changed."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_word_sounds_as_through_the_microphone_of_the_speaker(pack: Pack) -> N
     assert level_db(filtered[START:END]) == pytest.approx(level_db(speaker[START:END]), abs=1.5)
 
 
-def test_the_room_tone_fills_what_was_silent(pack: Pack) -> None:
+def test_the_background_fills_what_was_silent(pack: Pack) -> None:
     context, filtered = transferred(pack)
     assert not context[:5000].any()
     assert level_db(filtered[:5000]) == pytest.approx(20 * np.log10(0.01 / np.sqrt(2)), abs=1)
@@ -91,7 +91,7 @@ def test_the_room_tone_fills_what_was_silent(pack: Pack) -> None:
     assert np.argmax(spectrum) * RATE_HZ / 5000 == pytest.approx(HUM_HZ, abs=5)
 
 
-def test_the_word_keeps_its_place_and_what_tells_it_from_others(pack: Pack) -> None:
+def test_the_word_keeps_its_position_and_what_tells_it_from_others(pack: Pack) -> None:
     """The envelope of a word with a gap in it is that of the original."""
     clip = next(clip for clip in pack.clips if clip.kind == "tts")
     context = from_int16(pack.samples[clip.offset : clip.offset + RATE_HZ])

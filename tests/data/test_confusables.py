@@ -39,7 +39,7 @@ def test_what_a_listener_hardly_tells_from_a_keyword_is_left_out() -> None:
     assert ("s", "oU") in near("no")
 
 
-def test_words_that_must_stay_unheard_are_left_out_however_they_are_said() -> None:
+def test_excluded_words_are_left_out_however_they_are_pronounced() -> None:
     said = {("0", "f"), ("O:", "f"), ("A:", "f"), ("0", "v"), ("A:", "v"), ("0", "n"), ("A:", "n"), ("O:", "n")}
     assert said.isdisjoint(near("up"))
     assert said & set(confusables(SOUNDS["up"], SOUNDS.values(), []))

@@ -38,7 +38,7 @@ def equal(one: Batch, other: Batch) -> bool:
 
 
 @pytest.mark.parametrize(("unknown", "silence"), [(0.1, 0.1), (0.25, 0.08), (0.6, 0.0), (0.0, 0.3)])
-def test_an_epoch_holds_every_keyword_clip_once_and_the_others_in_their_shares(
+def test_an_epoch_holds_every_keyword_clip_once_and_the_others_in_their_fractions(
     made_pack: Pack, unknown: float, silence: float
 ) -> None:
     training = examples(made_pack, unknown_fraction=unknown, silence_fraction=silence)
@@ -133,11 +133,11 @@ def test_unknown_is_mixed_as_configured_of_the_sources_that_are_there(made_pack:
     unknown = [planned for planned in plan if planned.label == 2]
     found: Counter[str] = Counter(p.how if p.how != "whole" else p.clip.kind for p in unknown if p.clip is not None)
     for source, weight in mix.items():
-        share = 0.0 if source == "tts" else weight / 10  # no such clips: the others share its part
-        assert found[source] / len(unknown) == pytest.approx(share, abs=2 / len(unknown)), source
+        fraction = 0.0 if source == "tts" else weight / 10  # no such clips: the others get its part
+        assert found[source] / len(unknown) == pytest.approx(fraction, abs=2 / len(unknown)), source
 
 
-def test_mined_stretches_are_unknown_in_their_share_and_nothing_is_spliced_of_them(made_pack: Pack) -> None:
+def test_mined_stretches_are_unknown_in_their_fraction_and_nothing_is_spliced_of_them(made_pack: Pack) -> None:
     speech = next(clip for clip in made_pack.clips if clip.kind == "speech")
     mined = speech.part(0, 20000).labelled("hard_negative")
     pack = made_pack._replace(clips=[*made_pack.clips, mined])
@@ -267,8 +267,8 @@ def test_long_clips_are_cut_where_there_is_sound() -> None:
     samples, loud = long_speech()
     total = (from_int16(samples[loud]) ** 2).sum()
     batch = contexts_of(samples, SPEC, 200)
-    shares = (from_int16(batch.samples) ** 2).sum(axis=1) / total
-    assert shares.min() > 0.2
+    fractions = (from_int16(batch.samples) ** 2).sum(axis=1) / total
+    assert fractions.min() > 0.2
     assert len(np.unique(batch.samples, axis=0)) > 3
 
 

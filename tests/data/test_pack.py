@@ -720,7 +720,7 @@ def excerpts_of(root: Path, *rows: str, held_out: tuple[str, ...] = (), like: st
     return [clip for clip in pack.clips if clip.kind == "aligned"]
 
 
-def test_a_word_is_cut_from_its_place_with_a_margin_that_stays_inside_the_recording(own_dir: Path) -> None:
+def test_a_word_is_cut_out_with_a_margin_that_stays_inside_the_recording(own_dir: Path) -> None:
     first, second = excerpts_of(own_dir, "apple 0.01,0.3", "pear 0.5,0.9")
     pack = prepare(made_data.data(own_dir))
     (speech,) = [clip for clip in pack.clips if clip.path == "speech/training/0.wav"]
@@ -733,7 +733,7 @@ def test_a_word_is_cut_from_its_place_with_a_margin_that_stays_inside_the_record
     "row",
     ["no 0.1,0.5", "know 0.1,0.5", "bus 0.1,0.5", "off 0.1,0.5", "upon 0.1,0.5", "apple 0.1,0.24", "apple 0.1,1.01"],
 )
-def test_keywords_and_what_must_stay_unheard_and_what_is_no_word_alone_are_not_cut(own_dir: Path, row: str) -> None:
+def test_keywords_and_what_is_excluded_and_what_is_no_word_alone_are_not_cut(own_dir: Path, row: str) -> None:
     assert [clip.word for clip in excerpts_of(own_dir, row, "pear 0.1,0.5", held_out=("bus",), like=LIKE)] == ["pear"]
 
 
@@ -806,8 +806,8 @@ def test_some_speakers_of_running_speech_are_kept_for_validation_with_all_they_s
         for name in (f"{speaker}-1-0001.wav", f"{speaker}_2.wav"):
             (folder / name).write_bytes(sample)
 
-    def kept(share: float) -> set[str]:
-        clips = find_sources(made_data.data(own_dir, speech_validation_fraction=share))
+    def kept(fraction: float) -> set[str]:
+        clips = find_sources(made_data.data(own_dir, speech_validation_fraction=fraction))
         splits = {Path(clip.path).stem: clip.split for clip in clips if clip.kind == "speech"}
         assert all(splits[f"{speaker}-1-0001"] == splits[f"{speaker}_2"] for speaker in range(40))
         return {name for name, split in splits.items() if split == "validation"}

@@ -1,4 +1,4 @@
-"""Words that a synthesiser speaks: which, in which voices, made once, and never one that training must not hear."""
+"""Synthesised words: which, in which voices, made once, and never one that is excluded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_keywords_and_words_held_out_are_excluded_with_their_homophones(word: st
     assert word not in Excluded.of(Data(), ("yes",))
 
 
-def test_a_word_like_one_held_out_is_spoken_for_others() -> None:
+def test_a_word_like_one_held_out_is_synthesised_for_others() -> None:
     theirs, ours = (
         {item.word for item in plan(data, KEYWORDS)}
         for data in (
@@ -70,7 +70,7 @@ def test_a_word_like_one_held_out_is_spoken_for_others() -> None:
     assert ours.isdisjoint({"office", "honest", "upon", "online", "background"})
 
 
-def test_every_word_is_spoken_as_often_as_asked_and_keywords_too() -> None:
+def test_every_word_is_synthesised_as_often_as_asked_and_keywords_too() -> None:
     spoken = plan(made_data.settings(n_tts_per_word=3, n_tts_per_keyword=20), KEYWORDS)
     n_of = {word: sum(item.word == word for item in spoken) for word in {item.word for item in spoken}}
     assert all(n_of[word] == 20 for word in KEYWORDS)
@@ -79,7 +79,7 @@ def test_every_word_is_spoken_as_often_as_asked_and_keywords_too() -> None:
     assert len({item.voice for item in spoken}) > 300
 
 
-def test_words_held_out_and_words_that_sound_like_keywords_are_not_spoken() -> None:
+def test_words_held_out_and_words_that_sound_like_keywords_are_not_synthesised() -> None:
     spoken = {
         item.word for item in plan(made_data.settings(n_tts_per_word=1, held_out=("apple",)), ("no", "four", "two"))
     }
@@ -92,7 +92,7 @@ def test_more_clips_of_a_word_keep_those_that_there_were() -> None:
     assert few < many
 
 
-def test_nothing_is_spoken_by_default() -> None:
+def test_nothing_is_synthesised_by_default() -> None:
     assert plan(Data(), KEYWORDS) == []
 
 
@@ -133,7 +133,7 @@ def test_a_missing_synthesiser_is_explained(tmp_path: Path, monkeypatch: pytest.
     synthesise(tmp_path, [])
 
 
-def test_spoken_words_are_packed_as_training_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synthesised_words_are_packed_as_training_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthesis, "speak", beep)
     monkeypatch.setattr(shutil, "which", lambda program: program)
     monkeypatch.setattr(synthesis, "words", lambda: ["apple", "lock"])

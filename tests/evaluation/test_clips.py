@@ -24,7 +24,7 @@ from speechrnn.labels import Labels
 from speechrnn.spec import ModelInfo, Spec
 from tests.helpers import RATE_HZ, assert_one_line, fake_recognizer, noise, silence, sine, word, write_audio
 
-CLIPS: dict[str, tuple[str, ...]] = {  # what is heard in the clips of each folder
+CLIPS: dict[str, tuple[str, ...]] = {  # what is detected in the clips of each folder
     "yes": ("yes", "yes", "yes", "no"),
     "no": ("no", "silence"),
     "marvin": ("unknown", "unknown", "yes"),
@@ -34,8 +34,8 @@ CLIPS: dict[str, tuple[str, ...]] = {  # what is heard in the clips of each fold
 
 
 def write_clips(folder: Path, clips: dict[str, tuple[str, ...]]) -> Path:
-    for name, heard in clips.items():
-        for number, label in enumerate(heard):
+    for name, labels in clips.items():
+        for number, label in enumerate(labels):
             samples = silence(0.7) if label == "silence" else np.concatenate([silence(0.2), word(label)])
             write_audio(folder / name / f"{number}.wav", samples)
     return folder
@@ -51,7 +51,7 @@ def result(clips: Path) -> Evaluation:
     return evaluate(fake_recognizer(), clips)
 
 
-def test_accuracy_is_the_share_of_clips_that_got_their_label(result: Evaluation) -> None:
+def test_accuracy_is_the_fraction_of_clips_that_got_their_label(result: Evaluation) -> None:
     assert result.n == 12
     assert result.accuracy == pytest.approx(8 / 12)
 
@@ -62,7 +62,7 @@ def test_confusion_has_the_truth_in_rows(result: Evaluation) -> None:
 
 
 @pytest.mark.parametrize(("label", "recall"), [("yes", 3 / 4), ("no", 1 / 2), ("unknown", 3 / 4), ("silence", 1 / 2)])
-def test_recall_is_the_share_of_a_row(result: Evaluation, label: str, recall: float) -> None:
+def test_recall_is_the_fraction_of_a_row(result: Evaluation, label: str, recall: float) -> None:
     assert result.recall(label) == pytest.approx(recall)
 
 
@@ -228,13 +228,13 @@ def test_background_noise_is_cut_into_contexts_of_one_recording(tmp_path: Path) 
     assert math.isnan(found.intervals["accuracy"][0])  # one recording says nothing of others
 
 
-def test_clips_are_heard_earlier_as_they_are_and_later(tmp_path: Path) -> None:
-    heard: list[Samples] = []
+def test_clips_are_scored_earlier_as_they_are_and_later(tmp_path: Path) -> None:
+    seen: list[Samples] = []
     samples = noise(12000)
     write_audio(tmp_path / "yes" / "0.wav", samples, subtype="FLOAT")
-    found = evaluate(fake_recognizer(heard=heard), tmp_path)
+    found = evaluate(fake_recognizer(seen=seen), tmp_path)
     expected = [np.pad(samples, (2000 + shift, 2000 - shift)) for shift in (-1600, 0, 1600)]
-    np.testing.assert_array_equal(heard, expected)
+    np.testing.assert_array_equal(seen, expected)
     assert [condition.shift_ms for condition in found.shift] == [-100, 0, 100]
     assert found.noise == []
 

@@ -37,7 +37,7 @@ ALARMS = np.array([[9, 2, 0, 0], [3, 1, 0, 0]])
     ("budget", "expected"),
     [(12, [0, 0]), (5, [1, 0]), (3, [1, 1]), (2, [1, 2]), (1, [2, 1]), (0, [2, 2])],
 )
-def test_alarms_are_allotted_where_they_save_most_errors(budget: int, expected: list[int]) -> None:
+def test_alarms_are_allocated_where_they_save_most_errors(budget: int, expected: list[int]) -> None:
     places = allocate_thresholds(ERRORS, ALARMS, budget)
     cost = ERRORS[[0, 1], places].sum()
     assert ALARMS[[0, 1], places].sum() <= max(budget, 0)
@@ -49,7 +49,7 @@ def test_of_equally_good_thresholds_the_middle_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("allowed", "expected"), [(0, [1, 0]), (1, [2, 0]), (2, [2, 1]), (9, [3, 3])])
-def test_thresholds_are_raised_as_far_as_errors_allow(allowed: float, expected: list[int]) -> None:
+def test_thresholds_are_tightened_as_far_as_errors_allow(allowed: float, expected: list[int]) -> None:
     assert tighten(ERRORS, [0, 0], np.array([allowed, allowed])) == expected
 
 
@@ -58,8 +58,10 @@ def test_where_speech_shows_no_target_thresholds_rise_while_no_word_is_missed(mo
         one = SimpleNamespace(n_spoken=40, n_hits=40 - n_misses, n_wrong=0, n_false_alarms=n_false_alarms)
         return SimpleNamespace(per_keyword={"yes": one})
 
-    def sweep(heard: list[StreamResult], labels: Labels, options: Options, rule: str, levels: list[float]) -> list[Any]:
-        if heard:  # the streams: from the 12th threshold on a word is missed for each false alarm less, later two more
+    def sweep(
+        recordings: list[StreamResult], labels: Labels, options: Options, rule: str, levels: list[float]
+    ) -> list[Any]:
+        if recordings:  # the streams: from the 12th threshold on a word is missed for each false alarm less, later two
             return [
                 result(max(0, min(i - 11, 2)) + 2 * (i > 14), max(0, 2 - max(0, i - 11))) for i in range(len(levels))
             ]
@@ -77,7 +79,7 @@ def test_where_speech_shows_no_target_thresholds_rise_while_no_word_is_missed(mo
     assert places["sensitive"] == 8  # the middle of those with fewest errors
 
 
-def heard(*words: str) -> StreamResult:
+def recording_of(*words: str) -> StreamResult:
     samples = np.concatenate([part for name in words for part in (silence(5), word(name))] + [silence(5)])
     found, duration_s, posteriors = spot_all([samples], fake_recognizer(), {"as set": Options()})
     return StreamResult("", duration_s, [], found, posteriors)
@@ -94,7 +96,7 @@ def test_of_equally_good_smoothings_the_longest_is_taken(monkeypatch: pytest.Mon
 
 
 def test_quiet_steps_can_be_left_out_of_speech() -> None:
-    recording, labels = heard("yes", "unknown", "no", "yes"), fake_recognizer().info.spec.labels
+    recording, labels = recording_of("yes", "unknown", "no", "yes"), fake_recognizer().info.spec.labels
     kept = operating_points.active_frames(recording, len(labels.keywords))
     assert len(kept.posteriors) < 0.8 * len(recording.posteriors)
     for smoothing_ms in (100, 300, 600):
@@ -176,7 +178,7 @@ def test_what_cannot_be_calibrated_on_is_one_line(made_pack: Pack) -> None:
         assert_one_line(caught.value, part)
 
 
-def test_a_model_of_another_rate_is_not_calibrated_on_streams_that_it_would_mishear(small_model: SmallModel) -> None:
+def test_a_model_of_another_rate_is_not_calibrated(small_model: SmallModel) -> None:
     with pytest.raises(DataError) as caught:
         operating_points.calibrate(load(small_model.onnx), Material({}, [], [], []), [])
     assert_one_line(caught.value, "expected a model of 16000 Hz, got one of 8000")

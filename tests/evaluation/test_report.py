@@ -70,7 +70,7 @@ def test_the_table_tells_accuracy_folders_and_confusion(result: Evaluation) -> N
 def test_the_table_tells_classes_conditions_and_intervals(result: Evaluation) -> None:
     text = to_table(result)
     rows = [line.split() for line in text.splitlines()]
-    low, high = (f"{100 * share:.2f}" for share in result.intervals["keyword_accuracy"])
+    low, high = (f"{100 * bound:.2f}" for bound in result.intervals["keyword_accuracy"])
     assert ["keywords", "right", "66.67", low, "to", high] in rows
     assert next(row[:5] for row in rows if row[:2] == ["yes", "4"]) == ["yes", "4", "75.00", "75.00", "75.00"]
     assert "+100 ms" in text
@@ -78,7 +78,7 @@ def test_the_table_tells_classes_conditions_and_intervals(result: Evaluation) ->
     assert "12 files that name no speaker" in text
 
 
-def test_what_was_not_scored_is_said(tmp_path: Path) -> None:
+def test_what_was_not_scored_is_listed(tmp_path: Path) -> None:
     folder = write_clips(tmp_path, CLIPS)
     (folder / "no" / "text.wav").write_text("no audio")
     recognizer = fake_recognizer(ModelInfo(spec=Spec(labels=Labels(("yes", "no"), unknown=False))))
@@ -88,7 +88,7 @@ def test_what_was_not_scored_is_said(tmp_path: Path) -> None:
     assert "--noise FOLDER" in text
 
 
-def test_shares_of_nothing_are_a_dash(silent: Evaluation) -> None:
+def test_rates_of_nothing_are_a_dash(silent: Evaluation) -> None:
     rows = [line.split() for line in to_table(silent).splitlines()]
     assert ["keywords", "right", "-", "-"] in rows
     assert ["silence", "1", "100.00", "100.00", "100.00", "-"] in rows

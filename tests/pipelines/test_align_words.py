@@ -29,15 +29,15 @@ class Segment(NamedTuple):
 class FakeDecoder:
     """Hears the same in every recording, and fails on the one asked for."""
 
-    heard = 0
+    n_decoded = 0
     fails_at = -1
 
     def __init__(self, **options: object) -> None:
         pass
 
     def start_utt(self) -> None:
-        FakeDecoder.heard += 1
-        if FakeDecoder.heard == FakeDecoder.fails_at:
+        FakeDecoder.n_decoded += 1
+        if FakeDecoder.n_decoded == FakeDecoder.fails_at:
             raise KeyboardInterrupt
 
     def process_raw(self, raw: bytes, full_utt: bool) -> None:
@@ -54,7 +54,7 @@ class FakeDecoder:
 def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=FakeDecoder))
     monkeypatch.setattr(sys, "argv", ["align_words", CONFIG, "--data", str(tmp_path)])
-    monkeypatch.setattr(FakeDecoder, "heard", 0)
+    monkeypatch.setattr(FakeDecoder, "n_decoded", 0)
     monkeypatch.setattr(FakeDecoder, "fails_at", -1)
     return made_data.write(tmp_path, n_speakers=16)
 
@@ -88,17 +88,17 @@ def test_an_interrupted_list_is_gone_on_with(talk: Path, monkeypatch: pytest.Mon
     align_words.main()
     complete = read_aligned_words(talk / "aligned_words.csv")
     (talk / "aligned_words.csv").unlink()
-    monkeypatch.setattr(FakeDecoder, "fails_at", FakeDecoder.heard + 3)
+    monkeypatch.setattr(FakeDecoder, "fails_at", FakeDecoder.n_decoded + 3)
     with pytest.raises(KeyboardInterrupt):
         align_words.main()
     assert not (talk / "aligned_words.csv").exists()
     part = talk / "aligned_words.csv.part"
     part.write_bytes(part.read_bytes()[: -lost or None])
-    before = FakeDecoder.heard
+    before = FakeDecoder.n_decoded
     align_words.main()
     assert read_aligned_words(talk / "aligned_words.csv") == complete
-    again = FakeDecoder.heard - before
-    assert again == (3 if lost < 50 else 4)  # two that were not heard, and the last in the list, maybe incomplete
+    again = FakeDecoder.n_decoded - before
+    assert again == (3 if lost < 50 else 4)  # two that were not decoded, and the last in the list, maybe incomplete
     assert [path.name for path in talk.glob("aligned*")] == ["aligned_words.csv"]
 
 
@@ -108,15 +108,15 @@ def test_of_two_processes_that_list_the_same_words_one_listens(talk: Path, monke
         for done in [pool.submit(align_words.main) for _ in range(2)]:
             done.result()
     recordings = {word.audio for word in read_aligned_words(talk / "aligned_words.csv")}
-    assert FakeDecoder.heard == len(recordings) > 1
+    assert FakeDecoder.n_decoded == len(recordings) > 1
 
 
 def test_a_complete_list_follows_the_recordings_there_are(talk: Path) -> None:
     align_words.main()
     (talk / "speech" / "training" / "3.wav").rename(talk / "speech" / "training" / "4.wav")
-    before = FakeDecoder.heard
+    before = FakeDecoder.n_decoded
     align_words.main()
-    assert FakeDecoder.heard == before + 1
+    assert FakeDecoder.n_decoded == before + 1
     assert {Path(word.audio).stem for word in read_aligned_words(talk / "aligned_words.csv")} == {"0", "1", "2", "4"}
 
 

@@ -193,7 +193,7 @@ def test_the_curve_takes_misses_from_streams_and_false_alarms_from_speech(
 ) -> None:
     monkeypatch.setattr(evaluate_held_out, "SEEDS", (1,))
     monkeypatch.setitem(PRESETS, "clean", PRESETS["clean"]._replace(duration_s=30.0))
-    hushed = Sound("yes", lambda: 0.001 * noise(8000))  # in which the recognizer hears nothing
+    hushed = Sound("yes", lambda: 0.001 * noise(8000))  # in which the recognizer detects nothing
     material = Material({"yes": [hushed]}, [hushed], [], [])
     spoken = write_audio(tmp_path / "a.wav", np.concatenate([silence(1), word("yes"), silence(1)]))
     options = Options(threshold=0.7, thresholds={"yes": 0.8})
@@ -227,7 +227,7 @@ def test_words_that_are_no_class_of_the_test_are_a_figure_of_their_own(smoke_run
     assert {"keywords 100 ms earlier", "keywords 100 ms later"} < figures.keys()
 
 
-def test_shares_of_one_seed_have_no_mean() -> None:
+def test_figures_of_one_seed_have_no_mean() -> None:
     table = evaluate_held_out.clip_table({"1": [evaluate_held_out.Figure("keywords", 200, 95.0)]}, "1")
     assert table.to_markdown() == ["| | clips | seed 1 |", "|---|---|---|", "| keywords | 200 | 95.0 % |"]
 
@@ -250,7 +250,7 @@ def test_the_credits_are_those_of_the_configuration(data: Data, expected: str) -
 @pytest.mark.parametrize(
     ("option", "error"), [("--target", OutputError), ("--test", DataError), ("--test-speech", DataError)]
 )
-def test_a_place_that_is_missing_is_known_before_the_work(
+def test_a_path_that_is_missing_is_known_before_the_work(
     option: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_model, "pack_audio", lambda experiment: pytest.fail("the work was begun"))

@@ -1,4 +1,4 @@
-"""The recordings that come with the project, heard by the model that comes with it."""
+"""The recordings that come with the project, scored by the model that comes with it."""
 
 import shutil
 from pathlib import Path
@@ -69,7 +69,7 @@ def labels_of(samples: Samples, recognizer: Recognizer) -> list[str]:
 
 
 def test_words_said_twice_with_half_a_second_between_are_two(recognizer: Recognizer) -> None:
-    """But for a few: what a word was heard in counts as silence, so the second of them has fewer contexts."""
+    """But for a few: the audio of a detection counts as silence, so the second of them has fewer contexts."""
     pause, n_twice = np.zeros(8000, dtype=np.float32), 0
     for number, (label, *_) in enumerate(truth("commands.wav", recognizer)):
         word = spoken("commands.wav", number, recognizer)
@@ -95,7 +95,7 @@ def test_blocks_of_any_length_at_another_rate_give_the_same(block_samples: int, 
     samples, rate_hz = soundfile.read(EXAMPLES / "drive.flac", dtype="float32")
     assert rate_hz == 44100
 
-    def heard(n_samples: int) -> tuple[Samples, list[Detection]]:
+    def spot_in_blocks(n_samples: int) -> tuple[Samples, list[Detection]]:
         resampler = audio.Resampler(rate_hz, 16000)
         blocks = [resampler.push(block) for block in every(n_samples, audio.to_mono(samples))]
         blocks.append(resampler.push(np.zeros(0, dtype=np.float32), last=True))
@@ -103,8 +103,8 @@ def test_blocks_of_any_length_at_another_rate_give_the_same(block_samples: int, 
         found = [detection for block in blocks for detection in spotter.push(block)] + spotter.finish()
         return np.stack(list(posteriors(recognizer, blocks))), found
 
-    whole_rows, whole_found = heard(len(samples))
-    rows, found = heard(block_samples)
+    whole_rows, whole_found = spot_in_blocks(len(samples))
+    rows, found = spot_in_blocks(block_samples)
     np.testing.assert_array_equal(rows, whole_rows)
     assert found == whole_found
     assert [detection.label for detection in found] == ["go", "left", "right", "go", "stop"]

@@ -51,7 +51,7 @@ RECORDING = compare_pocketsphinx.TestRecording(
 )
 
 
-def heard(label: str, decided_s: float) -> Detection:
+def detection(label: str, decided_s: float) -> Detection:
     return Detection(label, decided_s - 0.6, decided_s - 0.1, 0.9, decided_s)
 
 
@@ -251,9 +251,9 @@ def test_what_no_stream_can_be_made_of_is_one_line_before_the_work(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_recognizer_with_a_memory_answers_the_same_and_runs_once_for_each_context() -> None:
+def test_a_cached_recognizer_answers_the_same_and_runs_once_for_each_context() -> None:
     asked: list[Samples] = []
-    plain, remembered = fake_recognizer(), cached(fake_recognizer(heard=asked))
+    plain, remembered = fake_recognizer(), cached(fake_recognizer(seen=asked))
     contexts = np.stack([noise(RATE_HZ), np.concatenate([silence(0.5), word("yes", 0.5)]), noise(RATE_HZ)])
     for context in contexts:
         np.testing.assert_array_equal(remembered.logits(context[None]), plain.logits(context[None]))
@@ -292,9 +292,9 @@ def test_endurance_tells_what_is_wrong() -> None:
     ("in_stream", "in_speech", "expected"),
     [
         ([], [], {"yes": 0, "no": 0}),
-        ([heard("yes", 1.7), heard("no", 5.6), heard("no", 6.6)], [], {"yes": 1, "no": 1}),
-        ([heard("yes", 1.7), heard("yes", 3.6)], [], {"yes": 2 / 3, "no": 0}),
-        ([heard("no", 5.6)], [heard("no", 9.0)], {"yes": 0, "no": 1 / 2}),
+        ([detection("yes", 1.7), detection("no", 5.6), detection("no", 6.6)], [], {"yes": 1, "no": 1}),
+        ([detection("yes", 1.7), detection("yes", 3.6)], [], {"yes": 2 / 3, "no": 0}),
+        ([detection("no", 5.6)], [detection("no", 9.0)], {"yes": 0, "no": 1 / 2}),
     ],
 )
 def test_the_f1_of_each_keyword(
@@ -305,8 +305,8 @@ def test_the_f1_of_each_keyword(
 
 
 def test_the_comparison_is_a_row_of_the_one_scorer() -> None:
-    in_stream = [heard("yes", 1.7), heard("no", 3.6), heard("yes", 5.8)]
-    found = compare_pocketsphinx.Result(in_stream, [heard("no", 9.0)], 0.015)
+    in_stream = [detection("yes", 1.7), detection("no", 3.6), detection("yes", 5.8)]
+    found = compare_pocketsphinx.Result(in_stream, [detection("no", 9.0)], 0.015)
     row = compare_pocketsphinx.row("speechrnn", found, RECORDING, KEYWORDS)
     assert row == ("speechrnn", "1.5 %", "33.3 %", "66.7 %", "120", "200", "200")
 
@@ -320,7 +320,7 @@ def test_of_running_speech_the_comparison_takes_what_was_trained_on(made_pack: P
 
 
 class FakeDecoder:
-    """Spots as PocketSphinx does: what was heard since `start_utt`, in frames of 10 ms since then."""
+    """Spots as PocketSphinx does: the words since `start_utt`, in frames of 10 ms since then."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -346,24 +346,24 @@ class FakeDecoder:
         ]
 
 
-def test_of_what_pocketsphinx_hears_at_once_the_most_probable_counts_and_the_search_starts_anew() -> None:
+def test_of_what_pocketsphinx_finds_at_once_the_most_probable_counts_and_the_search_starts_anew() -> None:
     decoder = FakeDecoder()
     samples = to_int16(np.concatenate([silence(0.5), word("yes", 0.1), silence(0.4), word("yes", 0.1)]))
-    first, second = compare_pocketsphinx.hear_pocketsphinx(decoder, samples)
+    first, second = compare_pocketsphinx.spot_pocketsphinx(decoder, samples)
     assert first == Detection("no", 0.5, 0.6, 0.9, 0.6)
     assert (second.label, second.decided_s) == ("no", 1.1)
     assert [second.start_s, second.end_s] == pytest.approx([1.0, 1.1])
     assert decoder.calls == ["start", "end", "start", "end", "start", "end"]
 
 
-def test_both_hear_the_same_recording() -> None:
+def test_both_spot_in_the_same_recording() -> None:
     samples = to_int16(read(endurance.EXAMPLES / "commands.wav", RATE_HZ))
     by_pocketsphinx = list(
-        compare_pocketsphinx.hear_pocketsphinx(compare_pocketsphinx.make_decoder({"stop": 1e-2, "yes": 1e-5}), samples)
+        compare_pocketsphinx.spot_pocketsphinx(compare_pocketsphinx.make_decoder({"stop": 1e-2, "yes": 1e-5}), samples)
     )
     assert [found.label for found in by_pocketsphinx] == ["yes", "stop"]
     assert [found.decided_s for found in by_pocketsphinx] == pytest.approx([1.8, 11.2], abs=0.5)
-    by_speechrnn = list(compare_pocketsphinx.hear_speechrnn(load("commands8"), samples))
+    by_speechrnn = list(compare_pocketsphinx.spot_speechrnn(load("commands8"), samples))
     assert [found.label for found in by_speechrnn] == ["yes", "no", "up", "down", "left", "right", "stop", "go"]
 
 
@@ -395,11 +395,11 @@ def test_every_level_and_ratio_is_measured_and_drawn(tmp_path: Path, monkeypatch
 # Hard negatives
 
 
-class Guesser:
+class FakeTranscriber:
     """Writes down one sentence for every recording, as PocketSphinx would."""
 
-    said = "they never said anything of that"
-    heard = 0
+    text = "they never said anything of that"
+    n_decoded = 0
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -412,10 +412,10 @@ class Guesser:
 
     def process_raw(self, samples: bytes, *, full_utt: bool) -> None:
         assert full_utt and len(samples) > 0
-        Guesser.heard += 1
+        FakeTranscriber.n_decoded += 1
 
     def hyp(self) -> SimpleNamespace:
-        return SimpleNamespace(hypstr=self.said)
+        return SimpleNamespace(hypstr=self.text)
 
 
 @pytest.fixture
@@ -426,8 +426,8 @@ def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         samples = np.concatenate([silence(2.0), word(said, 0.4), silence(2.0)])
         write_audio(root / "speech" / "training" / f"{name}.wav", samples, subtype="PCM_16")
     monkeypatch.setattr(inputs, "load", lambda name: fake_recognizer())
-    monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=Guesser))
-    Guesser.heard = 0
+    monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=FakeTranscriber))
+    FakeTranscriber.n_decoded = 0
     return root
 
 
@@ -445,7 +445,9 @@ def test_what_is_taken_for_a_keyword_in_running_speech_is_listed_and_trained_on(
     (alarm,) = mined(talk, monkeypatch)
     assert (alarm.audio, alarm.label) == ("speech/training/0.wav", "yes")
     assert alarm.end_s == pytest.approx(2.4, abs=0.3)
-    assert (talk / "speech" / "training" / "transcripts.txt").read_text().splitlines()[1:] == [f"0 {Guesser.said}"]
+    assert (talk / "speech" / "training" / "transcripts.txt").read_text().splitlines()[1:] == [
+        f"0 {FakeTranscriber.text}"
+    ]
     pack = prepare(made_data.data(talk, hard_negatives="hard_negatives.csv"))
     (clip,) = [clip for clip in pack.clips if clip.kind == "hard_negative"]
     samples = pack.samples_of(clip)
@@ -462,14 +464,14 @@ def test_speech_that_is_kept_for_validation_is_not_mined(talk: Path, monkeypatch
     assert mined(talk, monkeypatch) == []
 
 
-def test_mining_again_keeps_what_was_found_and_guesses_no_transcript_twice(
+def test_mining_again_keeps_what_was_found_and_transcribes_nothing_twice(
     talk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = mined(talk, monkeypatch)
     assert sorted(alarm.label for alarm in first) == ["no", "yes"]
-    assert Guesser.heard == 2
+    assert FakeTranscriber.n_decoded == 2
     assert mined(talk, monkeypatch) == first
-    assert Guesser.heard == 2
+    assert FakeTranscriber.n_decoded == 2
 
 
 @pytest.mark.parametrize("text", ["1 there is no doubt", "1 there is no doubt\n\n", "1 no\n0"])
@@ -515,7 +517,7 @@ def test_a_keyword_with_capitals_is_known_to_be_spoken(talk: Path) -> None:
 
 def test_without_transcripts_mining_needs_pocketsphinx(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    with pytest.raises(DataError, match="no transcript, and no pocketsphinx to guess one; install it"):
+    with pytest.raises(DataError, match="no transcript, and no pocketsphinx to write one; install it"):
         mined(talk, monkeypatch)
     assert not (talk / "hard_negatives.csv").exists()
 

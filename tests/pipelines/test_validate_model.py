@@ -8,7 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pipelines.validate_model import Heard, Rows, Scores, count_alarms, deciding, in_stream, missed, threshold_for
+from pipelines.validate_model import (
+    Rows,
+    Scores,
+    SpeechResult,
+    count_alarms,
+    deciding,
+    in_stream,
+    missed,
+    threshold_for,
+)
 from speechrnn.detector import Detector
 from speechrnn.spec import Options
 from tests.helpers import FAKE_INFO, fake_recognizer
@@ -17,7 +26,7 @@ LABELS = FAKE_INFO.spec.labels
 PLAIN = Options(smoothing_ms=100, threshold=0.6)
 
 
-def heard(word: str, *scores: float) -> Rows:
+def rows_of(word: str, *scores: float) -> Rows:
     """Posteriors of a keyword, one after the other with silence between."""
     rows = np.zeros((20 * len(scores), len(LABELS.names)), dtype=np.float32)
     for number, score in enumerate(scores):
@@ -27,21 +36,29 @@ def heard(word: str, *scores: float) -> Rows:
 
 def test_a_clip_is_missed_if_its_own_word_is_not_detected() -> None:
     one, other = LABELS.keywords[:2]
-    clips = [(one, heard(one, 0.9)), (one, heard(other, 0.9)), (one, heard(one, 0.5)), (other, heard(other, 0.7))]
+    clips = [
+        (one, rows_of(one, 0.9)),
+        (one, rows_of(other, 0.9)),
+        (one, rows_of(one, 0.5)),
+        (other, rows_of(other, 0.7)),
+    ]
     assert missed(Detector(LABELS, PLAIN), clips) == 0.5
 
 
 @pytest.mark.parametrize(("misses", "highest"), [(0.0, 0.2), (0.25, 0.4), (0.5, 0.6), (0.75, 0.8)])
 def test_the_threshold_is_the_highest_that_misses_no_more(misses: float, highest: float) -> None:
     word = LABELS.keywords[0]
-    clips = [(word, heard(word, score)) for score in (0.2, 0.4, 0.6, 0.8)]
+    clips = [(word, rows_of(word, score)) for score in (0.2, 0.4, 0.6, 0.8)]
     found = threshold_for(clips, fake_recognizer(), PLAIN, misses)
     assert highest - 0.03 < found <= highest
 
 
 def test_a_detection_of_a_word_that_is_said_is_no_false_alarm_and_each_counts_once() -> None:
     one, other = LABELS.keywords[:2]
-    speech = [Heard(heard(one, 0.9, 0.9, 0.9), Counter([one, one]), 6.0), Heard(heard(other, 0.9), Counter(), 2.0)]
+    speech = [
+        SpeechResult(rows_of(one, 0.9, 0.9, 0.9), Counter([one, one]), 6.0),
+        SpeechResult(rows_of(other, 0.9), Counter(), 2.0),
+    ]
     assert count_alarms(Detector(LABELS, PLAIN), speech) == (2, 2)
 
 

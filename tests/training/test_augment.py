@@ -222,18 +222,18 @@ def test_everything_is_off_by_default() -> None:
 def test_a_room_of_one_echo_delays_and_keeps_the_power(delay: int) -> None:
     samples, rooms = words(2)[0], torch.zeros(2, N)
     rooms[:, delay] = 0.3
-    heard = reverberate(samples, rooms)
+    wet = reverberate(samples, rooms)
     expected = torch.zeros(2, N)
     expected[:, delay:] = samples[:, : N - delay]
     expected *= (samples.square().mean(1) / expected.square().mean(1)).sqrt().unsqueeze(1)
-    torch.testing.assert_close(heard, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(wet, expected, rtol=0, atol=1e-5)
 
 
 def test_nothing_wraps_around_in_a_room() -> None:
     samples = torch.zeros(1, N)
     samples[0, -100:] = 0.1
-    heard = reverberate(samples, noise(N)[None])
-    assert heard[0, : N - 101].abs().max() < 1e-6
+    wet = reverberate(samples, noise(N)[None])
+    assert wet[0, : N - 101].abs().max() < 1e-6
 
 
 def test_only_rows_with_a_room_are_in_one() -> None:

@@ -238,7 +238,7 @@ def eight_clips(pack: Pack) -> Pack:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_eight_clips_are_learned_by_heart(made_dir: Path, made_pack: Pack, cell: Any) -> None:
+def test_eight_clips_are_overfitted(made_dir: Path, made_pack: Pack, cell: Any) -> None:
     experiment = Experiment(
         model=Spec(
             labels=Labels(("yes", "no"), unknown=False, silence=False),
@@ -290,7 +290,7 @@ def test_words_that_are_cut_off_count_as_unknown(tiny: Experiment, made_pack: Pa
 
 
 @pytest.mark.slow
-def test_teachers_make_up_their_share_of_the_labels(
+def test_teachers_make_up_their_fraction_of_the_labels(
     whole: Run, tiny: Experiment, made_pack: Pack, tmp_path: Path
 ) -> None:
     plain = change(tiny, label_smoothing=0.2)
