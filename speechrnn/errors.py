@@ -67,7 +67,7 @@ class DeviceError(SpeechRnnError, OSError):
 
 
 class OutputError(SpeechRnnError, OSError):
-    """A place that cannot be written to."""
+    """A path that cannot be written to."""
 
 
 _EXTRAS = {

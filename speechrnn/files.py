@@ -1,4 +1,4 @@
-"""Files that are written: whole or not at all, to a place checked before the work, and over nothing that is read."""
+"""Files that are written: whole or not at all, to a path checked before the work, and over nothing that is read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from speechrnn.errors import ConfigError, OutputError
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into one line that names the place. Raises OutputError."""
+    """Turn a failure to write into one line that names the path. Raises OutputError."""
     try:
         yield
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"{path}: cannot write there ({error.strerror}); give another place") from None
+        raise OutputError(f"{path}: cannot write there ({error.strerror}); give another path") from None
 
 
 def check_place(path: Path) -> None:
@@ -34,7 +34,7 @@ def check_place(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file, then let it take the place of the old one. Raises OutputError."""
+    """Write a whole file, then replace the old one by it. Raises OutputError."""
     part = write_part(path, text)
     if not _is_special(path):
         with writing(path):

@@ -164,7 +164,7 @@ class Recorder:
         if path.suffix.lower() not in (".wav", *_ENCODED):
             raise OutputError(f"{path}: cannot write such audio; give a name that ends in .wav, .flac, .ogg or .mp3")
         if "\0" in str(path):
-            raise OutputError(f"{path}: cannot write there (a zero byte in its name); give another place")
+            raise OutputError(f"{path}: cannot write there (a zero byte in its name); give another path")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _open(path, sample_rate_hz)
