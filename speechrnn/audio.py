@@ -118,10 +118,10 @@ class Mixer:
         return block
 
     def _mixed(self, second: NDArray[np.float32]) -> Samples:
-        mean, energies = to_mono(second), np.square(second, dtype=np.float64).sum(axis=0)
+        mean, energies = to_mono(second), np.einsum("tc,tc->c", second, second)
         independent = float(energies.sum()) / self._n_channels**2
         if independent > _AUDIBLE * len(second):
-            gain = float(np.square(mean, dtype=np.float64).sum()) / independent
+            gain = float(np.dot(mean, mean)) / independent
             if gain > 1.5:
                 self._taken = None
             elif gain < 0.2 and self._taken is None:
