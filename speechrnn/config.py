@@ -66,7 +66,7 @@ class TtsWords(Weighted, frozen=True):
 
 
 class Confusables(Weighted, frozen=True):
-    """Pseudo-words one or two phonemes from a keyword, said by a synthesiser."""
+    """Pseudo-words one or two phonemes from a keyword, synthesised."""
 
     n_per_keyword: int = 0
     """Pseudo-words of each keyword, a clip of each, at least 0."""
@@ -94,7 +94,7 @@ class Unknown(Struct, frozen=True):
     aligned: AlignedWords = AlignedWords()
     """Single words cut from running speech."""
     tts: TtsWords = TtsWords()
-    """Words said by a synthesiser."""
+    """Synthesised words."""
     natural: Weighted = Weighted()
     """Words in the folders of `data.natural_words`."""
     confusable: Confusables = Confusables()
@@ -369,7 +369,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = (), *, data_dir: str 
     """Read an experiment from a TOML file; each override is `section.key=value`, the value written as in TOML.
 
     A file can extend another, `extends = "base.toml"`, given from its own folder: what it says itself replaces values
-    of the other, table by table. `data_dir`, where given, takes the place of `data.dir`.
+    of the other, table by table. `data_dir`, where given, replaces `data.dir`.
 
     Raises ConfigError naming the file and the path of what is wrong.
     """
@@ -415,7 +415,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    """A table with the values of another in their places; a table of another `type` takes the place of the whole."""
+    """A table with the values of another in place of its own; a table of another `type` replaces the whole."""
     if "type" in tree and tree["type"] != base.get("type"):
         return tree
     merged = dict(base)

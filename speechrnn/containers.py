@@ -25,10 +25,12 @@ _NEXT_WAV = re.compile(rb"RIFF.{4}WAVE(?:fmt |JUNK|bext|LIST|fact)", re.S)
 
 
 class Part(NamedTuple):
-    """One recording of a file: its first byte, and the one after its last."""
+    """One recording of a file."""
 
     start: int
+    """Its first byte."""
     end: int
+    """The byte after its last."""
     problem: str = ""
     """What is missing of it, as its container shows."""
     note: str = ""

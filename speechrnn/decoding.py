@@ -221,10 +221,15 @@ class Recording(NamedTuple):
     """
 
     samples: Samples
+    """Mono samples [T] at the rate that was asked for."""
     rate_hz: int
+    """Rate of the file in Hz."""
     n_channels: int
+    """Channels of the file."""
     notes: tuple[str, ...]
+    """What was mended."""
     problem: str
+    """What is missing or wrong; empty if nothing is."""
 
 
 def read_recording(path: Path, sample_rate_hz: int) -> Recording:

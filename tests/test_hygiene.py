@@ -178,3 +178,22 @@ def test_nothing_tracked_is_audio_of_the_data_set_or_large() -> None:
     assert PACKAGE / "__init__.py" in paths
     assert not [path for path in paths if "_nohash_" in path.name or path.name.endswith((".pt", ".zip", ".tar.gz"))]
     assert not [path for path in paths if path.is_file() and path.stat().st_size > 5_000_000]
+
+
+def _fields_without_a_line(tree: ast.Module) -> Iterator[str]:
+    """The fields of the public structures in a file that have no docstring after them."""
+    structures = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    for structure in structures:
+        if not any("Struct" in ast.unparse(base) or "NamedTuple" in ast.unparse(base) for base in structure.bases):
+            continue
+        for field, following in zip(structure.body, [*structure.body[1:], None], strict=True):
+            is_documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            if isinstance(field, ast.AnnAssign) and not is_documented:
+                yield f"{structure.name}.{ast.unparse(field.target)}"
+
+
+def test_every_field_of_a_public_structure_is_documented_on_its_own_line() -> None:
+    trees = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")]
+    assert [field for tree in trees for field in _fields_without_a_line(tree)] == []
+    source = "class A(NamedTuple):\n    a: int\n    b: int\n    'Last.'\n"
+    assert list(_fields_without_a_line(ast.parse(source))) == ["A.a"]

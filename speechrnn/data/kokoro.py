@@ -36,11 +36,14 @@ class _Vocabulary(msgspec.Struct):
 
 
 class Voice(msgspec.Struct, frozen=True):
-    """A voice, or a blend of two, of which the second makes up `other_fraction`."""
+    """A voice, or a blend of two."""
 
     name: str
+    """Name of the voice."""
     other: str = ""
+    """Name of the second voice of a blend; empty for none."""
     other_fraction: float = 0.0
+    """The part in [0, 1] of the second."""
 
 
 class Kokoro:

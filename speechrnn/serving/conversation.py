@@ -34,12 +34,19 @@ class Service(NamedTuple):
     """What all conversations of a server share."""
 
     recognizer: Recognizer
+    """The model."""
     options: Options
+    """How it decides unless a client chooses."""
     ready: protocol.Ready
+    """The answer to the start of a conversation."""
     batcher: Batcher
+    """Runs the contexts of all clients."""
     admission: Admission
+    """Who is let in."""
     metrics: Metrics
+    """Counters of the server."""
     idle_s: float
+    """Time in s after which a client that sends nothing is sent away."""
 
 
 class Conversation:

@@ -25,17 +25,24 @@ class Request(NamedTuple):
     """The head of a request. Names of headers are in lower case; the values of one that came twice are joined."""
 
     method: str
+    """Such as GET."""
     path: str
+    """The path without the query."""
     query: Mapping[str, str]
+    """Values of the query by name."""
     headers: Mapping[str, str]
+    """Values by name in lower case; those of one that came twice are joined."""
 
 
 class Response(NamedTuple):
     """An answer."""
 
     body: bytes
+    """The content."""
     media_type: str = "application/json"
+    """Its type."""
     status: HTTPStatus = HTTPStatus.OK
+    """The status."""
 
 
 class HttpError(Exception):

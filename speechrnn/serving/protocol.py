@@ -49,7 +49,9 @@ class ClientChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What a client may choose: the keywords that may fire, all if empty, and one threshold for all of them."""
 
     keywords: tuple[str, ...] = ()
+    """Those that may fire; all if empty."""
     threshold: _Threshold | None = None
+    """One threshold in (0, 1] for all of them; the server's if None."""
 
     def options(self, default: Options) -> Options:
         """The options that this choice makes of the server's."""
@@ -76,36 +78,52 @@ class Ready(msgspec.Struct, frozen=True, tag_field="type", tag="ready"):
     """The answer to `Start`, and to a request for the model: what listens, and the order of its posteriors."""
 
     version: int
+    """Version of the protocol."""
     model: str
+    """Name of the model."""
     sample_rate_hz: int
+    """Rate of the model in Hz."""
     context_ms: int
+    """Length of audio in ms that one decision looks at."""
     step_ms: int
+    """Time between two decisions in ms."""
     threshold: float
+    """Threshold in (0, 1] of the server."""
     max_upload_bytes: int
+    """Size of the largest file that is taken."""
     keywords: tuple[str, ...]
+    """Keywords of the model."""
     labels: tuple[str, ...]
+    """Its classes, in the order of the posteriors."""
 
 
 class Decision(msgspec.Struct, frozen=True, tag_field="type", tag="decision"):
     """The answer to each step of audio. `lag_ms` is the server's part of the delay."""
 
     time_s: float
+    """End of the step in s of the audio."""
     posteriors: list[float]
+    """Class probabilities [C]."""
     detections: list[Detection]
+    """What was detected at this step."""
     lag_ms: float
+    """The server's part of the delay in ms."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag_field="type", tag="finished"):
     """The answer to `Finish`: the words that only the end of the audio completed."""
 
     duration_s: float
+    """Length of the audio in s."""
     detections: list[Detection]
+    """What was detected in the end of the audio."""
 
 
 class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
     """Why the server is about to close the connection."""
 
     message: str
+    """Why, in one line."""
 
 
 def ready(model: str, info: ModelInfo, options: Options, max_upload_bytes: int) -> Ready:

@@ -39,8 +39,11 @@ class Job(msgspec.Struct, frozen=True):
     """What its sender calls a recording, and how to search it."""
 
     name: str
+    """Name of the recording."""
     model: str
+    """The model file."""
     options: Options
+    """How the model decides."""
 
 
 class FailedError(Exception):
@@ -51,10 +54,15 @@ class Result(msgspec.Struct, frozen=True, tag="result"):
     """Detections in a recording, its waveform as `peaks` in [0, 1] of equally long stretches, and files to keep."""
 
     name: str
+    """Name of the recording."""
     duration_s: float
+    """Its length in s."""
     detections: tuple[Detection, ...]
+    """The detections in order of time."""
     peaks: list[float]
+    """Largest absolute values in [0, 1] of equally long stretches."""
     files: dict[str, str]
+    """Transcripts as text, by format."""
 
 
 class _Problem(msgspec.Struct, frozen=True, tag="problem"):
