@@ -63,21 +63,22 @@ def check_samples(samples: NDArray[Any], name: str) -> Samples:
 
 MAX_LEVEL = 8.0
 """Floating-point samples may exceed 1 by that much (18 dB) after mixing; what is beyond is an error."""
-_MAX_FAR_RATE = 1e-3
+_MAX_BEYOND_RATE = 1e-3
+_SCALES = (1.0, 2.0**15, 2.0**23, 2.0**31)
 
 
 def integer_scale(blocks: Iterable[NDArray[np.float32]]) -> float:
-    """What floats must be divided by that hold integers of 16, 24 or 32 bits, as SciPy writes them; 1 for others."""
-    n_samples, n_far, peak = 0, 0, 0.0
+    """What floats must be divided by that hold integers of 16, 24 or 32 bits, as SciPy writes them; 1 for others.
+
+    One in a thousand samples other than 0 may be beyond what the scale allows, for single values may be damaged.
+    """
+    n_samples, n_beyond = 0, np.zeros(len(_SCALES) - 1, dtype=np.int64)
     for block in blocks:
         levels = np.abs(block[np.isfinite(block)])
-        levels = levels[levels <= 2**31]
         n_samples += int(np.count_nonzero(levels))
-        n_far += int((levels > MAX_LEVEL).sum())
-        peak = max(peak, float(levels.max(initial=0)))
-    if n_far <= _MAX_FAR_RATE * n_samples:
-        return 1.0
-    return next(float(scale) for scale in (2**15, 2**23, 2**31) if peak <= scale)
+        n_beyond += [np.count_nonzero(levels > limit) for limit in (MAX_LEVEL, *_SCALES[1:-1])]
+    fits = [*(n_beyond <= _MAX_BEYOND_RATE * n_samples), True]
+    return _SCALES[fits.index(True)]
 
 
 class Mixer:

@@ -424,11 +424,21 @@ def test_the_length_that_an_mp3_states_is_found_behind_its_tag(tmp_path: Path) -
 @pytest.mark.parametrize("bits", [16, 24, 32])
 def test_floats_that_hold_integers_are_divided_and_a_note_says_so(bits: int, tmp_path: Path) -> None:
     samples = speech_like(2.0)
-    path = write_audio(tmp_path / "scipy.wav", samples * 2.0 ** (bits - 1), subtype="FLOAT")
-    recording = read_recording(path, RATE_HZ)
+    values = samples * np.float32(2.0 ** (bits - 1))
+    recording = read_recording(write_audio(tmp_path / "scipy.wav", values, subtype="FLOAT"), RATE_HZ)
     np.testing.assert_allclose(recording.samples, samples, atol=1e-6)
     assert recording.notes == (f"its floating-point samples reach far beyond 1; they are divided by {2 ** (bits - 1)}",)
     assert recording.problem == ""
+
+
+def test_a_damaged_value_does_not_choose_the_scale(tmp_path: Path) -> None:
+    samples = speech_like(1.0)
+    values = 32768 * samples
+    values[5000] = 1e30
+    recording = read_recording(write_audio(tmp_path / "a.wav", values, subtype="FLOAT"), RATE_HZ)
+    np.testing.assert_allclose(recording.samples[:5000], samples[:5000], atol=1e-6)
+    assert recording.samples[5000] == 8
+    assert "1 samples are far out of the range" in recording.problem
 
 
 def test_a_loud_mix_in_floats_is_left_as_it_is(tmp_path: Path) -> None:
