@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import struct
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from speechrnn.errors import ModelFileError, first_line
+from speechrnn.files import writing
 from speechrnn.model.classifier import RecurrentClassifier
 from speechrnn.model.features import FeatureNorm, build_front_end
 from speechrnn.spec import ModelInfo, Spec
@@ -53,13 +55,23 @@ class RecognizerNet(nn.Module):
 
 
 def write_atomically(content: dict[str, Any], path: Path) -> None:
-    """Save with torch so that a reader, or a run after kill -9, finds the old file or the new one, both whole."""
+    """Save with torch so that a reader, or a run after kill -9, finds the old file or the new one, both whole.
+
+    Raises OutputError where it cannot be written, as on a full disk; the old file stays.
+    """
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    packed = io.BytesIO()  # torch hides the reason of a write that fails
+    torch.save(content, packed)
+    with writing(path):
+        try:
+            with part.open("wb") as file:
+                file.write(packed.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        part.replace(path)
 
 
 def save_checkpoint(path: Path, net: RecognizerNet, info: ModelInfo) -> None:

@@ -6,7 +6,8 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import tomli_w
 import torch
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
@@ -22,12 +24,13 @@ from speechrnn.config import Experiment, to_tree
 from speechrnn.data.clips import Pack
 from speechrnn.data.examples import Examples, Validation, validation_set
 from speechrnn.errors import ConfigError, first_line
+from speechrnn.files import write_text, writing
 from speechrnn.model.network import RecognizerNet, load_plain, save_checkpoint
 from speechrnn.spec import ModelInfo, Provenance
 from speechrnn.training.batches import prefetch_batches
 from speechrnn.training.calibration import build_in
 from speechrnn.training.curves import plot_run
-from speechrnn.training.trainer import Trainer, restore, save
+from speechrnn.training.trainer import Trainer, diverged, restore, save
 from speechrnn.training.validation import ValidationScores, validate
 
 LAST, BEST = "last.pt", "best.pt"
@@ -89,7 +92,7 @@ class _Log:
     def write(self, **record: float) -> None:
         if not self._writes:
             return
-        with self._path.open("ab") as file:
+        with writing(self._path), self._path.open("ab") as file:
             file.write(msgspec.json.encode(record) + b"\n")
 
 
@@ -110,14 +113,54 @@ def fit(
     validation accuracy, averaged weights). KeyboardInterrupt saves `last.pt` before it is raised again, unless it came
     while the weights were changed; then the one of at most a minute ago stays. `accelerator`, `devices` and `n_nodes`
     are those of Lightning Fabric; several processes share each batch, and the first of them writes.
-    Raises ConfigError if the folder holds a run and `resume` is not set.
+    Raises ConfigError if the folder holds a run and `resume` is not set, if another process trains in it, or if the
+    training diverges; OutputError if the folder cannot be written to.
     """
-    last = run_dir / LAST
-    if last.exists() and not resume:
-        raise ConfigError(f"{run_dir}: holds a run already; give --resume to go on with it, or another --run-dir")
-    if resume and not last.exists():
-        raise ConfigError(f"{run_dir}: nothing to resume; expected last.pt there")
+    _check_folder(run_dir, resume=resume)  # at once, where nothing was launched yet
     fabric = _launch(accelerator, devices, n_nodes, experiment.train.precision)
+    with _alone_in(run_dir) if fabric.is_global_zero else nullcontext():
+        _check_folder(run_dir, resume=resume)
+        return _fit(experiment, pack, run_dir, fabric, on_progress, resume=resume)
+
+
+def _check_folder(run_dir: Path, *, resume: bool) -> None:
+    """Raise ConfigError if a run in this folder, or its absence, contradicts `resume`."""
+    has_run = (run_dir / LAST).exists()
+    if has_run and not resume:
+        raise ConfigError(f"{run_dir}: holds a run already; give --resume to go on with it, or another --run-dir")
+    if resume and not has_run:
+        raise ConfigError(f"{run_dir}: nothing to resume; expected last.pt there")
+
+
+@contextmanager
+def _alone_in(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder for this process, making it if it is not there. Raises ConfigError if another holds it."""
+    with writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run_dir / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"{run_dir}: another process trains in this folder; wait for its end, or give another --run-dir"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fit(
+    experiment: Experiment,
+    pack: Pack,
+    run_dir: Path,
+    fabric: Fabric,
+    on_progress: Callable[[Progress], None],
+    *,
+    resume: bool,
+) -> float:
+    """`fit` in a folder that is this run's own."""
+    last = run_dir / LAST
     validation = validation_set(
         Examples(pack, experiment.model, experiment.data, "validation"), experiment.data.held_out
     )
@@ -126,8 +169,7 @@ def fit(
         restore(trainer, load_plain(last))
     fabric.barrier()  # before the first process writes what the others read
     if fabric.is_global_zero:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.toml").write_text(tomli_w.dumps(to_tree(experiment)))
+        write_text(run_dir / "config.toml", tomli_w.dumps(to_tree(experiment)))
     run = _Run(trainer, validation, run_dir, _Log(run_dir / "log.jsonl", trainer.step, writes=fabric.is_global_zero))
     if not resume:
         save(trainer, last)
@@ -139,7 +181,8 @@ def fit(
         raise
     save(trainer, last)
     if fabric.is_global_zero:
-        plot_run(run_dir)
+        with writing(run_dir):
+            plot_run(run_dir)
     return trainer.best_accuracy
 
 
@@ -224,7 +267,10 @@ class _Run:
         """Validate the averaged network after an epoch, log it, and keep it if it is the best so far."""
         trainer = self._trainer
         net = trainer.averaged_net()
-        scores = validate(net, self._validation, trainer.examples.clips.fractions(), trainer.fabric.device)
+        try:
+            scores = validate(net, self._validation, trainer.examples.clips.fractions(), trainer.fabric.device)
+        except FloatingPointError as error:
+            raise diverged(trainer.step, str(error)) from None
         recalls = {f"validation {name}": round(recall, 4) for name, recall in scores.recalls.items()}
         self._log.write(step=trainer.step, **scores.summary(), **recalls)
         self._keep_if_best(net, scores)

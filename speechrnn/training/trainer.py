@@ -41,6 +41,12 @@ def learning_rate(config: Train, step: int, steps_per_epoch: int) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup))) / 2
 
 
+def diverged(step: int, what: str) -> ConfigError:
+    """The error that ends a run from which nothing can be learned any more."""
+    advice = "start anew with a lower train.learning_rate, a train.clip_norm of about 1 or a longer train.warmup_epochs"
+    return ConfigError(f"training has diverged at step {step}: {what}; {advice}")
+
+
 def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     """An exponential moving average that forgets faster at first, so that it never remembers the initial weights."""
 
@@ -194,7 +200,11 @@ class Trainer:
         self.optimizer.zero_grad()
         loss = self._loss(self.classifier(frames), targets, batch.words)
         self.fabric.backward(loss)
-        norm = self.fabric.clip_gradients(self.classifier, self.optimizer, max_norm=config.clip_norm)
+        norm = self.fabric.clip_gradients(
+            self.classifier, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+        )
+        if norm is not None and not math.isfinite(norm):
+            raise diverged(self.step, f"the gradient of a loss of {float(loss.detach()):g} is not finite")
         self.is_between_steps = False
         self.n_clipped += int(norm is not None and float(norm) > config.clip_norm)
         self.optimizer.step()

@@ -58,10 +58,15 @@ def predict(net: RecognizerNet, batch: Batch, device: torch.device, rows_at_once
 
 
 def validate(net: RecognizerNet, validation: Validation, fractions: Floats, device: torch.device) -> ValidationScores:
-    """Score a network, calibrated for classes with these fractions of all contexts [C], and leave it as it is."""
+    """Score a network, calibrated for classes with these fractions of all contexts [C], and leave it as it is.
+
+    Raises FloatingPointError if its scores are not finite.
+    """
     batch = validation.batch
     labels = torch.from_numpy(batch.labels)
     logits = predict(net, batch, device).numpy()
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the scores of validation contexts are not finite")
     calibration = fit_calibration(logits, batch.labels, fractions)
     calibrated = torch.from_numpy(calibration.apply(logits))
     correct, names = calibrated.argmax(1) == labels, net.spec.labels.names

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
+from filelock import FileLock
 from lightning_fabric import Fabric
 
 from speechrnn.config import Augment, Experiment, Train, load_experiment, to_tree
 from speechrnn.data.clips import Pack
 from speechrnn.data.cutting import Batch, PlannedContext
 from speechrnn.data.examples import Examples, validation_set
-from speechrnn.errors import ConfigError, DataError
+from speechrnn.errors import ConfigError, DataError, OutputError
 from speechrnn.evaluation.metrics import expected_calibration_error, reliability
 from speechrnn.labels import Labels
 from speechrnn.model.network import RecognizerNet, load_checkpoint, load_plain, save_checkpoint, write_atomically
@@ -421,6 +422,50 @@ def test_features_are_normalised_over_the_training_data(tiny: Experiment, made_p
     torch.testing.assert_close(flat.std(0), torch.ones(24), rtol=0, atol=0.25)
 
 
+# Runs that cannot go on
+
+
+@pytest.mark.parametrize(("rate", "clip_norm"), [(1e5, 1e30), (1e6, 1.0)])
+def test_training_that_diverges_stops_at_once_and_says_what_to_try(
+    tiny: Experiment, made_pack: Pack, tmp_path: Path, rate: float, clip_norm: float
+) -> None:
+    experiment = change(tiny, learning_rate=rate, clip_norm=clip_norm, warmup_epochs=0.0)
+    with pytest.raises(ConfigError) as caught:
+        run(experiment, made_pack, tmp_path)
+    assert_one_line(caught.value, "training has diverged at step", "not finite", "lower train.learning_rate")
+    assert not any(np.isnan(loss) for loss in losses(tmp_path))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_in_which_another_process_trains_is_refused(
+    tiny: Experiment, made_pack: Pack, tmp_path: Path, *, resume: bool
+) -> None:
+    if resume:
+        (tmp_path / "last.pt").touch()
+    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError) as caught:
+        fit(tiny, made_pack, tmp_path, resume=resume, accelerator="cpu")
+    assert_one_line(caught.value, f"{tmp_path}: another process trains in this folder")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a bound on the size of files")
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays_whole(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "last.pt"
+    write_atomically({"step": 1}, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, limits[1]))
+    try:
+        with pytest.raises(OutputError) as caught:
+            write_atomically({"step": 2, "weights": torch.zeros(10**6)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_one_line(caught.value, str(path), "cannot write there")
+    assert load_plain(path) == {"step": 1}
+    assert [*tmp_path.iterdir()] == [path]
+
+
 # Several processes
 
 
@@ -494,7 +539,7 @@ def test_devices_that_are_not_there_are_refused(
 
 def test_a_run_folder_holds_its_files_and_no_others(whole: Run) -> None:
     names = {path.name for path in whole.folder.iterdir()}
-    assert names == {"config.toml", "log.jsonl", "curves.png", "last.pt", "best.pt"}
+    assert names == {".lock", "config.toml", "log.jsonl", "curves.png", "last.pt", "best.pt"}
     assert (whole.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
