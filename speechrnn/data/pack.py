@@ -6,8 +6,10 @@ A pack is one flat file of 16-bit samples with an index beside it, made once by 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,14 @@ from speechrnn.audio import to_int16
 from speechrnn.config import TRAINING_RATE_HZ, Data
 from speechrnn.data.annotations import check_lists, with_lists
 from speechrnn.data.clips import Clip, ClipKind, Int16, Pack, Refused, Source, Split, alone_in, word_extent
-from speechrnn.data.speech_commands import splits_of
+from speechrnn.data.speech_commands import check_splits, splits_of
 from speechrnn.data.tts import plan, synthesise
 from speechrnn.decoding import read_recording
 from speechrnn.errors import AudioError, DataError, MissingDataError
 from speechrnn.folders import find_audio
 from speechrnn.labels import FOLDER_LABELS, SILENCE
 
+_LOGGER = logging.getLogger(__name__)
 PROBLEMS = "problems.txt"
 """Beside the index: the files left out, and why, and those that were packed after a change, one a line."""
 _FLUSH_EVERY = 500
@@ -66,6 +69,7 @@ def find_sources(data: Data) -> list[Source]:
             sources.append(_source(base, file, "noise", splits(file), word))
         elif file.parent != commands:
             sources.append(_source(base, file, "command", splits(file), word))
+    _check_splits(commands, sources)
     folders: list[tuple[tuple[str, ...], ClipKind, Split]] = [
         (data.words, "word", "training"),
         (data.words_validation, "word", "validation"),
@@ -82,6 +86,16 @@ def find_sources(data: Data) -> list[Source]:
                 of_file = _split_of_speech(file.name, data.speech_validation_fraction) if kind == "speech" else split
                 sources.append(_source(base, file, kind, of_file, file.parent.name))
     return sources
+
+
+def _check_splits(commands: Path, sources: list[Source]) -> None:
+    """Warn of words that the official lists hardly name. Raises DataError for one whose clips they miss."""
+    splits: defaultdict[str, Counter[Split]] = defaultdict(Counter)
+    for source in sources:
+        if source.kind == "command":
+            splits[source.word][source.split] += 1
+    for problem in check_splits(commands, splits):
+        _LOGGER.warning(problem)
 
 
 def _found(folder: Path) -> list[Path]:

@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import shutil
 import tarfile
+import unicodedata
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from speechrnn.errors import DataError, first_line
 from speechrnn.labels import FOLDER_LABELS, SILENCE
 
 _ARCHIVES = "http://download.tensorflow.org/data"
+_MIN_CLIPS, _MIN_KEPT = 20, 0.02
 _TEST_LABELS = ("_silence_", "_unknown_")  # which the archives of test clips have beside the ten keywords
 
 
@@ -113,11 +116,44 @@ def splits_of(commands: Path) -> Callable[[Path], Split]:
     lists = [commands / f"{split}_list.txt" for split in splits]
     if all(path.is_file() for path in lists):  # with one alone, the other's speakers would be trained on
         for path, split in zip(lists, splits, strict=True):
-            listed |= dict.fromkeys(path.read_text().split(), split)
+            listed |= dict.fromkeys(_read_list(path), split)
 
     def split_of_clip(file: Path) -> Split:
         if FOLDER_LABELS.get(file.parent.name) == SILENCE:
             return "training"
-        return listed.get(f"{file.parent.name}/{file.name}", "training") if listed else split_of(file.name)
+        return listed.get(_entry_of(file), "training") if listed else split_of(file.name)
 
     return split_of_clip
+
+
+def _read_list(path: Path) -> list[str]:
+    """The entries WORD/FILE of an official list, one a line, whatever the system that it was written on."""
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    entries = (unicodedata.normalize("NFC", line.strip()).replace("\\", "/").removeprefix("./") for line in lines)
+    return [entry for entry in entries if entry]
+
+
+def _entry_of(file: Path) -> str:
+    return unicodedata.normalize("NFC", f"{file.parent.name}/{file.name}")
+
+
+def check_splits(commands: Path, words: Mapping[str, Counter[Split]]) -> list[str]:
+    """What is wrong with the official lists of a tree, of whose words so many clips were put into each split.
+
+    A line for each word of twenty clips or more of which the lists name fewer than one in fifty. Raises DataError if
+    the lists have entries of a word and no clip is among them: its validation and test clips would be trained on.
+    """
+    paths = [commands / f"{split}_list.txt" for split in ("validation", "testing")]
+    if not all(path.is_file() for path in paths):
+        return []
+    listed = Counter(entry.partition("/")[0] for path in paths for entry in _read_list(path))
+    notes = []
+    for word, splits in words.items():
+        n_clips, n_kept = splits.total(), splits.total() - splits["training"]
+        n_entries = listed[unicodedata.normalize("NFC", word)]
+        what = f"{commands / word}: the official lists have {n_entries} entries, of {n_kept} of its {n_clips} clips"
+        if n_entries and not n_kept:
+            raise DataError(f"{what}; correct {paths[0].name} and {paths[1].name}, or remove both to split by speaker")
+        if n_clips >= _MIN_CLIPS and n_kept < n_clips * _MIN_KEPT:
+            notes.append(f"{what}; the others are trained on")
+    return notes

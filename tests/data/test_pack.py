@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import threading
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +105,42 @@ def test_without_lists_the_hash_decides(own_dir: Path) -> None:
     splits = command_splits(own_dir)
     assert splits == {name: split_of(name.partition("/")[2]) for name in splits}
     assert len(splits) == 12
+
+
+def relisted(root: Path, word: str, *, suffix: str = ".wav", end: str = "\n") -> list[str]:
+    """The clips of `yes` under another word, in order; the lists name one of validation and one of testing."""
+    folder = (root / COMMANDS / "yes").rename(root / COMMANDS / word)
+    names = sorted(path.name for path in folder.iterdir())
+    for split, name in zip(("validation", "testing"), names, strict=False):
+        entry = unicodedata.normalize("NFC", f"{word}/{Path(name).stem}{suffix}")
+        (root / COMMANDS / f"{split}_list.txt").write_bytes(f"{entry}{end}".encode())
+    return names
+
+
+@pytest.mark.parametrize("word", ["turn on", "は い", "no\u0308", "{yes}"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_lists_are_lines_so_words_with_spaces_keep_their_splits(own_dir: Path, word: str, end: str) -> None:
+    names = relisted(own_dir, word, end=end)
+    splits = command_splits(own_dir)
+    expected = ["validation", "testing", *["training"] * (len(names) - 2)]
+    assert [splits[f"{word}/{name}"] for name in names] == expected
+
+
+def test_lists_that_name_none_of_the_clips_of_a_word_are_refused(own_dir: Path) -> None:
+    n_clips = len(relisted(own_dir, "turn on", suffix=".flac"))
+    with pytest.raises(DataError) as caught:
+        find_sources(made_data.data(own_dir))
+    assert_one_line(caught.value, f"turn on: the official lists have 2 entries, of 0 of its {n_clips} clips; correct")
+
+
+def test_a_word_that_the_lists_do_not_name_is_warned_of(own_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = relisted(own_dir, "turn on")
+    (own_dir / COMMANDS / "mine").mkdir()
+    for i in range(20):
+        shutil.copy(own_dir / COMMANDS / "turn on" / names[0], own_dir / COMMANDS / "mine" / f"{i}.wav")
+    find_sources(made_data.data(own_dir))
+    (message,) = caplog.messages
+    assert "mine: the official lists have 0 entries, of 0 of its 20 clips; the others are trained on" in message
 
 
 def test_every_source_has_its_kind(small_dir: Path) -> None:
