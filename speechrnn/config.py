@@ -20,7 +20,9 @@ Range = tuple[float, float]
 TRAINING_RATE_HZ = 16000
 _MAX_CLIPS = 10**6  # of one word
 _MAX_STEPS = 10**6
+_MAX_LEARNING_RATE = 10**6
 _MAX_DB = 200
+_MAX_PATH = 1000  # characters
 UnknownSource = Literal[
     "command",
     "word",
@@ -195,7 +197,8 @@ def _check_paths(data: Data) -> None:
     several = [*data.words, *data.words_validation, *data.speech, *data.noise, *data.rooms]
     lists = [data.unknown.aligned.list, data.unknown.hard_negative.list]
     for path in (data.dir, data.commands, data.tts, data.packed, *several, *lists):
-        check("\0" not in path, f"expected the path of a file or folder, got one with a null character, {path[:100]!r}")
+        is_path = "\0" not in path and len(path) <= _MAX_PATH
+        check(is_path, f"expected a path of up to {_MAX_PATH} characters, none of them null, got {path[:100]!r}")
 
 
 def _check_pattern(pattern: str) -> None:
@@ -295,7 +298,10 @@ class Train(Struct, frozen=True):
         check_range("epochs", self.epochs, 1, _MAX_STEPS)
         check_range("batch_size", self.batch_size, 1, _MAX_STEPS)
         check_range("seed", self.seed, 0, 2**63 - 1)
-        check(0 < self.learning_rate < math.inf, f"expected learning_rate above 0, got {self.learning_rate}")
+        check(
+            0 < self.learning_rate <= _MAX_LEARNING_RATE,
+            f"expected learning_rate above 0 and at most {_MAX_LEARNING_RATE}, got {self.learning_rate}",
+        )
         check(0 <= self.weight_decay < math.inf, f"expected weight_decay of at least 0, got {self.weight_decay}")
         check(
             0 <= self.warmup_epochs < self.epochs,
@@ -399,8 +405,10 @@ def _read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         base = tree.pop("extends", None)
         if base is None:
             return layers[::-1]
-        if not isinstance(base, str):
-            raise ConfigError(f"{path}: expected the path of a configuration in `extends`, got {base!r}")
+        if not isinstance(base, str) or "\0" in base or len(base) > _MAX_PATH:
+            raise ConfigError(
+                f"{path}: expected the path of a configuration in `extends`, got {repr(base)[:_MAX_PATH]}"
+            )
         path = path.parent / base
 
 
@@ -441,7 +449,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *sections, key = path.strip().split(".")
     if not equals or not key or not sections:
-        raise ConfigError(f"--set {override}: expected section.key=value, such as train.epochs=2")
+        raise ConfigError(f"--set {override[:_MAX_PATH]}: expected section.key=value, such as train.epochs=2")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -453,7 +461,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+            raise ConfigError(f"--set {override[:_MAX_PATH]}: {section} is a value, not a section")
     tree[key] = value
 
 

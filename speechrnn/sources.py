@@ -308,7 +308,11 @@ def open_source(
         return source
     if source is None:
         return Microphone(device=device, on_event=on_event)
-    return PipeSource(sys.stdin.buffer, pipe_rate_hz) if source == "-" else FileSource(source)
+    if source != "-":
+        return FileSource(source)
+    if sys.stdin is None:
+        raise AudioError("-: standard input is closed; pipe raw audio into it")
+    return PipeSource(sys.stdin.buffer, pipe_rate_hz)
 
 
 def input_devices() -> list[dict[str, Any]]:

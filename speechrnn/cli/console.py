@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -70,6 +73,43 @@ device_option = click.option(
     show_default="the system's",
     help="Microphone, by its number or a part of its name; speechrnn devices lists them.",
 )
+
+
+def prepare_streams() -> None:
+    """Make standard streams such that nothing is lost in them, whatever this program was started with.
+
+    A closed one would give its number to the next file that is opened, and what libraries print would go there. One
+    that does not block would lose what does not fit at once. A name that the encoding of standard output lacks is
+    written with escapes, which in JSON mean what was there.
+    """
+    closed = [number for number in range(3) if not _is_open(number)]
+    for number in closed:
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    for number in range(3):
+        with suppress(OSError):
+            os.set_blocking(number, True)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+    if sys.stdout is None:
+        fail("standard output is closed; send it somewhere, such as > results.txt")
+    codecs.register_error("json", _escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="json")
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """The characters that cannot be encoded, as JSON writes them: four hexadecimal digits for each unit of UTF-16."""
+    assert isinstance(error, UnicodeEncodeError)
+    units = memoryview(error.object[error.start : error.end].encode("utf-16-be", "surrogatepass"))
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)), error.end
 
 
 def run_program(program: Callable[[], object]) -> None:

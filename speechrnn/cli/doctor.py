@@ -32,7 +32,7 @@ class Finding(NamedTuple):
     seen: str
     """What was seen."""
     advice: str = ""
-    """What to do if it is not well."""
+    """What to do if it is not well and `seen` does not say it."""
 
 
 def check_all(model: str, device: str | int | None) -> Iterator[Finding]:
@@ -41,7 +41,7 @@ def check_all(model: str, device: str | int | None) -> Iterator[Finding]:
     try:
         recognizer = load(model)
     except SpeechRnnError as error:
-        yield Finding(False, "model", str(error), "give --model with a shipped name or a model file")
+        yield Finding(False, "model", str(error))
         return
     yield check_speed(recognizer, model)
     rate_hz = recognizer.info.spec.sample_rate_hz
@@ -50,7 +50,7 @@ def check_all(model: str, device: str | int | None) -> Iterator[Finding]:
             yield Finding(True, "microphone", f"{microphone.name}, opened at {microphone.sample_rate_hz} Hz")
             yield from check_sound(_record(microphone, rate_hz))
     except SpeechRnnError as error:
-        yield Finding(False, "microphone", str(error), "plug one in, allow its use, or choose another with --device")
+        yield Finding(False, "microphone", str(error))
 
 
 def check_speed(recognizer: Recognizer, model: str) -> Finding:

@@ -175,7 +175,8 @@ def doctor(model: str, device: str | None) -> None:
         click.echo(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.what:<12}  {finding.seen}")
         if not finding.ok:
             failed = True
-            click.echo(f"{'':<23}{finding.advice}")
+            if finding.advice:
+                click.echo(f"{'':<23}{finding.advice}")
     if failed:
         raise SystemExit(2)
 

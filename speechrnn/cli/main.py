@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import warnings
 
 import click
 
 import speechrnn
 from speechrnn.cli import evaluate, live, recognise, train
-from speechrnn.cli.console import run_program
+from speechrnn.cli.console import prepare_streams, run_program
 
 VERBS = {
     "Recognise": (recognise.transcribe, recognise.classify, recognise.describe),
@@ -30,6 +32,9 @@ class _Topics(click.Group):
 
 def main() -> None:
     """Run the command line; the entry point of the installed program."""
+    prepare_streams()
+    if not sys.warnoptions:  # warnings of libraries are shown to those who ask for them
+        warnings.simplefilter("ignore")
     run_program(lambda: cli.main(prog_name="speechrnn", standalone_mode=False))
 
 

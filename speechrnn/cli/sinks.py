@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import string
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -26,6 +27,7 @@ from speechrnn.sources import AudioSource
 from speechrnn.spotter import KeywordSpotter, Step
 
 _MAX_RUNNING = 8
+_FIELDS = ("label", "score", "start_s", "end_s")
 
 
 class Sink(Protocol):
@@ -89,6 +91,13 @@ class Printer:
         """Nothing to finish."""
 
 
+def _check_fields(text: str) -> None:
+    """Raise ValueError for a field that is none of a detection's, or more than the name of one."""
+    for _, name, form, conversion in string.Formatter().parse(text):
+        if name is not None and (name not in _FIELDS or form or conversion):
+            raise ValueError(f"expected a field by its name alone, got {{{name}}}")
+
+
 class CommandRunner:
     """Runs a program at each detection without waiting for it and without a shell.
 
@@ -100,18 +109,18 @@ class CommandRunner:
     def __init__(self, command: str, report: Callable[[str], None]) -> None:
         try:
             self._words = shlex.split(command)
-            self._fill(Detection("word", 0.0, 0.5, 1.0, 0.5))
-        except (ValueError, KeyError, IndexError) as error:
-            raise ConfigError(
-                f"--run {command}: {error}; the fields are {{label}} {{score}} {{start_s}} {{end_s}}"
-            ) from None
+            for word in self._words:
+                _check_fields(word)
+        except ValueError as error:
+            fields = " ".join(f"{{{name}}}" for name in _FIELDS)
+            raise ConfigError(f"--run {command}: {error}; the fields are {fields}, a brace is {{{{ or }}}}") from None
         if not self._words:
             raise ConfigError("--run: expected a command, got nothing")
         self._report = report
         self._running: list[subprocess.Popen[bytes]] = []
 
     def _fill(self, found: Detection) -> list[str]:
-        fields = {"label": found.label, "score": found.score, "start_s": found.start_s, "end_s": found.end_s}
+        fields = {name: getattr(found, name) for name in _FIELDS}
         return [word.format(**fields) for word in self._words]
 
     def write(self, step: Step) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
+import soundfile
 
 from speechrnn.cli.main import VERBS
-from tests.helpers import EXAMPLE, assert_one_line, run
+from tests.helpers import COMMAND, EXAMPLE, assert_one_line, run
 
 NOT_DONE_BY_DEFAULT = {"overrides", "noise", "json_path", "plots", "report_path", "curve_path", "command", "save"}
 
@@ -95,3 +100,69 @@ def test_an_operating_point_is_chosen_by_name(verb: str) -> None:
     audio = ["--source", EXAMPLE] if verb == "listen" else [EXAMPLE]
     assert run(verb, *audio, "--operating-point", "strict").returncode == 0
     assert_one_line(run(verb, *audio, "--operating-point", "lax"), "lax", "which has: strict")
+
+
+def program(redirections: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command line in a process of its own, its streams as a shell's redirections say."""
+    words = ["sh", "-c", f'"$@" {redirections}', "sh", *COMMAND, *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, check=False, timeout=60, env=os.environ | environment)
+
+
+@pytest.mark.parametrize(
+    ("redirections", "arguments", "code", "said"),
+    [
+        (">&-", ["transcribe", EXAMPLE], 2, "standard output is closed"),
+        (">&-", ["listen", "--source", EXAMPLE], 2, "standard output is closed"),
+        ("<&-", ["listen", "--source", "-"], 2, "standard input is closed"),
+        (">/dev/full", ["transcribe", EXAMPLE], 2, "No space left on device"),
+        ("<&-", ["transcribe", EXAMPLE], 0, ""),
+        ("2>&-", ["transcribe", EXAMPLE], 0, ""),
+    ],
+)
+def test_a_standard_stream_that_is_closed_or_full_is_one_line_where_it_is_needed(
+    redirections: str, arguments: list[str | Path], code: int, said: str
+) -> None:
+    result = program(redirections, *arguments)
+    assert result.returncode == code
+    assert said in result.stderr.decode()
+    assert result.stderr.count(b"\n") == (1 if code else 0)
+    assert (b"go" in result.stdout) == (code == 0)
+
+
+def test_a_pipe_that_does_not_block_is_read_to_its_end() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    command = [*COMMAND, "listen", "--source", "-"]
+    with subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listening:
+        os.close(reading)
+        assert listening.stderr is not None
+        assert listening.stderr.readline().startswith(b"listening")
+        samples, _ = soundfile.read(EXAMPLE, dtype="int16")
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(samples.tobytes())
+        found, said = listening.communicate(timeout=60)
+    assert (listening.returncode, said) == (0, b"")
+    expected = [b"yes", b"no", b"up", b"down", b"left", b"right", b"stop", b"go"]
+    assert [line.split()[2] for line in found.splitlines()] == expected
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_names_that_standard_output_cannot_hold_lose_no_results(encoding: str, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.wav", "日本.wav", "🙂.wav")]
+    for path in paths:
+        shutil.copy(EXAMPLE, path)
+    result = program("", "transcribe", *paths, "--format", "json", PYTHONIOENCODING=encoding)
+    assert (result.returncode, result.stderr) == (0, b"")
+    transcripts = json.loads(result.stdout)
+    assert [Path(transcript["audio"]) for transcript in transcripts] == paths
+    table = program("", "classify", *paths, PYTHONIOENCODING=encoding)
+    assert (table.returncode, table.stdout.count(b"\n")) == (0, 3)
+
+
+def test_warnings_of_libraries_are_shown_to_those_who_ask() -> None:
+    code = (
+        "import warnings; from speechrnn.cli import main; main.cli.callback = lambda: warnings.warn('oh'); main.main()"
+    )
+    for options, said in (((), b""), (("-W", "default"), b"oh")):
+        result = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, check=False, timeout=60)
+        assert (said in result.stderr) and (bool(said) == bool(result.stderr))

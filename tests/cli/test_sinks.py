@@ -159,7 +159,18 @@ def test_programs_that_hang_or_fail_are_reported_and_never_waited_for() -> None:
     assert "cannot start" in reports[-1]
 
 
-@pytest.mark.parametrize("command", ["", "echo 'half", "echo {word}", "echo {0}"])
+def test_what_a_program_gets_is_the_label_whatever_its_characters_are(tmp_path: Path) -> None:
+    runner = CommandRunner(f"touch '{tmp_path}/{{{{{{label}}}}}}'", print)
+    for label in ("はい {score}", "-rf $HOME"):
+        runner.write(step(Detection(label, 0.9, 1.3, 0.95, 1.6)))
+    runner.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"{はい {score}}", "{-rf $HOME}"}
+
+
+UNPLAIN = ["echo {label.x}", "echo {label[x]}", "echo {score!r}", "echo {score:9999999999}", 'say {"word":"{label}"}']
+
+
+@pytest.mark.parametrize("command", ["", "echo 'half", "echo {word}", "echo {0}", *UNPLAIN])
 def test_a_command_that_makes_no_sense_is_refused(command: str) -> None:
     with pytest.raises(ConfigError, match="--run"):
         CommandRunner(command, print)
