@@ -181,7 +181,7 @@ def no_audio_in_folder(folder: Path) -> Path:
 
 
 BAD_AUDIO = [
-    (a_pipe, "listen --source -"),
+    (a_pipe, "transcribe -"),
     (missing, "no such file"),
     (empty, "empty file"),
     (text, "not readable as audio"),
