@@ -37,7 +37,7 @@ def test_every_verb_says_what_each_option_is_and_its_default(verb: click.Command
     for option in verb.params:
         if isinstance(option, click.Option) and option.expose_value:
             assert option.help and option.help.endswith((".", "'."))
-            assert option.show_default or option.is_flag or option.name in NOT_DONE_BY_DEFAULT
+            assert option.required or option.show_default or option.is_flag or option.name in NOT_DONE_BY_DEFAULT
 
 
 def test_an_option_that_no_verb_has_is_one_clear_line_with_what_to_do() -> None:
