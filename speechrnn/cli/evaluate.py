@@ -244,9 +244,12 @@ def _check_results(json_path: Path | None, curve_path: Path | None) -> None:
     help="False alarms per hour to aim at: strict, balanced and sensitive.",
 )
 @click.option(
-    "--split", type=click.Choice(("testing", "validation")), help="Only words of this split of Speech Commands."
+    "--split",
+    type=click.Choice(("testing", "validation")),
+    show_default="all clips",
+    help="Only words of this split of Speech Commands.",
 )
-@click.option("--output", type=PATH, metavar="FILE", help="The model file to write; MODEL itself if not given.")
+@click.option("--output", type=PATH, metavar="FILE", show_default="MODEL itself", help="The model file to write.")
 def calibrate(
     model: str,
     speech: tuple[Path, ...],
