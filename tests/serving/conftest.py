@@ -1,13 +1,17 @@
-"""A certificate for tests of the server, and patience, for they run on busy machines."""
+"""Servers for tests, a certificate, and patience, for tests run on busy machines."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
+from speechrnn.recognizer import Recognizer, load
 from speechrnn.serving import admission
+from tests.helpers import fake_recognizer
+from tests.serving.server import Serving
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +19,26 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is refused or sent away because this machine is slow; tests of that set their own limits."""
     monkeypatch.setattr(admission, "_LATE_S", 100.0)
     monkeypatch.setattr(admission, "_TOO_LATE_S", 100.0)
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    """The shipped model."""
+    return load("commands8")
+
+
+@pytest.fixture(scope="module")
+def serving() -> Iterator[Serving]:
+    """A server whose model is the fake one; its uploads go to the shipped model."""
+    with Serving(fake_recognizer()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def real_serving(recognizer: Recognizer) -> Iterator[Serving]:
+    """A server of the shipped model."""
+    with Serving(recognizer) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

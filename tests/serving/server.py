@@ -23,6 +23,8 @@ from speechrnn.serving import app as server
 from speechrnn.spec import Options
 
 Answer = dict[str, Any]
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "audio"
 
 
 class Serving:
@@ -175,6 +177,12 @@ def closed(websocket: ClientConnection) -> tuple[int, str]:
             return error.rcvd.code, message
         if answer["type"] == "error":
             message = answer["message"]
+
+
+def upload(running: Serving, body: bytes, query: str = "name=a.wav") -> tuple[int, Answer]:
+    """Status and answer of a recording that is sent."""
+    status, _, answer = running.request(f"/v1/transcribe?{query}", method="POST", body=body)
+    return status, json.loads(answer)
 
 
 def counters(running: Serving) -> dict[str, float]:

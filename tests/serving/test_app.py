@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ from websockets.sync.client import connect
 from speechrnn.audio import Resampler, Samples, from_int16, to_int16
 from speechrnn.cli.main import cli
 from speechrnn.decoding import read
-from speechrnn.recognizer import Recognizer, load
+from speechrnn.recognizer import Recognizer
 from speechrnn.serving import admission, connections, conversation, http1, transcription, uploads
 from speechrnn.serving import app as server
 from speechrnn.serving.batching import Batcher
@@ -41,6 +41,8 @@ from speechrnn.spotter import KeywordSpotter
 from tests.helpers import COMMAND, fake_recognizer, noise, silence, word, write_audio
 from tests.serving.server import (
     BINARY,
+    EXAMPLES,
+    ROOT,
     Serving,
     closed,
     converse,
@@ -50,11 +52,10 @@ from tests.serving.server import (
     pcm,
     raw_client,
     start,
+    upload,
     wait_until,
 )
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples" / "audio"
 WEB = ROOT / "speechrnn" / "serving" / "web"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 SPEECH = np.concatenate(
@@ -64,18 +65,6 @@ UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
-
-
-@pytest.fixture(scope="module")
-def recognizer() -> Recognizer:
-    return load("commands8")
-
-
-@pytest.fixture(scope="module")
-def serving() -> Iterator[Serving]:
-    """A server whose model is the fake one; its uploads go to the shipped model."""
-    with Serving(fake_recognizer()) as running:
-        yield running
 
 
 def spotted(samples: Samples, rate_hz: int = 16000) -> list[dict[str, Any]]:
@@ -91,7 +80,7 @@ def spotted(samples: Samples, rate_hz: int = 16000) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("block_samples", [7, 333, 1600, 30000])
-def test_a_client_hears_what_a_spotter_finds_however_it_cuts_its_audio(serving: Serving, block_samples: int) -> None:
+def test_a_client_is_told_what_a_spotter_finds_however_it_cuts_its_audio(serving: Serving, block_samples: int) -> None:
     samples = SPEECH if block_samples > 7 else SPEECH[:16000]
     with serving.connect() as websocket:
         answers = converse(websocket, samples, block_samples)
@@ -141,17 +130,17 @@ def test_a_client_chooses_its_keywords_and_its_threshold(
 
 
 @pytest.mark.slow
-def test_clients_at_once_share_runs_and_each_hears_what_it_would_alone(
+def test_clients_at_once_share_runs_and_each_gets_the_words_it_would_get_alone(
     recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission.Admission, "capacity", 9)  # they speak faster than in real time
     names = ["commands.wav", "drive.flac", "menu.ogg"] * 3
-    heard: dict[int, list[dict[str, Any]]] = {}
+    told: dict[int, list[dict[str, Any]]] = {}
     with Serving(recognizer) as running:
 
         def listen(number: int) -> None:
             with running.connect() as websocket:
-                heard[number] = found_in(converse(websocket, read(EXAMPLES / names[number], 16000)))
+                told[number] = found_in(converse(websocket, read(EXAMPLES / names[number], 16000)))
 
         threads = [threading.Thread(target=listen, args=(number,)) for number in range(len(names))]
         for thread in threads:
@@ -163,8 +152,8 @@ def test_clients_at_once_share_runs_and_each_hears_what_it_would_alone(
         spotter = KeywordSpotter(recognizer)
         sent = from_int16(to_int16(read(EXAMPLES / name, 16000)))
         alone = [msgspec.to_builtins(found) for found in spotter.push(sent) + spotter.finish()]
-        assert len(heard[number]) == len(alone)
-        for found, expected in zip(heard[number], alone, strict=True):
+        assert len(told[number]) == len(alone)
+        for found, expected in zip(told[number], alone, strict=True):
             assert found == expected | {"score": pytest.approx(expected["score"], abs=2e-4)}
     assert counted["speechrnn_batches_total"] < 0.7 * counted["speechrnn_decisions_total"]
 
@@ -273,7 +262,7 @@ def test_who_comes_when_all_seats_are_taken_is_told_so_and_may_come_again() -> N
             assert found_in(converse(again, SPEECH)) == spotted(SPEECH)
 
 
-def test_no_more_are_heard_than_can_be_in_real_time() -> None:
+def test_no_more_are_served_than_can_be_in_real_time() -> None:
     fake = fake_recognizer()
 
     def slow(samples: Samples) -> Samples:
@@ -474,17 +463,6 @@ def test_the_counters_count() -> None:
 
 
 # Recordings
-
-
-def upload(running: Serving, body: bytes, query: str = "name=a.wav") -> tuple[int, dict[str, Any]]:
-    status, _, answer = running.request(f"/v1/transcribe?{query}", method="POST", body=body)
-    return status, json.loads(answer)
-
-
-@pytest.fixture(scope="module")
-def real_serving(recognizer: Recognizer) -> Iterator[Serving]:
-    with Serving(recognizer) as running:
-        yield running
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
@@ -33,8 +32,10 @@ from tests.helpers import fake_recognizer, silence, word
 from tests.serving.server import (
     BINARY,
     CONTINUATION,
+    EXAMPLES,
     HANDSHAKE,
     PING,
+    ROOT,
     Serving,
     answers_until_end,
     closed,
@@ -45,18 +46,12 @@ from tests.serving.server import (
     pcm,
     raw_client,
     start,
+    upload,
     wait_until,
 )
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "audio" / "commands.wav"
+EXAMPLE = EXAMPLES / "commands.wav"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux for the children of a process")
-
-
-@pytest.fixture(scope="module")
-def serving() -> Iterator[Serving]:
-    with Serving(fake_recognizer()) as running:
-        yield running
 
 
 def sent(running: Serving, request: str) -> bytes:
@@ -381,11 +376,6 @@ def post(port: int, body: bytes) -> socket.socket:
     head = f"POST /v1/transcribe HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     plain.sendall(head.encode() + body)
     return plain
-
-
-def upload(running: Serving, body: bytes) -> tuple[int, dict[str, Any]]:
-    status, _, answer = running.request("/v1/transcribe", method="POST", body=body)
-    return status, json.loads(answer)
 
 
 @pytest.mark.slow

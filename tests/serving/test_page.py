@@ -1,4 +1,4 @@
-"""The page in a real browser: it hears what its microphone hears, shows what a file holds, and says what is wrong."""
+"""The page in a real browser: it shows the words of its microphone and of files, and says what is wrong."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwrig
 
 from speechrnn.audio import Samples
 from speechrnn.decoding import read
-from speechrnn.recognizer import Recognizer, load
+from speechrnn.recognizer import Recognizer
 from speechrnn.serving import uploads
 from tests.helpers import COMMAND, RATE_HZ, fake_recognizer, silence, sine, write_audio
-from tests.serving.server import Serving, wait_until
+from tests.serving.server import EXAMPLES, ROOT, Serving, wait_until
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples" / "audio"
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
@@ -34,11 +32,6 @@ pytestmark = [
 ]
 WAIT_MS = 30_000
 expect.set_options(timeout=WAIT_MS)
-
-
-@pytest.fixture(scope="module")
-def recognizer() -> Recognizer:
-    return load("commands8")
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +58,15 @@ SpotResult = Callable[..., Browser]
 
 @pytest.fixture(scope="module")
 def hearing(playwright: Playwright) -> Iterator[SpotResult]:
-    """A browser whose microphone hears a file, once or again and again."""
+    """A browser whose microphone plays a file, once or again and again."""
     browsers: dict[str, Browser] = {}
 
     def browser(path: Path, *, once: bool = False) -> Browser:
-        heard = f"{path}{'%noloop' if once else ''}"
-        if heard not in browsers:
+        capture = f"{path}{'%noloop' if once else ''}"
+        if capture not in browsers:
             allow = "--use-fake-ui-for-media-stream"
-            browsers[heard] = launch(playwright, allow, f"--use-file-for-fake-audio-capture={heard}")
-        return browsers[heard]
+            browsers[capture] = launch(playwright, allow, f"--use-file-for-fake-audio-capture={capture}")
+        return browsers[capture]
 
     yield browser
     for running in browsers.values():
@@ -126,9 +119,9 @@ def labels_of(path: Path) -> list[str]:
     return [found["label"] for found in json.loads(transcribed(path, "--format", "json"))["detections"]]
 
 
-def heard(page: Page) -> list[str]:
+def detected(page: Page) -> list[str]:
     """The words in the list, oldest first."""
-    return page.locator("#heard b").all_inner_texts()[::-1]
+    return page.locator("#detections b").all_inner_texts()[::-1]
 
 
 def start(page: Page) -> None:
@@ -144,13 +137,13 @@ def number(page: Page, selector: str) -> float:
 # The microphone
 
 
-def test_the_page_hears_its_microphone_and_shows_the_words(hearing: SpotResult, serving: Serving, words: Path) -> None:
+def test_the_page_shows_the_words_of_its_microphone(hearing: SpotResult, serving: Serving, words: Path) -> None:
     expected = labels_of(words)
     with open_page(hearing(words, once=True), serving) as page:
         start(page)
-        expect(page.locator("#heard li")).to_have_count(len(expected))
+        expect(page.locator("#detections li")).to_have_count(len(expected))
         expect(page.locator("#word")).to_have_text(expected[-1])
-        assert heard(page) == expected
+        assert detected(page) == expected
         assert 0 < number(page, "#delay") < 2000
         assert 0 <= number(page, "#lag") < 1000
         rows = page.evaluate(DARKEST_OF_ROWS)
@@ -169,13 +162,13 @@ DARKEST_OF_ROWS = """() => {
 }"""
 
 
-def test_only_the_keywords_that_are_ticked_are_heard_and_one_is_left(page: Page) -> None:
+def test_only_the_keywords_that_are_ticked_are_detected_and_one_is_left(page: Page) -> None:
     for label in ("yes", "up", "down", "left", "right", "stop", "go"):
         page.get_by_role("checkbox", name=label, exact=True).uncheck()
     expect(page.get_by_role("checkbox", name="no", exact=True)).to_be_disabled()
     start(page)
-    expect(page.locator("#heard li")).to_have_count(2)
-    assert heard(page) == ["no", "no"]
+    expect(page.locator("#detections li")).to_have_count(2)
+    assert detected(page) == ["no", "no"]
 
 
 def test_a_threshold_that_is_moved_counts_from_then_on(browser: Browser, recognizer: Recognizer) -> None:
@@ -184,10 +177,10 @@ def test_a_threshold_that_is_moved_counts_from_then_on(browser: Browser, recogni
     with Serving(model) as serving, open_page(browser, serving) as page:
         start(page)
         page.wait_for_timeout(6000)  # the first word is past
-        expect(page.locator("#heard li")).to_have_count(0)
+        expect(page.locator("#detections li")).to_have_count(0)
         page.get_by_role("slider", name="Threshold").fill("0.5")
         expect(page.locator("#threshold-text")).to_have_text("0.50")
-        expect(page.locator("#heard li")).not_to_have_count(0)
+        expect(page.locator("#detections li")).not_to_have_count(0)
 
 
 @pytest.mark.parametrize(("peak", "is_clipping"), [(0.5, False), (1.0, True)])
@@ -243,7 +236,7 @@ def test_a_microphone_that_goes_away_is_explained_and_can_be_started_again(brows
         expect(page.locator("#message")).to_contain_text("The microphone is gone")
         start(page)
         expect(page.locator("#message")).to_be_empty()
-        expect(page.locator("#heard li")).not_to_have_count(0)
+        expect(page.locator("#detections li")).not_to_have_count(0)
 
 
 def test_microphones_can_be_chosen_once_they_may_be_used(page: Page) -> None:
@@ -251,7 +244,7 @@ def test_microphones_can_be_chosen_once_they_may_be_used(page: Page) -> None:
     expect(page.locator("#microphone option")).not_to_have_count(1)
     page.get_by_role("combobox", name="Microphone").select_option(index=1)
     expect(page.get_by_role("button", name="Stop listening")).to_be_visible()
-    expect(page.locator("#heard li")).not_to_have_count(0)
+    expect(page.locator("#detections li")).not_to_have_count(0)
 
 
 # The server
@@ -261,13 +254,13 @@ def test_a_page_whose_server_was_lost_goes_on_when_it_is_back(browser: Browser, 
     running = Serving(recognizer)
     with open_page(browser, running) as page:
         start(page)
-        expect(page.locator("#heard li")).not_to_have_count(0)
+        expect(page.locator("#detections li")).not_to_have_count(0)
         running.stop()
         expect(page.locator("#message")).to_contain_text("The server cannot be reached. Trying again")
-        n_heard = page.locator("#heard li").count()
+        n_detected = page.locator("#detections li").count()
         with Serving(recognizer, port=running.port):
             expect(page.locator("#message")).to_be_empty()
-            wait_until(lambda: page.locator("#heard li").count() > n_heard)
+            wait_until(lambda: page.locator("#detections li").count() > n_detected)
 
 
 def test_a_page_that_comes_when_the_server_is_full_is_told_and_gets_the_next_seat(browser: Browser) -> None:
@@ -400,7 +393,7 @@ def test_everything_can_be_reached_with_the_keyboard(page: Page) -> None:
 
 
 def test_a_screen_reader_is_told_of_words_and_of_problems(page: Page) -> None:
-    expect(page.get_by_role("log", name="Words that were heard")).to_be_attached()
+    expect(page.get_by_role("log", name="Detected words")).to_be_attached()
     expect(page.get_by_role("status")).to_have_count(2)
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("button, input, select, a, canvas")]

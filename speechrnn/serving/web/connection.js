@@ -45,7 +45,7 @@ export class Connection {
     this.socket = socket;
   }
 
-  /** Sends a block of 16-bit PCM; one that cannot be sent now is not heard. */
+  /** Sends a block of 16-bit PCM; one that cannot be sent now is lost. */
   push(block) {
     if (this.socket?.readyState === WebSocket.OPEN) {
       this.socket.send(block);

@@ -68,7 +68,7 @@ export class Strip {
     return loudest;
   }
 
-  /** How much has been heard. */
+  /** Seconds of audio so far. */
   get position() {
     return this.pushed / this.rate;
   }

@@ -8,7 +8,7 @@ import * as recording from "./recording.js";
 const CLIPPED = 0.999;
 const HOLD_MS = 1500;
 const QUIETEST_DB = -60;
-const N_HEARD = 12;
+const N_SHOWN = 12;
 
 const $ = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -38,7 +38,7 @@ async function listen() {
   starting = true;
   say("");
   try {
-    const microphone = await Microphone.open($("microphone").value, { onBlock: hear, onEnd: lose });
+    const microphone = await Microphone.open($("microphone").value, { onBlock: push, onEnd: lose });
     strip.reset(microphone.rate);
     const connection = new Connection({ ...choice(), rate_hz: microphone.rate }, { onMessage: answer, onState: show });
     live = { microphone, connection };
@@ -70,7 +70,7 @@ function showButton() {
   if (live && !$("word").textContent) $("detail").textContent = `Say ${model.keywords.slice(0, 3).join(", ")} …`;
 }
 
-function hear(block) {
+function push(block) {
   if (!live) return;
   setLevel(strip.push(block));
   live.connection.push(block);
@@ -108,13 +108,13 @@ function showWord({ label, start_s, end_s, score, decided_s }, offset) {
   void word.offsetWidth; // so that the animation starts again
   word.classList.add("fresh");
   $("detail").textContent = `score ${score.toFixed(2)}`;
-  $("nothing-heard").hidden = true;
+  $("no-detections").hidden = true;
   const item = document.createElement("li");
   const name = document.createElement("b");
   name.textContent = label;
   item.append(name, ` ${score.toFixed(2)}`);
-  $("heard").prepend(item);
-  while ($("heard").children.length > N_HEARD) $("heard").lastElementChild.remove();
+  $("detections").prepend(item);
+  while ($("detections").children.length > N_SHOWN) $("detections").lastElementChild.remove();
 }
 
 function show(state, reason) {
@@ -205,7 +205,7 @@ async function begin() {
   } catch {
     return say("The server cannot be reached. Start it, and load this page again.", "problem");
   }
-  $("model").textContent = `${model.model} hears ${model.keywords.join(", ")}`;
+  $("model").textContent = `${model.model} detects ${model.keywords.join(", ")}`;
   $("threshold").value = model.threshold;
   $("threshold-text").textContent = model.threshold.toFixed(2);
   makeKeywords();
