@@ -168,7 +168,7 @@ def test_the_command_line_starts_with_few_imports() -> None:
 def test_the_package_says_it_is_typed_and_ships_a_model_with_its_card() -> None:
     assert (PACKAGE / "py.typed").exists()
     models = sorted((PACKAGE / "pretrained").glob("*.onnx"))
-    assert [path.stem for path in models] == ["commands8"]
+    assert [path.stem for path in models] == ["commands10", "commands8"]
     assert all(path.with_suffix(".md").exists() and path.stat().st_size < 5_000_000 for path in models)
 
 

@@ -105,6 +105,19 @@ def test_a_keyword_in_speech_is_counted_and_held_until_it_is_over() -> None:
     assert detector.n_in_speech == 1
 
 
+@pytest.mark.parametrize("n_rows", [1, 2, 7, 60])
+def test_quiet_is_the_same_however_the_rows_come(n_rows: int) -> None:
+    random = np.random.default_rng(5)
+    unknown = np.repeat(random.random(60) < 0.7, 3).astype(float)
+    yes = np.repeat(random.random(60) < 0.3, 3) * (1 - unknown)
+    stream = rows(list(yes), unknown=list(unknown))
+    whole, parts = Detector(LABELS, options(**QUIET)), Detector(LABELS, options(**QUIET))
+    found = [one for first in range(0, len(stream), n_rows) for one in parts.push(stream[first : first + n_rows])]
+    assert found == whole.push(stream)
+    assert found
+    assert parts.n_in_speech == whole.n_in_speech > 0
+
+
 def test_quiet_needs_a_class_for_silence() -> None:
     with pytest.raises(ConfigError) as caught:
         Detector(Labels(("yes", "no"), silence=False), options(**QUIET))
