@@ -79,6 +79,7 @@ class Conversation:
             await self._end(ProtocolError(End.BROKEN, "something failed in the server; see its log"))
 
     async def _end(self, error: ProtocolError) -> None:
+        self._interruption = error  # from here on nothing else can end it
         self._service.metrics.ends.labels(error.end.counted_as).inc()
         with suppress(TimeoutError, GoneError):
             async with asyncio.timeout(_CLOSING_S):

@@ -177,6 +177,16 @@ def test_an_empty_message_is_refused(serving: Serving) -> None:
         assert closed(websocket) == (1007, "expected audio, got an empty message; leave it out")
 
 
+def test_a_server_that_ends_while_a_client_is_being_sent_away_ends_in_order() -> None:
+    running = Serving(fake_recognizer())
+    with raw_client(running) as plain:
+        plain.sendall(frame(BINARY))
+        wait_until(lambda: counters(running).get('speechrnn_ends_total{how="malformed"}') == 1)
+        running.stop()
+        assert b"empty message" in answers_until_end(plain)
+    assert not running.server.connections
+
+
 def test_a_message_in_too_many_fragments_is_refused(serving: Serving) -> None:
     for n_fragments, is_refused in ((64, False), (65, True)):
         with raw_client(serving) as plain:
