@@ -16,23 +16,46 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from threading import Thread
+from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from speechrnn.audio import to_int16
+from speechrnn.audio import from_int16, to_int16
 from speechrnn.decoding import read
+from speechrnn.detector import Detection
 from speechrnn.evaluation.tables import Table
+from speechrnn.listening import transcribe
+from speechrnn.sources import ArraySource
 
-_RATE_HZ = 48000
-_BLOCK_SAMPLES = _RATE_HZ // 20
+RATE_HZ = 48000
+_BLOCK_SAMPLES = RATE_HZ // 20
 _WARM_UP_S = 2.0
 _NEWCOMERS_PER_S = 17  # at no whole fraction of a step, so that their steps do not end together
 _CLI = "from speechrnn.cli.main import main; main()"
+
+
+class Server(NamedTuple):
+    """A server in a process of its own."""
+
+    port: int
+    process_id: int
+
+    @property
+    def url(self) -> str:
+        """Where it listens to audio."""
+        return f"ws://127.0.0.1:{self.port}/v1/listen"
+
+    def get(self, path: str) -> str:
+        """What it answers to a request."""
+        with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+            return str(answer.read().decode())
 
 
 class Row(NamedTuple):
@@ -57,7 +80,7 @@ class Client:
         self.blocks = blocks
         self.n_blocks = round(seconds * 20)
         self.lags_s: list[float] = []
-        self.n_words = 0
+        self.detections: list[dict[str, Any]] = []
         self.was_refused = False
         self._sent_s: list[float] = []
 
@@ -66,7 +89,7 @@ class Client:
         await asyncio.sleep(start_s)
         async with connect(url, proxy=None, compression=None) as websocket:
             try:
-                await websocket.send(json.dumps({"type": "start", "rate_hz": _RATE_HZ}))
+                await websocket.send(json.dumps({"type": "start", "rate_hz": RATE_HZ}))
                 answer = json.loads(await websocket.recv())
                 if answer["type"] == "error":
                     self.was_refused = True
@@ -86,13 +109,13 @@ class Client:
     async def _receive(self, websocket: ClientConnection) -> None:
         async for message in websocket:
             now_s, answer = time.perf_counter(), json.loads(message)
-            self.n_words += len(answer["detections"])
+            self.detections += answer["detections"]
             if answer["type"] == "decision" and answer["time_s"] > _WARM_UP_S:
                 last_block = min(self.n_blocks - 1, round(answer["time_s"] * 20))
                 self.lags_s.append(now_s - self._sent_s[last_block])
 
 
-def _usage(process_id: int) -> tuple[float, float]:
+def usage(process_id: int) -> tuple[float, float]:
     """Seconds of processor time and peak memory in MB of a process."""
     fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     status = Path(f"/proc/{process_id}/status").read_text()
@@ -100,13 +123,41 @@ def _usage(process_id: int) -> tuple[float, float]:
     return (int(fields[11]) + int(fields[12])) / 100, peak_kb / 1000
 
 
-async def measure(url: str, process_id: int, n_clients: int, blocks: list[bytes], seconds: float, n_words: int) -> Row:
-    """Let so many clients speak at once for so long; `n_words` is the number of detections of one alone."""
+@contextmanager
+def serving(*options: str) -> Iterator[Server]:
+    """A server on a free port of loopback, until the end of the block."""
+    command = [sys.executable, "-c", _CLI, "serve", "--port", "0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            server = Server(int(re.findall(r":(\d+)/", process.stderr.readline())[0]), process.pid)
+            Thread(target=process.stderr.read, daemon=True).start()  # so that no log can fill the pipe
+            server.get("/health")
+            yield server
+        finally:
+            process.terminate()
+
+
+def blocks_of(path: Path) -> list[bytes]:
+    """The messages of 50 ms in which a microphone would send a recording."""
+    samples = to_int16(read(path, RATE_HZ))
+    n_blocks = len(samples) // _BLOCK_SAMPLES
+    return [block.tobytes() for block in np.split(samples[: n_blocks * _BLOCK_SAMPLES], n_blocks)]
+
+
+def words_in(blocks: list[bytes], seconds: float, model: str = "commands8") -> list[Detection]:
+    """The words that a client who repeats these messages for so long should be told."""
+    spoken = b"".join(blocks[number % len(blocks)] for number in range(round(seconds * 20)))
+    return transcribe(ArraySource(from_int16(np.frombuffer(spoken, "<i2")), RATE_HZ), model=model)
+
+
+async def measure(server: Server, n_clients: int, blocks: list[bytes], seconds: float, n_words: int) -> Row:
+    """Let so many clients speak at once for so long; `n_words` is what each says."""
     clients = [Client(blocks, seconds) for _ in range(n_clients)]
-    (cpu_s, _), started_s = _usage(process_id), time.perf_counter()
-    await asyncio.gather(*(client.run(url, number / _NEWCOMERS_PER_S) for number, client in enumerate(clients)))
+    (cpu_s, _), started_s = usage(server.process_id), time.perf_counter()
+    await asyncio.gather(*(client.run(server.url, number / _NEWCOMERS_PER_S) for number, client in enumerate(clients)))
     elapsed_s = time.perf_counter() - started_s
-    used_s, memory_mb = _usage(process_id)
+    used_s, memory_mb = usage(server.process_id)
     served = [client for client in clients if not client.was_refused]
     lags_ms = 1000 * np.concatenate([client.lags_s for client in served])
     p50, p99 = np.percentile(lags_ms, [50, 99])
@@ -117,7 +168,7 @@ async def measure(url: str, process_id: int, n_clients: int, blocks: list[bytes]
         p50_ms=float(p50),
         p99_ms=float(p99),
         max_ms=float(lags_ms.max()),
-        n_words=sum(client.n_words for client in served),
+        n_words=sum(len(client.detections) for client in served),
         n_expected=n_words * len(served),
         cores=(used_s - cpu_s) / elapsed_s,
         memory_mb=memory_mb,
@@ -153,23 +204,13 @@ def main() -> None:
     parser.add_argument("--audio", type=Path, default=audio, help="what they say, repeated")
     parser.add_argument("--model", default="commands8")
     arguments = parser.parse_args()
-    samples = read(arguments.audio, _RATE_HZ)
-    n_blocks = len(samples) // _BLOCK_SAMPLES
-    blocks = [block.tobytes() for block in np.split(to_int16(samples)[: n_blocks * _BLOCK_SAMPLES], n_blocks)]
-    command = [sys.executable, "-c", _CLI, "serve", "--port", "0", "--model", arguments.model, "--clients", "1000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        address = re.sub(r".*http", "http", server.stderr.readline()).strip()
-        try:
-            url = address.replace("http", "ws", 1) + "v1/listen"
-            urlopen(address + "health").close()
-            alone = asyncio.run(measure(url, server.pid, 1, blocks, arguments.seconds, 0)).n_words
-            rows = [
-                asyncio.run(measure(url, server.pid, n_clients, blocks, arguments.seconds, alone))
-                for n_clients in arguments.clients
-            ]
-        finally:
-            server.terminate()
+    blocks = blocks_of(arguments.audio)
+    n_words = len(words_in(blocks, arguments.seconds, arguments.model))
+    with serving("--model", arguments.model, "--clients", "1000") as server:
+        rows = [
+            asyncio.run(measure(server, n_clients, blocks, arguments.seconds, n_words))
+            for n_clients in arguments.clients
+        ]
     print("\n".join(to_table(rows).to_markdown()))
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from pipelines.benchmarks import load, speed
+from pipelines.benchmarks import attacks, load, speed
 from pipelines.studies import ablation
 from speechrnn.config import load_experiment
 from tests.conftest import CONFIGS
+from tests.helpers import fake_recognizer
+from tests.serving.server import EXAMPLES, Serving, counters, wait_until
 
 
 def test_the_made_pack_is_what_the_configuration_trains_on() -> None:
@@ -54,7 +56,7 @@ def test_figures_of_load_become_a_table() -> None:
 
 
 def test_the_usage_of_a_process_is_in_seconds_and_megabytes() -> None:
-    cpu_s, memory_mb = load._usage(os.getpid())
+    cpu_s, memory_mb = load.usage(os.getpid())
     times = os.times()
     assert cpu_s == pytest.approx(times.user + times.system, abs=0.5)
     assert 20 < memory_mb < 100_000
@@ -85,12 +87,60 @@ def test_clients_are_counted_with_their_decisions_words_and_refusals(monkeypatch
     async def measure() -> load.Row:
         async with serve(answer, "127.0.0.1", 0) as server:
             port = next(iter(server.sockets)).getsockname()[1]
-            return await load.measure(f"ws://127.0.0.1:{port}/", os.getpid(), 3, [bytes(4800)], 0.2, 1)
+            return await load.measure(load.Server(port, os.getpid()), 3, [bytes(4800)], 0.2, 1)
 
     row = asyncio.run(measure())
     assert (row.n_clients, row.n_refused, row.n_words, row.n_expected) == (3, 1, 2, 2)
     assert row.decisions_per_s == pytest.approx(2 / 0.05)
     assert 0 <= row.p50_ms <= row.p99_ms <= row.max_ms < 1000
+
+
+def test_figures_of_attacks_become_a_table() -> None:
+    row = attacks.Row("empty messages", 7, 8, 6.6, 31.5, 115.4, 8)
+    assert attacks.to_table([row]).to_markdown()[2] == "| empty messages | 7 of 8 | 7 ms | 32 ms | 115 MB | 8 |"
+
+
+def test_who_is_refused_or_ended_with_an_error_counts_as_refused() -> None:
+    metrics = """
+        # TYPE speechrnn_refusals_total counter
+        speechrnn_refusals_total{status="403"} 3.0
+        speechrnn_refusals_total{status="404"} 4.0
+        # TYPE speechrnn_ends_total counter
+        speechrnn_ends_total{how="finished"} 10.0
+        speechrnn_ends_total{how="left"} 20.0
+        speechrnn_ends_total{how="malformed"} 5.0
+    """
+    assert attacks.count_refused(metrics.replace("        ", "")) == 12
+
+
+REACTIONS = {
+    "empty messages": 'speechrnn_ends_total{how="malformed"}',
+    "empty fragments": 'speechrnn_ends_total{how="malformed"}',
+    "text flood": 'speechrnn_ends_total{how="malformed"}',
+    "ping flood": 'speechrnn_ends_total{how="left"}',
+    "random frames": 'speechrnn_ends_total{how="malformed"}',
+    "start and finish": 'speechrnn_ends_total{how="finished"}',
+    "audio too fast, answers never read": "speechrnn_decisions_total",
+    "half-open conversations": 'speechrnn_ends_total{how="left"}',
+    "refused handshakes": 'speechrnn_refusals_total{status="403"}',
+    "HTTP flood": 'speechrnn_refusals_total{status="404"}',
+}
+
+
+@pytest.mark.parametrize("name", REACTIONS)
+def test_an_attack_is_what_it_is_called_and_leaves_a_server_that_answers(name: str) -> None:
+    with Serving(fake_recognizer()) as running:
+        asyncio.run(attacks.attack(name, running.port, 0.3))
+        wait_until(lambda: counters(running).get(REACTIONS[name], 0) > 0)
+        wait_until(lambda: running.health()["clients"] == 0)
+
+
+@pytest.mark.slow
+def test_the_words_of_a_client_that_nobody_disturbs_are_right() -> None:
+    row = attacks.measure("none", load.blocks_of(EXAMPLES / "commands.wav"), 2.5)
+    assert (row.n_right, row.n_expected, row.n_refused) == (1, 1, 0)
+    assert 0 < row.p50_ms <= row.p99_ms
+    assert 20 < row.memory_mb < 1000
 
 
 @pytest.mark.parametrize("name", ablation.ROWS)
