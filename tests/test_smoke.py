@@ -82,7 +82,7 @@ def test_describe_without_torch_says_what_the_layers_need(smoke_run: SmokeRun, m
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "speechrnn.model.classifier")
     text = run("describe", smoke_run.model).stdout
-    assert "layers: shown where torch is installed" in text
+    assert "layers: not shown, for torch is not installed: pip install 'speechrnn[train]'" in text
     assert "gru" in text
 
 
