@@ -98,9 +98,7 @@ def test_continuous_integration_runs_the_readme_s_test_command_and_refuses_skipp
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_alone_lists_every_target() -> None:
-    outside = {
-        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
-    }  # as under make
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # as under make
     shown = subprocess.run(["make"], capture_output=True, text=True, check=True, cwd=ROOT, env=outside).stdout
     assert {line.split()[1] for line in shown.splitlines()} == TARGETS
     assert all(len(line.split(maxsplit=2)) == 3 for line in shown.splitlines())
