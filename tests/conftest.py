@@ -33,9 +33,11 @@ class KilledError(Exception):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who needs a network that was trained or exported is slow."""
+    """Who needs a network that was trained or exported, a server in real time, or a microphone is slow."""
     for item in items:
-        if {"smoke_run", "small_model"} & {*getattr(item, "fixturenames", ())}:
+        if {"smoke_run", "small_model", "serving", "real_serving", "played_sound"} & {
+            *getattr(item, "fixturenames", ())
+        }:
             item.add_marker(pytest.mark.slow)
 
 

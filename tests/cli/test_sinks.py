@@ -102,6 +102,7 @@ def test_a_recording_that_was_ended_by_force_can_be_read(how: signal.Signals, su
         assert read_recording(saved, 16000).problem == ""
 
 
+@pytest.mark.slow
 def test_a_wav_beyond_four_gib_is_an_rf64_that_is_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     writer = WavWriter(path, 16000)

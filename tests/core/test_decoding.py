@@ -248,6 +248,7 @@ MADE = {
 }
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 @pytest.mark.parametrize("n_values", [777, 2**16])
 @pytest.mark.parametrize("name", MADE)
@@ -262,6 +263,7 @@ def test_any_blocks_of_any_kind_are_what_an_independent_decoder_gives(
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 @pytest.mark.parametrize(
     "name", ["a.mp3", "a.flac", "a.aac", "a.opus", "a.ogg", "flac.ogg", "a.m4a", "a.webm", "a.wav"]
@@ -285,6 +287,7 @@ def test_files_that_follow_each_other_are_read_to_the_end_of_the_last(name: str,
     np.testing.assert_allclose(found[len(expected[0]) :][500:n_second], expected[1][500:n_second], atol=0.02)
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 @pytest.mark.parametrize("kind", ["mp3", "flac", "wav", "adts", "webm", "ogg", "au", "caf", "aiff"])
 def test_what_went_through_a_pipe_has_no_true_length_and_is_read_whole(kind: str, tmp_path: Path) -> None:
@@ -566,6 +569,7 @@ def test_closed_and_empty_standard_input_are_one_line(monkeypatch: pytest.Monkey
         assert_one_line(caught.value, "-: ")
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_twelve_channels_are_mixed(tmp_path: Path) -> None:
     samples = speech_like(1.0)
@@ -574,6 +578,7 @@ def test_twelve_channels_are_mixed(tmp_path: Path) -> None:
     np.testing.assert_allclose(native(path), samples, atol=2e-4)
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 @pytest.mark.parametrize("name", ["a.m4a", "alac.m4a", "low.mp3"])
 def test_frames_of_many_planes_are_packed_without_a_change(

@@ -70,6 +70,7 @@ def test_a_real_time_source_keeps_the_time_of_the_sound() -> None:
     assert 0.45 < time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["commands.wav", "drive.flac", "menu.ogg"])
 def test_transcribe_listen_the_background_and_the_command_line_find_the_same(name: str, recognizer: Recognizer) -> None:
     path = EXAMPLE.with_name(name)

@@ -155,6 +155,7 @@ def test_points_are_chosen_and_measured(made_pack: Pack) -> None:
     assert [row[0] for row in operating_points.to_table(measured, TARGETS).rows] == list(points)
 
 
+@pytest.mark.slow
 def test_the_stated_rates_are_of_held_out_speech_where_there_is_any(made_pack: Pack) -> None:
     material = of_pack(made_pack, ("yes", "no"))
     loud = [Sound("", lambda: np.concatenate([silence(3), word("yes"), silence(3)]))]

@@ -127,6 +127,7 @@ REACTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REACTIONS)
 def test_an_attack_is_what_it_is_called_and_leaves_a_server_that_answers(name: str) -> None:
     with Serving(fake_recognizer()) as running:

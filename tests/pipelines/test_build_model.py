@@ -278,6 +278,7 @@ def test_what_cannot_be_scored_is_known_before_training(
         run(monkeypatch, *given, "--seeds", "1", "2", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["build_model", "mine_hard_negatives"])
 def test_a_missing_configuration_is_one_clear_line(pipeline: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"pipelines.{pipeline}"]
