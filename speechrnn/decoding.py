@@ -538,9 +538,14 @@ def _import_av() -> Any:
 def _open_container(av: Any, stretch: _Stretch, part: Part) -> Any:
     options = {"format_whitelist": _DEMUXERS} | ({"ignore_length": "1"} if part.samples else {})
     try:
-        return av.open(stretch, "r", options=options, metadata_errors="replace")
+        return av.open(stretch, "r", options=options, **_tolerant_of_tags(av))
     except (av.FFmpegError, ValueError) as error:
         raise _NotReadableError(_reason(error)) from None
+
+
+def _tolerant_of_tags(av: Any) -> dict[str, str]:
+    """What lets PyAV open a file whose tags are no UTF-8; from version 19 on nothing is needed, nor accepted."""
+    return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 def _audio_stream(container: Any) -> Any:
