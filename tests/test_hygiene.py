@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "data": {"core"},
     "evaluation": {"core", "data"},
     "training": {"core", "data", "model", "evaluation.metrics"},
-    "serving": {"core"},
+    "clients": {"core"},
+    "serving": {"core", "clients"},
     "cli": {"core", "data", "evaluation", "model", "serving", "training"},
 }
 EXCEPTIONS = {("recognizer", "model.network")}

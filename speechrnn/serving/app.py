@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
-import signal
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from speechrnn.clients import server
+from speechrnn.clients.admission import Admission, Metrics
+from speechrnn.clients.batching import Batcher
+from speechrnn.clients.connections import Connection, GoneError
+from speechrnn.clients.ends import End, ProtocolError
+from speechrnn.clients.spotting import Shared
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.recognizer import Recognizer
 from speechrnn.serving import protocol, uploads
-from speechrnn.serving.admission import Admission, Metrics
-from speechrnn.serving.batching import Batcher
-from speechrnn.serving.connections import Connection, Connections, GoneError
 from speechrnn.serving.conversation import Conversation, Service
 from speechrnn.serving.guard import SECURITY_HEADERS, Guard
 from speechrnn.serving.http1 import Http, HttpError, Request, Response
-from speechrnn.serving.protocol import End, ProtocolError
 from speechrnn.serving.uploads import Uploads
 from speechrnn.serving.websocket import WebSocket
 from speechrnn.spec import Options
 
-_GRACE_S = 3.0
 _MAX_CONNECTIONS = 256
 _N_WITHOUT_PLACE = 64
 _WEB = Path(__file__).parent / "web"
@@ -64,7 +61,8 @@ class App:
         self.uploads = Uploads(recognizer.path, labels, options, self.metrics)
         self.max_connections = max(_MAX_CONNECTIONS, max_clients + _N_WITHOUT_PLACE)
         self._ready = protocol.ready(recognizer.path.stem, recognizer.info, options, uploads.MAX_UPLOAD_BYTES)
-        self._service = Service(recognizer, options, self._ready, self.batcher, self.admission, self.metrics, idle_s)
+        shared = Shared(recognizer, self.batcher, self.admission, self.metrics)
+        self._service = Service(shared, options, self._ready, idle_s)
         self._conversations: set[Conversation] = set()
         self._constants = page() | {protocol.MODEL_PATH: Response(protocol.encode(self._ready).encode())}
         self._pages: dict[str, Callable[[], Response]] = {"/health": self._health, "/metrics": self._counters}
@@ -137,7 +135,7 @@ def check_certificate(certfile: Path | None, keyfile: Path | None) -> None:
         raise ConfigError(f"--certfile {certfile}: cannot be used ({reason}); give a PEM file, and --keyfile") from None
 
 
-class Server:
+class Server(server.Server):
     """Serves an app until it is told to stop; `names` are hosts under which it is known besides this machine's own.
 
     Raises ConfigError if the files do not make a TLS server.
@@ -146,47 +144,15 @@ class Server:
     def __init__(
         self, app: App, *, names: Sequence[str] = (), certfile: Path | None = None, keyfile: Path | None = None
     ) -> None:
-        self.started = threading.Event()
+        super().__init__([app.batcher], app.max_connections, _tls(certfile, keyfile))
         self._app = app
         self._guard = Guard(names)
-        self.connections = Connections(self._serve, app.max_connections, _tls(certfile, keyfile))
 
-    def run(self, listening: socket.socket) -> None:
-        """Serve on a socket of `bind` until Ctrl-C, SIGTERM, or `stop`, then close it."""
-        asyncio.run(self._run(listening))
+    def interrupt(self) -> None:
+        """End what takes long; clients are told."""
+        self._app.interrupt()
 
-    def stop(self) -> None:
-        """End `run`; may be called in any thread."""
-        self._loop.call_soon_threadsafe(self._stopped.set)
-
-    async def _run(self, listening: socket.socket) -> None:
-        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-        async with self._app.batcher:
-            accepting = asyncio.create_task(self.connections.accept(listening))
-            with self._until_signal():
-                self.started.set()
-                await self._stopped.wait()
-            accepting.cancel()
-            await asyncio.wait((accepting,))
-            listening.close()
-            self._app.interrupt()
-            await self.connections.end(_GRACE_S)
-
-    @contextmanager
-    def _until_signal(self) -> Iterator[None]:
-        """Stop at a signal that ends programs, where this is the main thread, which alone gets them."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, lambda *_: self.stop()) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
-
-    async def _serve(self, connection: Connection) -> None:
+    async def serve(self, connection: Connection) -> None:
         """Answer the requests of one connection, one after the other."""
         http = Http(connection, SECURITY_HEADERS)
         while await self._answer(http):

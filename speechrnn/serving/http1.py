@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 import h11
 import msgspec
 
+from speechrnn.clients.connections import Connection, GoneError
 from speechrnn.serving import protocol
-from speechrnn.serving.connections import Connection, GoneError
 
 _MAX_HEAD_BYTES = 1 << 14
 _HEAD_S = 20.0

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
 
 from speechrnn.audio import Samples, from_int16
+from speechrnn.clients.ends import End, ProtocolError
 from speechrnn.detector import Detection
-from speechrnn.errors import SpeechRnnError
 from speechrnn.spec import ModelInfo, Options
 
 VERSION = 1
@@ -19,30 +18,6 @@ LISTEN_PATH, TRANSCRIBE_PATH, MODEL_PATH = "/v1/listen", "/v1/transcribe", "/v1/
 MAX_MESSAGE_BYTES = 1 << 16
 _Message = TypeVar("_Message")
 _Threshold = Annotated[float, msgspec.Meta(gt=0, le=1)]
-
-
-class End(Enum):
-    """How the server ends a conversation: the WebSocket's close code, and the name under which it is counted."""
-
-    MALFORMED = 1007, "malformed"
-    IDLE = 1008, "idle"
-    TOO_LARGE = 1009, "too_large"
-    BROKEN = 1011, "broken"
-    STOPPED = 1012, "stopped"
-    FULL = 1013, "full"
-    SHED = 1013, "shed"
-
-    def __init__(self, code: int, counted_as: str) -> None:
-        self.code = code
-        self.counted_as = counted_as
-
-
-class ProtocolError(SpeechRnnError):
-    """Something that ends a conversation: told to the client in an `Error`, then by a close code."""
-
-    def __init__(self, end: End, message: str) -> None:
-        super().__init__(message)
-        self.end = end
 
 
 class ClientChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

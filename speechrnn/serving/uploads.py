@@ -12,13 +12,13 @@ from typing import IO
 
 import msgspec
 
+from speechrnn.clients.admission import Metrics
+from speechrnn.clients.connections import GoneError
+from speechrnn.clients.ends import ProtocolError
 from speechrnn.errors import AudioError, ConfigError
 from speechrnn.labels import Labels
 from speechrnn.serving import protocol, transcription
-from speechrnn.serving.admission import Metrics
-from speechrnn.serving.connections import GoneError
 from speechrnn.serving.http1 import Http, HttpError, Request, Response
-from speechrnn.serving.protocol import ProtocolError
 from speechrnn.spec import Options
 
 MAX_UPLOAD_BYTES = 50_000_000

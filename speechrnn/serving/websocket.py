@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -12,9 +11,10 @@ from websockets.http11 import Request as HandshakeRequest
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from speechrnn.serving.connections import Connection, GoneError
+from speechrnn.clients.connections import Connection, GoneError, Pace
+from speechrnn.clients.ends import End, ProtocolError
 from speechrnn.serving.http1 import HttpError, Request
-from speechrnn.serving.protocol import MAX_MESSAGE_BYTES, End, ProtocolError
+from speechrnn.serving.protocol import MAX_MESSAGE_BYTES
 
 _HANDSHAKE = ("upgrade", "connection", "sec-websocket-version", "sec-websocket-key")
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
@@ -23,22 +23,6 @@ _MAX_FRAMES_AT_ONCE = 1000
 _MAX_FRAGMENTS = 64
 _TOO_LARGE = 1009
 _CLOSING_S = 2.0
-
-
-class Pace:
-    """Lets through `rate_per_s`, after as many as `burst` at once; who brings more waits."""
-
-    def __init__(self, rate_per_s: float, burst: float) -> None:
-        self._rate_per_s = rate_per_s
-        self._burst_s = burst / rate_per_s
-        self._paid_until_s = -math.inf
-
-    async def spend(self, n: int) -> None:
-        """Take so many, and wait until they are allowed."""
-        now_s = asyncio.get_running_loop().time()
-        self._paid_until_s = max(self._paid_until_s, now_s - self._burst_s) + n / self._rate_per_s
-        if self._paid_until_s > now_s:
-            await asyncio.sleep(self._paid_until_s - now_s)
 
 
 class WebSocket:

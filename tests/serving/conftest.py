@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from speechrnn.clients import admission
 from speechrnn.recognizer import Recognizer, load
-from speechrnn.serving import admission
 from tests.helpers import fake_recognizer
 from tests.serving.server import Serving
 

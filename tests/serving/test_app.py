@@ -32,11 +32,12 @@ from websockets.sync.client import connect
 
 from speechrnn.audio import Resampler, Samples, from_int16, to_int16
 from speechrnn.cli.main import cli
+from speechrnn.clients import admission, connections
+from speechrnn.clients.batching import Batcher
 from speechrnn.decoding import read
 from speechrnn.recognizer import Recognizer
-from speechrnn.serving import admission, connections, conversation, http1, transcription, uploads
 from speechrnn.serving import app as server
-from speechrnn.serving.batching import Batcher
+from speechrnn.serving import conversation, http1, transcription, uploads
 from speechrnn.spotter import KeywordSpotter
 from tests.helpers import COMMAND, fake_recognizer, noise, silence, word, write_audio
 from tests.serving.server import (

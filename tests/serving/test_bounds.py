@@ -22,12 +22,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechrnn.clients import admission, batching, connections
+from speechrnn.clients.admission import Admission
+from speechrnn.clients.batching import Batcher
+from speechrnn.clients.connections import Pace
+from speechrnn.clients.ends import End, ProtocolError
 from speechrnn.recognizer import Recognizer, load
-from speechrnn.serving import admission, batching, connections, transcription
-from speechrnn.serving.admission import Admission
-from speechrnn.serving.batching import Batcher
-from speechrnn.serving.protocol import End, ProtocolError
-from speechrnn.serving.websocket import Pace
+from speechrnn.serving import transcription
 from tests.helpers import fake_recognizer, silence, word
 from tests.serving.server import (
     BINARY,

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from speechrnn.serving.protocol import End, ProtocolError
+from speechrnn.clients.ends import End, ProtocolError
 
 _LAGS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 _MAX_LOAD = 0.7

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import ssl
 from collections import deque
@@ -124,6 +125,22 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+
+class Pace:
+    """Lets through `rate_per_s`, after as many as `burst` at once; who brings more waits."""
+
+    def __init__(self, rate_per_s: float, burst: float) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst_s = burst / rate_per_s
+        self._paid_until_s = -math.inf
+
+    async def spend(self, n: int) -> None:
+        """Take so many, and wait until they are allowed."""
+        now_s = asyncio.get_running_loop().time()
+        self._paid_until_s = max(self._paid_until_s, now_s - self._burst_s) + n / self._rate_per_s
+        if self._paid_until_s > now_s:
+            await asyncio.sleep(self._paid_until_s - now_s)
 
 
 class Connections:

@@ -1,0 +1,71 @@
+"""A server that serves connections until it is told to stop, whatever they speak."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import ssl
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+
+from speechrnn.clients.batching import Batcher
+from speechrnn.clients.connections import Connection, Connections
+
+_GRACE_S = 3.0
+
+
+class Server(ABC):
+    """Runs batchers and serves connections; what is said on them is for a subclass."""
+
+    def __init__(self, batchers: Sequence[Batcher], max_connections: int, context: ssl.SSLContext | None) -> None:
+        self.started = threading.Event()
+        self.connections = Connections(self.serve, max_connections, context)
+        self._batchers = batchers
+
+    @abstractmethod
+    async def serve(self, connection: Connection) -> None:
+        """Serve one connection until it ends."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """End what takes long; clients are told."""
+
+    def run(self, listening: socket.socket) -> None:
+        """Serve on a listening socket until Ctrl-C, SIGTERM, or `stop`, then close it."""
+        asyncio.run(self._run(listening))
+
+    def stop(self) -> None:
+        """End `run`; may be called in any thread."""
+        self._loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _run(self, listening: socket.socket) -> None:
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        async with AsyncExitStack() as stack:
+            for batcher in self._batchers:
+                await stack.enter_async_context(batcher)
+            accepting = asyncio.create_task(self.connections.accept(listening))
+            with self._until_signal():
+                self.started.set()
+                await self._stopped.wait()
+            accepting.cancel()
+            await asyncio.wait((accepting,))
+            listening.close()
+            self.interrupt()
+            await self.connections.end(_GRACE_S)
+
+    @contextmanager
+    def _until_signal(self) -> Iterator[None]:
+        """Stop at a signal that ends programs, where this is the main thread, which alone gets them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_: self.stop()) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
