@@ -5,7 +5,8 @@ r"""Make a shipped model again, from audio to model file and card, in one comman
 
 Prepares the audio, trains once with each seed (the same command goes on after Ctrl-C), exports and calibrates the model
 of the best validation accuracy, and writes it as NAME.onnx with its card, NAME.md. Operating points are chosen on
-streams of validation words and on the running speech of the data, for the targets in [calibration]. Test clips are
+streams of validation words and on the running speech of the data, that of speakers held out where there are any, for
+the targets in [calibration]. Test clips are
 scored once where they are given, of a Speech Commands tree with `--split testing` those of that split; with running
 speech that has transcripts also streams that are made of them. A run is kept in RUN-DIR/seed-N; a finished one is not
 trained again, so to calibrate anew takes minutes.
@@ -90,12 +91,12 @@ def calibrate(model: Path, experiment: Experiment) -> Table | None:
     """Write operating points into an exported model, and give them as a table; None without running speech."""
     recognizer = load(model)
     pack = open_pack(experiment, recognizer.info.spec.labels.keywords)
-    speech, held_out = speech_of(pack, "training"), speech_of(pack, "validation")
-    if not speech and not held_out:
+    speech = speech_of(pack, "validation") or speech_of(pack, "training")
+    if not speech:
         print("no running speech to calibrate on: the model has the options of the configuration")
         return None
     material, targets = of_pack(pack, recognizer.info.spec.labels.keywords), experiment.calibration
-    points = operating_points.calibrate(recognizer, material, speech, held_out, targets=targets, note=print)
+    points = operating_points.calibrate(recognizer, material, speech, targets=targets, note=print)
     save_info(model, model, operating_points.calibrated(recognizer.info, points))
     table = operating_points.to_table(points, targets)
     print("\n".join(table.to_lines()))

@@ -152,8 +152,8 @@ def _sections(card: CardData) -> list[str]:
 
 
 _ABOUT_POINTS = (
-    "Thresholds chosen by calibration on streams of validation words and on the running speech of the data. In "
-    "brackets: false alarms, hours of speech, and the rate per hour that is excluded with 95 % confidence."
+    "Thresholds chosen by calibration on streams of validation words and on running speech of speakers held out of "
+    "training. In brackets: false alarms, hours of speech, and the rate per hour that is excluded with 95 % confidence."
 )
 
 

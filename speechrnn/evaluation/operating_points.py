@@ -2,11 +2,12 @@
 
 Misses and wrong words are counted on synthetic streams of labelled words (preset `tensorflow`, three seeds), false
 alarms on running speech in which no keyword is spoken. For each smoothing, every keyword gets the threshold that costs
-fewest misses while all together stay within the target. Where the speech is too short to show a target, since one false
-alarm would exceed it, none is allowed, and each keyword's threshold goes up as far as no more of its words are missed;
-for a lower target that cannot be shown either, up to where another 5 % are. Of smoothings that cost the same, the
-longest is taken: it has fewer of the false alarms that the speech is too short to show. Release and refractory time
-come last.
+fewest misses while all together stay within the target. Where the target allows less than a false alarm for each
+keyword, all have one threshold in common: so few alarms cannot place one for each (docs/log.md). Where the speech is
+too short to show a target, since one false alarm would exceed it, none is allowed, and the threshold goes up as far as
+no more words are missed; for a lower target that cannot be shown either, up to where another 5 % are. Of smoothings
+that cost the same, the longest is taken: it has fewer of the false alarms that the speech is too short to show. Release
+and refractory time come last.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ _LATEST_MS = 400.0
 _STRICTER = 0.05
 _QUIET = 0.05
 _N_BESIDE = 15
-_HELD_OUT = "held out"
 _PRICES = np.geomspace(0.01, 1000, 51)
 
 Note = Callable[[str], object]
@@ -80,8 +80,6 @@ class Measured(NamedTuple):
     """Their score on synthetic streams."""
     in_speech: Score
     """Their score in all running speech."""
-    in_held_out: Score | None = None
-    """Their score in that which is held out; None without any."""
 
     @property
     def cost(self) -> float:
@@ -95,27 +93,26 @@ def calibrate(
     recognizer: Recognizer,
     material: Material,
     speech: Sequence[Sound],
-    held_out: Sequence[Sound] = (),
     *,
     targets: Calibration = TARGETS,
     note: Note = lambda line: None,
 ) -> dict[str, Measured]:
     """Choose an operating point for each target, and measure what the spotter then gives.
 
-    Streams are made of the words and noise of `material`. False alarms are counted in `speech` and `held_out`; the
-    rates that a model states are those of `held_out`, speech that it was not trained on, where there is any. `note`
+    Streams are made of the words and noise of `material`, false alarms are counted in `speech`: best is speech that it
+    was not trained on, of which training has fewer. `note`
     gets lines about progress. Raises DataError if a keyword has no clips, or there is no other word or no speech.
     """
-    _check(recognizer.info.spec, material, [*speech, *held_out])
+    _check(recognizer.info.spec, material, speech)
     recognizer, labels = cached(recognizer), recognizer.info.spec.labels
     options = msgspec.structs.replace(recognizer.info.options, keywords=(), thresholds={})
-    recordings = spot_recordings(recognizer, material, speech, held_out, {"as set": options})
+    recordings = spot_recordings(recognizer, material, speech, {"as set": options})
     note(f"{len(recordings.streams)} streams, {recordings.speech_hours:.2f} hours of running speech")
     hidden = [f"{rate:g}/h ({name})" for name, rate in rates_of(targets).items() if rate * recordings.speech_hours < 1]
     if hidden:
         note(f"{recordings.speech_hours:.2f} hours cannot show {' and '.join(hidden)}: no false alarm is allowed there")
     chosen = choose(recordings, labels, options, targets, note)
-    return measure(recognizer, material, speech, held_out, {name: one.options for name, one in chosen.items()})
+    return measure(recognizer, material, speech, {name: one.options for name, one in chosen.items()})
 
 
 def _check(spec: Spec, material: Material, speech: Sequence[Sound]) -> None:
@@ -144,7 +141,6 @@ def spot_recordings(
     recognizer: Recognizer,
     material: Material,
     speech: Sequence[Sound],
-    held_out: Sequence[Sound],
     choices: Mapping[str, Options],
 ) -> Recordings:
     """What each of these options finds in streams and in speech, with the posteriors."""
@@ -152,11 +148,7 @@ def spot_recordings(
     streams = [make_stream(material, recipe, seed) for seed in _SEEDS]
     return Recordings(
         [spot_with_truth(recognizer, [samples], words, choices) for samples, words in streams],
-        [
-            spot_with_truth(recognizer, (sound.read() for sound in sounds), [], choices, audio=name)
-            for name, sounds in {"speech": speech, _HELD_OUT: held_out}.items()
-            if sounds
-        ],
+        [spot_with_truth(recognizer, (sound.read() for sound in speech), [], choices, audio="speech")],
     )
 
 
@@ -203,14 +195,19 @@ def candidates(
     missed = _table(in_streams, lambda one: one.n_spoken - one.n_hits)
     alarms = _table(in_speech, lambda one: one.n_false_alarms)
     n_spoken = np.array([one.n_spoken for one in in_streams[0].per_keyword.values()])
+    one_each = (errors, missed, alarms, n_spoken)
+    in_common = tuple(table.sum(axis=0, keepdims=True) for table in one_each)
     found, n_hidden = {}, 0
     for name, rate in reversed(rates_of(targets).items()):
         budget = rate * recordings.speech_hours
+        errors, missed, alarms, n_spoken = one_each if budget >= len(labels.keywords) else in_common
         indices = allocate_thresholds(errors, alarms, budget)
         if budget < 1:
             indices = tighten(missed, indices, _STRICTER * n_hidden * n_spoken)
             n_hidden += 1
-        found[name] = dict(zip(labels.keywords, [levels[index] for index in indices], strict=True))
+        found[name] = dict(
+            zip(labels.keywords, [levels[i] for i in np.resize(indices, len(labels.keywords))], strict=True)
+        )
     return found
 
 
@@ -236,7 +233,8 @@ def choose(
         smoothed = msgspec.structs.replace(options, smoothing_ms=max(smoothing_ms, options.step_ms))
         for name, thresholds in candidates(recordings, labels, smoothed, targets).items():
             common = float(np.median(list(thresholds.values())))
-            per_target[name].append(tried(msgspec.structs.replace(smoothed, threshold=common, thresholds=thresholds)))
+            apart = {keyword: threshold for keyword, threshold in thresholds.items() if threshold != common}
+            per_target[name].append(tried(msgspec.structs.replace(smoothed, threshold=common, thresholds=apart)))
         note(f"smoothing of {smoothing_ms} ms tried")
     return {name: _with_best_release(some, tried) for name, some in per_target.items()}
 
@@ -255,12 +253,10 @@ def measure(
     recognizer: Recognizer,
     material: Material,
     speech: Sequence[Sound],
-    held_out: Sequence[Sound],
     choices: Mapping[str, Options],
 ) -> dict[str, Measured]:
     """What the spotter that ships gives with each of these options."""
-    recordings = spot_recordings(recognizer, material, speech, held_out, choices)
-    held_out_parts = [one for one in recordings.speech if one.audio == _HELD_OUT]
+    recordings = spot_recordings(recognizer, material, speech, choices)
 
     def scored(name: str, part: list[StreamResult]) -> Score:
         return score([one.scored(name) for one in part], recognizer.info.spec.labels.keywords)
@@ -270,7 +266,6 @@ def measure(
             options,
             scored(name, recordings.streams),
             scored(name, recordings.speech),
-            scored(name, held_out_parts) if held_out_parts else None,
         )
         for name, options in choices.items()
     }
@@ -278,7 +273,7 @@ def measure(
 
 def to_point(measured: Measured) -> OperatingPoint:
     """A point as a model file stores it, with what was measured, and on how much."""
-    options, streams, speech = measured.options, measured.in_streams, measured.in_held_out or measured.in_speech
+    options, streams, speech = measured.options, measured.in_streams, measured.in_speech
     return OperatingPoint(
         threshold=round(options.threshold, 3),
         thresholds=options.thresholds,
@@ -296,14 +291,13 @@ def to_point(measured: Measured) -> OperatingPoint:
 
 
 def to_table(measured: Mapping[str, Measured], targets: Calibration) -> Table:
-    """What each operating point gives: in running speech, all of it and what is held out, and on streams."""
+    """What each operating point gives, in running speech and on streams."""
     rates = rates_of(targets)
     rows = [
         (
             name,
             f"{rates[name]:g}",
             _rate(one.in_speech),
-            _rate(one.in_held_out),
             percent(one.in_streams.miss_rate),
             percent(one.in_streams.wrong_rate),
             number(one.in_streams.false_alarms_per_hour, ".1f"),
@@ -312,12 +306,10 @@ def to_table(measured: Mapping[str, Measured], targets: Calibration) -> Table:
         )
         for name, one in measured.items()
     ]
-    head = ("point", "target/h", "false alarms/h, speech", "held out", "misses", "wrong", "false alarms/h, streams")
-    return Table((*head, "delay p50 ms", "p95 ms"), "<><<>>>>>", rows)
+    head = ("point", "target/h", "false alarms/h, speech", "misses", "wrong", "false alarms/h, streams")
+    return Table((*head, "delay p50 ms", "p95 ms"), "<><>>>>>", rows)
 
 
-def _rate(speech: Score | None) -> str:
-    if speech is None:
-        return "-"
+def _rate(speech: Score) -> str:
     bound = poisson_upper_bound(speech.n_false_alarms) / speech.hours
     return f"{speech.false_alarms_per_hour:.2f} ({speech.n_false_alarms} in {speech.hours:.2f} h, below {bound:.2g})"
