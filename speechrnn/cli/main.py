@@ -15,7 +15,7 @@ from speechrnn.cli.console import prepare_streams, run_program
 VERBS = {
     "Recognise": (recognise.transcribe, recognise.classify, recognise.describe),
     "Live": (live.listen, live.devices, live.doctor, live.serve),
-    "Train": (train.prepare, train.train, train.export),
+    "Train": (train.prepare, train.train, train.export, train.quantize),
     "Evaluate": (evaluate.evaluate, evaluate.score, evaluate.calibrate),
 }
 

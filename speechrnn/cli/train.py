@@ -1,4 +1,4 @@
-"""The verbs that make a model: prepare, train, export."""
+"""The verbs that make a model: prepare, train, export, quantize."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from speechrnn.cli.console import PATH, ProgressLine, data_option, note, overrides_option, pack_audio
+from speechrnn.cli.console import PATH, ProgressLine, data_option, note, overrides_option, pack_audio, track
 from speechrnn.errors import ConfigError
-from speechrnn.files import check_place, writing
+from speechrnn.files import check_not_read, check_place, writing
 
 if TYPE_CHECKING:
     from speechrnn.config import Data
     from speechrnn.spec import ModelInfo
+
+_INT8 = ".int8.onnx"
+_N_CHECKED = 200
 
 
 @click.command(short_help="Pack audio for training into one file.")
@@ -132,17 +136,21 @@ def _is_first_process() -> bool:
     return not (torch.distributed.is_initialized() and torch.distributed.get_rank())
 
 
-@click.command(short_help="Turn a checkpoint into an ONNX model.")
-@click.argument("checkpoint", type=PATH)
-@click.argument("output", type=PATH)
-@click.option(
+_audio_option = click.option(
     "--audio",
     type=PATH,
     metavar="FILE|FOLDER",
     show_default="what the model was trained on",
-    help="Real audio on which the export is checked.",
+    help="Real audio on which what is written is checked.",
 )
-def export(checkpoint: Path, output: Path, audio: Path | None) -> None:
+
+
+@click.command(short_help="Turn a checkpoint into an ONNX model.")
+@click.argument("checkpoint", type=PATH)
+@click.argument("output", type=PATH)
+@_audio_option
+@click.option("--int8", is_flag=True, help="Write OUTPUT.int8.onnx, too, as quantize does.")
+def export(checkpoint: Path, output: Path, audio: Path | None, int8: bool) -> None:
     """Turn a training CHECKPOINT into an ONNX model file OUTPUT, checked against torch on real audio."""
     if checkpoint.suffix == ".onnx":
         raise ConfigError(f"{checkpoint}: is exported already; give a checkpoint such as runs/NAME/best.pt")
@@ -153,17 +161,78 @@ def export(checkpoint: Path, output: Path, audio: Path | None) -> None:
     from speechrnn.training import export as exporting
 
     net, info = load_checkpoint(checkpoint)
-    folder = audio or _commands_of(info)
-    if not folder.exists():
-        raise ConfigError(f"{folder}: no such audio to check the export on; give --audio FILE-OR-FOLDER")
+    folder = _audio_for(info, audio)
     contexts = exporting.contexts_of(folder, info.spec)
     with writing(output):
         difference = exporting.export(net, info, contexts, output)
     size_kb, n = output.stat().st_size / 1000, len(contexts)
     click.echo(f"{output}: {size_kb:.0f} kB, at most {difference:.1e} from torch on {n} contexts of {folder}")
+    if int8:
+        _quantize(output, output.with_suffix(_INT8), folder, info)
 
 
-def _commands_of(info: ModelInfo) -> Path:
-    """The Speech Commands folder that a model was trained on."""
+def _audio_for(info: ModelInfo, audio: Path | None) -> Path:
+    """What to check a model on: what was given, or the Speech Commands folder that it was trained on."""
     data = info.provenance.config.get("data", {})
-    return Path(data.get("dir", "data"), data.get("commands", ""))
+    folder = audio or Path(data.get("dir", "data"), data.get("commands", ""))
+    if not folder.exists():
+        raise ConfigError(f"{folder}: no such audio to check the export on; give --audio FILE-OR-FOLDER")
+    return folder
+
+
+@click.command(short_help="Make a model file smaller and faster.")
+@click.argument("model", metavar="NAME|FILE")
+@click.argument("output", type=PATH, required=False)
+@_audio_option
+@click.option(
+    "--clips",
+    type=PATH,
+    metavar="FOLDER",
+    show_default="none",
+    help="Score both models on these clips, laid out as LABEL/*.wav, and keep that in OUTPUT.",
+)
+def quantize(model: str, output: Path | None, audio: Path | None, clips: Path | None) -> None:
+    """Write the ONNX MODEL as OUTPUT with the weights of its LSTM layers in 8 bits.
+
+    It is a third as large, some 1.6 times as fast, and checked to decide as MODEL does. OUTPUT is MODEL.int8.onnx if
+    not given.
+    """
+    from speechrnn.recognizer import find_model, load
+
+    path, target = find_model(model), output or Path(model.removesuffix(".onnx") + _INT8)
+    if path.suffix != ".onnx":
+        raise ConfigError(f"{path}: expected an ONNX model; of a checkpoint make one with: speechrnn export --int8")
+    if target.suffix != ".onnx":
+        raise ConfigError(f"{target}: expected a name that ends in .onnx")
+    check_not_read([target], [path])
+    check_place(target)
+    info = load(path).info
+    _quantize(path, target, _audio_for(info, audio), info)
+    if clips is not None:
+        _score_both(path, target, clips)
+
+
+def _quantize(path: Path, target: Path, audio: Path, info: ModelInfo) -> None:
+    from speechrnn.training import quantization
+
+    recordings = quantization.recordings_of(audio, info.spec.sample_rate_hz, _N_CHECKED)
+    with writing(target):
+        parity = quantization.quantize(path, target, recordings)
+    size_kb, before_kb = (file.stat().st_size / 1000 for file in (target, path))
+    click.echo(f"{target}: {size_kb:.0f} kB of {before_kb:.0f}; on {len(recordings)} recordings of {audio} {parity}")
+
+
+def _score_both(path: Path, target: Path, folder: Path) -> None:
+    """Score two models on clips, and add what comes out to the scores that the second one carries."""
+    from speechrnn.evaluation import clips
+    from speechrnn.recognizer import load, save_info
+
+    scores: dict[str, float] = {}
+    for kind, file in (("float32", path), ("int8", target)):
+        result = clips.evaluate(load(file), folder, lambda files, n: track(files, n, "evaluating"))
+        scores |= {f"{kind}: clips right": result.accuracy, f"{kind}: keyword clips right": result.keyword_accuracy}
+        keywords = f"{100 * result.keyword_accuracy:.2f} % of the keywords"
+        click.echo(f"{kind}: {100 * result.accuracy:.2f} % of {result.n} clips right, {keywords}")
+    info = load(target).info
+    provenance = msgspec.structs.replace(info.provenance, scores={**info.provenance.scores, **scores})
+    save_info(target, target, msgspec.structs.replace(info, provenance=provenance))

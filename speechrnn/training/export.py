@@ -14,13 +14,12 @@ from onnxscript.optimizer import optimize
 from torch import Tensor, nn
 
 from speechrnn.audio import Samples
-from speechrnn.decoding import read
 from speechrnn.errors import ModelFileError
-from speechrnn.folders import find_audio
 from speechrnn.model.features import fold_spectrograms
 from speechrnn.model.network import RecognizerNet
 from speechrnn.recognizer import METADATA_KEY, load
 from speechrnn.spec import ModelInfo, Spec
+from speechrnn.training.quantization import recordings_of
 
 MAX_DIFFERENCE = 1e-4
 
@@ -55,9 +54,8 @@ def contexts_of(folder: Path, spec: Spec, n: int = 64) -> Samples:
 
     Shorter recordings are padded with zeros; a file is a folder of one. Raises AudioError if one cannot be read.
     """
-    files = find_audio(folder)
     length = spec.context_samples
-    clips = [read(file, spec.sample_rate_hz)[:length] for file in files[:: max(1, len(files) // n)]]
+    clips = [clip[:length] for clip in recordings_of(folder, spec.sample_rate_hz, n)]
     return np.stack([np.pad(clip, (0, length - len(clip))) for clip in clips])
 
 
