@@ -150,7 +150,9 @@ class AudioFile:
                 continue
             with closing(decoder):
                 for rate_hz, block in decoder.blocks():
-                    yield rate_hz, problems.mend(block / np.float32(scale) if scale != 1 else block)
+                    with np.errstate(invalid="ignore"):  # what is not finite is told and mended
+                        scaled = block / np.float32(scale) if scale != 1 else block
+                    yield rate_hz, problems.mend(scaled)
                 problems.add(part.problem or decoder.problem)
                 self.notes += [part.note] if part.note else []
 

@@ -444,6 +444,14 @@ def test_a_damaged_value_does_not_choose_the_scale(tmp_path: Path) -> None:
     assert "1 samples are far out of the range" in recording.problem
 
 
+def test_a_signalling_nan_among_scaled_values_is_told_without_a_warning(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.wav", 32768 * speech_like(1.0), subtype="FLOAT")
+    content = bytearray(path.read_bytes())
+    content[-4 * 100 : -4 * 100 + 4] = np.array([0x7F800001], "<u4").tobytes()
+    path.write_bytes(content)
+    assert "1 samples are not finite" in read_recording(path, RATE_HZ).problem
+
+
 def test_a_loud_mix_in_floats_is_left_as_it_is(tmp_path: Path) -> None:
     samples = 15 * speech_like(1.0)
     recording = read_recording(write_audio(tmp_path / "a.wav", samples, subtype="FLOAT"), RATE_HZ)
