@@ -82,6 +82,7 @@ _EXTRAS = {
         "torch",
         "torchaudio",
     ),
+    "bulk": ("fsspec", "onnx", "pyarrow"),
     "web": ("h11", "prometheus_client", "websockets"),
 }
 

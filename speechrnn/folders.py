@@ -46,7 +46,7 @@ def find_audio(path: Path, *, unreadable: Callable[[str], None] = _LOGGER.warnin
             return [path]
     except (OSError, ValueError) as error:
         raise AudioError(f"{path}: cannot be read ({_reason(error)})") from None
-    files = sorted(_files(path, unreadable))
+    files = sorted(walk_files(path, unreadable))
     audio = [file for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
     if not audio:
         raise AudioError(f"{path}: no audio in this folder; expected files such as .wav or .flac")
@@ -57,8 +57,12 @@ def find_audio(path: Path, *, unreadable: Callable[[str], None] = _LOGGER.warnin
     return audio
 
 
-def _files(root: Path, unreadable: Callable[[str], None]) -> Iterator[Path]:
-    """All files but hidden ones. Links to folders wait until no folder is left that is none."""
+def walk_files(root: Path, unreadable: Callable[[str], None]) -> Iterator[Path]:
+    """Yield all files below a folder but hidden ones, those of one folder in order of name.
+
+    Links to folders wait until no folder is left that is none; each folder is entered once. `unreadable` is told of
+    each that cannot be read.
+    """
     folders, seen = [root], set[tuple[int, int]]()
     links: list[Path] = []
     while folders or links:

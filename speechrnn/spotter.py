@@ -15,7 +15,8 @@ from speechrnn.detector import Detection, Detector
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import Options, Spec
 
-_TAIL_S = 0.2
+TAIL_S = 0.2
+"""How long after the decision on a keyword the audio is silence in later contexts, in s."""
 
 
 class Step(NamedTuple):
@@ -80,7 +81,7 @@ class KeywordSpotter:
         self.options = options or recognizer.info.options
         self.sample_rate_hz = recognizer.info.spec.sample_rate_hz
         self._detector = Detector(recognizer.info.spec.labels, self.options)
-        self._n_tail = round(_TAIL_S * self.sample_rate_hz)
+        self._n_tail = round(TAIL_S * self.sample_rate_hz)
         self.reset()
 
     def reset(self) -> None:
@@ -181,7 +182,7 @@ class KeywordSpotter:
         found = self._detector.push(posteriors[None])
         if found:
             self._silent_until = self._buffer.n_completed + self._n_tail
-        return [_within(detection, self._end_s) for detection in found]
+        return [within(detection, self._end_s) for detection in found]
 
     def _contexts(self) -> Iterator[Samples]:
         while self._buffer.has_step:
@@ -194,7 +195,7 @@ class KeywordSpotter:
             raise RuntimeError("contexts: expected a decision on the last context first; give its posteriors to decide")
 
 
-def _within(found: Detection, duration_s: float) -> Detection:
+def within(found: Detection, duration_s: float) -> Detection:
     """A detection with no time after the end of the audio."""
     return msgspec.structs.replace(
         found,

@@ -1,0 +1,175 @@
+"""Recordings to detections, many at once: the decisions of `KeywordSpotter`, on frames that are computed once.
+
+A detection silences what it was found in, and so changes the contexts after it. Contexts are taken ahead as if nothing
+were found, and what was taken ahead of a detection is taken again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speechrnn.audio import Samples, check_samples
+from speechrnn.bulk.network import Network
+from speechrnn.detector import Detection, Detector
+from speechrnn.recognizer import Recognizer
+from speechrnn.spec import Options
+from speechrnn.spotter import TAIL_S, within
+
+Array = NDArray[np.float32]
+
+
+class FrameSpotter:
+    """Finds keywords in one recording, as `KeywordSpotter` does; contexts may be taken several steps ahead.
+
+    Push its samples and finish it; meanwhile take contexts, run them, and decide on their posteriors.
+    """
+
+    def __init__(self, recognizer: Recognizer, options: Options, network: Network) -> None:
+        self._network = network
+        self._rate_hz = recognizer.info.spec.sample_rate_hz
+        self._context_samples = recognizer.info.spec.context_samples
+        self._step_samples = options.step_ms * self._rate_hz // 1000
+        self._step_frames = self._step_samples // network.hop_samples
+        self._n_tail = round(TAIL_S * self._rate_hz)
+        self._detector = Detector(recognizer.info.spec.labels, options)
+        # Samples are counted from the beginning of the silence before the stream, one context long. Those that are
+        # kept, and the frames, begin where the context of the next step does.
+        self._n_dropped = self._step_samples
+        self._samples = np.zeros(self._context_samples - self._step_samples, dtype=np.float32)
+        self._frames: Array | None = None
+        self._silent_until = 0
+        self._n_pushed = self._n_decided = 0
+        self.is_finished = False
+        """Whether nothing more is pushed."""
+        self.detections: list[Detection] = []
+        """What was detected; whole when the recording is finished and decided."""
+        self.posteriors: list[Array] = []
+        """The posteriors [C] of each step that was decided."""
+
+    @property
+    def duration_s(self) -> float:
+        """Length of what was pushed."""
+        return self._n_pushed / self._rate_hz
+
+    @property
+    def n_ready(self) -> int:
+        """Steps whose contexts can be taken now."""
+        n_samples = len(self._samples) - (self._context_samples - self._step_samples)
+        return max(0, n_samples // self._step_samples)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the recording is finished, and every step decided."""
+        return self.is_finished and not self.n_ready
+
+    def push(self, samples: Samples) -> None:
+        """Add the next samples [T]. Raises AudioError for another type or shape, and if they are not finite."""
+        self._add(check_samples(samples, "audio block"))
+        self._n_pushed += len(samples)
+
+    def finish(self) -> None:
+        """End the recording: one context of silence follows it."""
+        n_missing = -self._n_pushed % self._step_samples
+        self._add(np.zeros(self._context_samples + n_missing, dtype=np.float32))
+        self.is_finished = True
+
+    def abandon(self) -> None:
+        """End the recording with nothing detected, for it cannot be read."""
+        self.is_finished = True
+        self._samples = self._samples[:0]
+        self.detections, self.posteriors = [], []
+
+    def contexts(self, n: int) -> list[Array]:
+        """The frames [N, F] of the contexts of the next steps, at most `n`, as they are if nothing is detected."""
+        n = min(n, self.n_ready)
+        starts = range(0, n * self._step_frames, self._step_frames)
+        if not starts:
+            return []
+        frames = self._computed(starts[-1] + self._network.n_frames)
+        return [frames[start : start + self._network.n_frames] for start in starts]
+
+    def decide(self, posteriors: Sequence[Array]) -> None:
+        """Take the posteriors [C] of contexts that were taken; those behind a detection are left to the next time."""
+        for row in posteriors:
+            self.posteriors.append(row)
+            self._n_decided += 1
+            found = self._detector.push(row[None])
+            if found:
+                self.detections += found
+                self._advance()
+                self._silence()
+                return
+        self._advance()
+
+    def result(self) -> list[Detection]:
+        """The detections, no time of them after the end of the recording."""
+        return [within(found, self.duration_s) for found in self.detections]
+
+    def _add(self, samples: Samples) -> None:
+        n_silent = self._silent_until - self._n_dropped - len(self._samples)
+        if n_silent > 0:
+            samples = samples.copy()
+            samples[:n_silent] = 0
+        self._samples = np.concatenate([self._samples, samples])
+
+    def _computed(self, n_frames: int) -> Array:
+        """The frames that are kept, at least so many; their samples are there."""
+        n_known = 0 if self._frames is None else len(self._frames)
+        if n_known < n_frames:
+            new = self._run(n_known, -(-(n_frames - n_known) // self._network.n_frames))
+            n_whole = (len(self._samples) - self._network.frame_samples) // self._network.hop_samples + 1
+            new = new[: n_whole - n_known]
+            self._frames = new if self._frames is None else np.concatenate([self._frames, new])
+        assert self._frames is not None
+        return self._frames
+
+    def _run(self, first: int, n_stretches: int) -> Array:
+        """Frames [n, F] from the frame `first` of those kept on; the last of them may reach beyond the samples."""
+        hop, length = self._network.hop_samples, self._context_samples
+        advance = self._network.n_frames * hop
+        start = first * hop
+        part = self._samples[start : start + (n_stretches - 1) * advance + length]
+        part = np.pad(part, (0, (n_stretches - 1) * advance + length - len(part)))
+        stretches = np.lib.stride_tricks.sliding_window_view(part, length)[::advance]
+        frames = self._network.frames(np.ascontiguousarray(stretches))
+        return frames.reshape(-1, frames.shape[2])
+
+    def _advance(self) -> None:
+        """Drop what no context needs after the steps that were decided."""
+        n_steps, self._n_decided = self._n_decided, 0
+        self._n_dropped += n_steps * self._step_samples
+        self._samples = self._samples[n_steps * self._step_samples :]
+        if self._frames is not None:
+            self._frames = self._frames[n_steps * self._step_frames :]
+
+    def _silence(self) -> None:
+        """Silence what a keyword was found in and a little more, and compute anew what that changes."""
+        completed = self._n_dropped - self._step_samples + self._context_samples
+        self._silent_until = completed + self._n_tail
+        self._samples = self._samples.copy()
+        self._samples[: self._silent_until - self._n_dropped] = 0
+        assert self._frames is not None
+        n_changed = min(len(self._frames), -(-(self._silent_until - self._n_dropped) // self._network.hop_samples))
+        if n_changed > 0:
+            self._frames = np.concatenate([self._changed(n_changed), self._frames[n_changed:]])
+
+    def _changed(self, n_frames: int) -> Array:
+        """The first frames that are kept, anew: of silence, and of what lies across its end."""
+        return self._run(0, -(-n_frames // self._network.n_frames))[:n_frames]
+
+
+def run_contexts(spotters: Sequence[FrameSpotter], network: Network, n_contexts: int) -> None:
+    """Decide the next steps of several recordings in one batch of at most `n_contexts`, the same number of each."""
+    taken = [spotter.contexts(max(1, n_contexts // len(spotters))) for spotter in spotters]
+    batch = [context for contexts in taken for context in contexts]
+    if not batch:
+        return
+    n_padded = max(2, len(batch))  # one alone would be rounded otherwise
+    posteriors = network.posteriors(np.stack((batch * n_padded)[:n_padded]))
+    at = 0
+    for spotter, contexts in zip(spotters, taken, strict=True):
+        spotter.decide(list(posteriors[at : at + len(contexts)]))
+        at += len(contexts)
