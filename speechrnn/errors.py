@@ -84,6 +84,7 @@ _EXTRAS = {
     ),
     "bulk": ("fsspec", "onnx", "pyarrow"),
     "web": ("h11", "prometheus_client", "websockets"),
+    "wyoming": ("prometheus_client", "wyoming", "zeroconf"),
 }
 
 

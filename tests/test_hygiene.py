@@ -24,8 +24,10 @@ MAY_IMPORT = {
     "training": {"core", "data", "model", "evaluation.metrics"},
     "clients": {"core"},
     "serving": {"core", "clients"},
+    "wyoming": {"core", "clients"},
+    "sinks": {"core"},
     "bulk": {"core"},
-    "cli": {"bulk", "core", "data", "evaluation", "model", "serving", "training"},
+    "cli": {"bulk", "clients", "core", "data", "evaluation", "model", "serving", "sinks", "training", "wyoming"},
 }
 EXCEPTIONS = {("recognizer", "model.network")}
 """The recognizer loads a checkpoint inside a function."""

@@ -1,4 +1,4 @@
-"""The verbs that listen as words are spoken: listen, devices, doctor, serve."""
+"""The verbs that listen as words are spoken: listen, devices, doctor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,11 @@ from speechrnn.cli.console import (
     operating_point_option,
     threshold_option,
 )
-from speechrnn.errors import ConfigError, DeviceError, missing_extra
+from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.files import check_not_read
 
 if TYPE_CHECKING:
-    from speechrnn.cli.live_view import LiveView
+    from speechrnn.sinks.live_view import LiveView
     from speechrnn.sources import AudioSource
     from speechrnn.spotter import KeywordSpotter
 
@@ -96,8 +95,11 @@ def listen(
     save: Path | None,
 ) -> None:
     """Detect keywords as they are spoken: from the microphone, a pipe or a recording. Ctrl-C ends it."""
-    from speechrnn.cli.sinks import CommandRunner, Printer, Recorder, run
     from speechrnn.recognizer import load
+    from speechrnn.sinks.command import CommandRunner
+    from speechrnn.sinks.printer import Printer
+    from speechrnn.sinks.recorder import Recorder
+    from speechrnn.sinks.running import run
     from speechrnn.spotter import KeywordSpotter
 
     _end_like_ctrl_c()
@@ -125,7 +127,7 @@ def _end_like_ctrl_c() -> None:
 
 
 def _live_view(spotter: KeywordSpotter) -> LiveView:
-    from speechrnn.cli.live_view import LiveView
+    from speechrnn.sinks.live_view import LiveView
 
     return LiveView(spotter)
 
@@ -179,71 +181,3 @@ def doctor(model: str, device: str | None) -> None:
                 click.echo(f"{'':<23}{finding.advice}")
     if failed:
         raise SystemExit(2)
-
-
-@click.command(short_help="Open a page in the browser that listens.")
-@model_option
-@operating_point_option
-@threshold_option
-@in_speech_option
-@click.option(
-    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to serve at; 0.0.0.0 for all."
-)
-@click.option(
-    "--port",
-    metavar="N",
-    default=8000,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="TCP port; 0 takes a free one.",
-)
-@click.option(
-    "--name",
-    "names",
-    metavar="HOST",
-    multiple=True,
-    show_default="only its addresses",
-    help="A further host name under which the page may be opened; repeatable.",
-)
-@click.option("--certfile", type=PATH, metavar="FILE", show_default="none, http", help="PEM certificate, for https.")
-@click.option("--keyfile", type=PATH, metavar="FILE", show_default="in --certfile", help="Key of the certificate.")
-@click.option(
-    "--clients",
-    "max_clients",
-    metavar="N",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Largest number of clients at a time.",
-)
-def serve(
-    model: str,
-    operating_point: str | None,
-    threshold: tuple[str, ...],
-    in_speech: bool,
-    host: str,
-    port: int,
-    names: tuple[str, ...],
-    certfile: Path | None,
-    keyfile: Path | None,
-    max_clients: int,
-) -> None:
-    """Open a page on this machine that listens to a microphone, or to a sound file. Ctrl-C ends it."""
-    try:
-        from speechrnn.serving import app as server
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"serve cannot be used, for {missing_extra(error.name)}") from None
-    from speechrnn.recognizer import load
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server.check_certificate(certfile, keyfile)
-    recognizer = load(model, operating_point=operating_point)
-    app = server.App(recognizer, choose_options(recognizer, threshold, in_speech=in_speech), max_clients=max_clients)
-    listening = server.bind(host, port)
-    with suppress(KeyboardInterrupt):
-        for address in server.addresses(listening, "https" if certfile else "http"):
-            note(f"open {address}")
-        if not (certfile or server.is_loopback(listening)):
-            note("others can open it, but browsers give a microphone only to https: give --certfile and --keyfile")
-        note("Ctrl-C ends it")
-        server.Server(app, names=names, certfile=certfile, keyfile=keyfile).run(listening)

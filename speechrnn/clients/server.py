@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 from speechrnn.clients.batching import Batcher
 from speechrnn.clients.connections import Connection, Connections
+from speechrnn.errors import DeviceError
 
 _GRACE_S = 3.0
 
@@ -69,3 +70,12 @@ class Server(ABC):
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
+
+
+def bind(host: str, port: int, advice: str = "give --host or --port") -> socket.socket:
+    """A socket that listens there, on a free port if `port` is 0. Raises DeviceError, with advice, if it cannot."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = str(error.strerror).split(" (")[0].lower()
+        raise DeviceError(f"{host}, port {port}: cannot listen there ({reason}); {advice}") from None

@@ -19,7 +19,7 @@ from speechrnn.clients.batching import Batcher
 from speechrnn.clients.connections import Connection, GoneError
 from speechrnn.clients.ends import End, ProtocolError
 from speechrnn.clients.spotting import Shared
-from speechrnn.errors import ConfigError, DeviceError
+from speechrnn.errors import ConfigError
 from speechrnn.recognizer import Recognizer
 from speechrnn.serving import protocol, uploads
 from speechrnn.serving.conversation import Conversation, Service
@@ -111,15 +111,6 @@ class App:
 def _check_method(request: Request, *methods: str) -> None:
     if request.method not in methods:
         raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"expected {' or '.join(methods)}, got {request.method}")
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there, on a free port if `port` is 0. Raises DeviceError if it cannot."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        reason = str(error.strerror).split(" (")[0].lower()
-        raise DeviceError(f"{host}, port {port}: cannot listen there ({reason}); give --host or --port") from None
 
 
 def check_certificate(certfile: Path | None, keyfile: Path | None) -> None:

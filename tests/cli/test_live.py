@@ -16,10 +16,10 @@ from rich.console import Console
 
 from speechrnn.audio import Samples, to_int16
 from speechrnn.cli.doctor import check_sound, check_speed
-from speechrnn.cli.live_view import LiveView, bar
 from speechrnn.decoding import read
 from speechrnn.detector import Detection
 from speechrnn.recognizer import Recognizer, load
+from speechrnn.sinks.live_view import LiveView, bar
 from speechrnn.sources import FileSource
 from speechrnn.spotter import KeywordSpotter
 from tests.helpers import COMMAND, EXAMPLE, FAKE_INFO, ROOT, assert_one_line, fake_recognizer, run

@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from speechrnn.audio import Samples, to_int16
+from speechrnn.clients.server import bind
 from speechrnn.recognizer import Recognizer
 from speechrnn.serving import app as server
 from speechrnn.spec import Options
@@ -41,7 +42,7 @@ class Serving:
         keyfile: Path | None = None,
         **bounds: Any,
     ) -> None:
-        self.listening = server.bind("127.0.0.1", port)
+        self.listening = bind("127.0.0.1", port)
         self.host = f"127.0.0.1:{self.listening.getsockname()[1]}"
         self.app = server.App(recognizer, options or recognizer.info.options, **bounds)
         self.server = server.Server(self.app, names=names, certfile=certfile, keyfile=keyfile)

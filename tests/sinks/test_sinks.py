@@ -13,13 +13,15 @@ import pytest
 import soundfile
 
 from speechrnn.audio import to_int16
-from speechrnn.cli.sinks import CommandRunner, Recorder, run
 from speechrnn.containers import WavWriter
 from speechrnn.decoding import open_audio, read, read_recording
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, OutputError
 from speechrnn.listening import listen
 from speechrnn.recognizer import Recognizer, load
+from speechrnn.sinks.command import CommandRunner
+from speechrnn.sinks.recorder import Recorder
+from speechrnn.sinks.running import run
 from speechrnn.sources import ArraySource, FileSource
 from speechrnn.spotter import KeywordSpotter, Step
 from tests.helpers import noise, write_audio
