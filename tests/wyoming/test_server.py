@@ -26,6 +26,7 @@ from wyoming.wake import Detect
 
 import speechrnn
 from speechrnn.audio import Samples
+from speechrnn.clients import admission
 from speechrnn.decoding import read
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.formats import to_object
@@ -99,7 +100,10 @@ def test_speech_to_text_gives_the_words_in_their_order(real: Serving) -> None:
 
 
 @pytest.mark.slow
-def test_forty_clients_at_once_get_what_one_alone_gets(real: Serving, recognizer: Recognizer) -> None:
+def test_forty_clients_at_once_get_what_one_alone_gets(
+    real: Serving, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission.Admission, "capacity", 64)  # they speak faster than in real time
     samples = read(EXAMPLE, 16000)[: 5 * 16000]
 
     async def ask_all() -> list[list[Event]]:
