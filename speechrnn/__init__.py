@@ -25,6 +25,7 @@ _ROOMS = {
     "listen": "listening",
     "load": "recognizer",
     "posteriors": "spotter",
+    "teach": "teaching.lesson",
     "transcribe": "listening",
 }
 __all__ = ["__version__", *_ROOMS]  # noqa: PLE0604 (the names are those of the table)
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from speechrnn.spec import Options as Options
     from speechrnn.spotter import KeywordSpotter as KeywordSpotter
     from speechrnn.spotter import posteriors as posteriors
+    from speechrnn.teaching.lesson import teach as teach
 else:
 
     def __getattr__(name):  # noqa: ANN001, ANN202

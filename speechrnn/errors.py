@@ -72,6 +72,7 @@ class OutputError(SpeechRnnError, OSError):
 
 _EXTRAS = {
     "mic": ("sounddevice",),
+    "teach": ("onnx",),
     "train": (
         "filelock",
         "lightning_fabric",

@@ -1,9 +1,10 @@
-"""Make the recordings in `examples/audio/` with espeak-ng, and their ground truth.
+"""Make the recordings in `examples/audio/` with espeak-ng, their ground truth, and those of two own words.
 
     python -m pipelines.media.make_examples
 
 Every recording is words of one synthesised voice at known times over faint noise. Beside each lies a label track
-(NAME.labels.txt, which Audacity opens) with where each word really is. The same machine makes the same files.
+(NAME.labels.txt, which Audacity opens) with where each word really is. Own words lie in `examples/own-words/`, each in
+a few voices. The same machine makes the same files.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ RECORDINGS = (
 )
 
 
+OWN_WORDS = ("curtains", "music")
+OWN_VOICES = ("en-us+klatt", "en-us+m7", "en-gb+f2", "en-us+Annie", "en-gb-scotland+m3")
+
+
 def speak(word: str, voice: str) -> tuple[Samples, int]:
     """One word [T] in a voice of espeak-ng, without the silence around it, and its rate in Hz."""
     command = ["espeak-ng", "-v", voice, "-s", "130", "-p", "45", "--stdout", word]
@@ -72,6 +77,18 @@ def make(recording: Example, folder: Path) -> None:
     path.with_suffix(".labels.txt").write_text("".join(labels))
 
 
+def make_own_words(folder: Path) -> None:
+    """Write each own word in each voice, WORD/VOICE_nohash_0.ogg."""
+    for word in OWN_WORDS:
+        (folder / word).mkdir(parents=True, exist_ok=True)
+        for voice in OWN_VOICES:
+            samples, rate_hz = speak(word, voice)
+            audio = np.pad(0.5 * samples / np.abs(samples).max(), rate_hz // 3)
+            audio += np.random.default_rng(0).normal(0, _NOISE_RMS, len(audio)).astype(np.float32)
+            speaker = voice.rpartition("+")[2]
+            soundfile.write(folder / word / f"{speaker}_nohash_0.ogg", audio, rate_hz)
+
+
 def main() -> None:
     """Make all recordings."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -83,6 +100,7 @@ def main() -> None:
     for recording in RECORDINGS:
         make(recording, folder)
         print(f"{folder / recording.name}: {recording.words} ({recording.voice})")
+    make_own_words(folder.parent / "own-words")
 
 
 if __name__ == "__main__":

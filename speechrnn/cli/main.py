@@ -9,13 +9,14 @@ import warnings
 import click
 
 import speechrnn
-from speechrnn.cli import bulk, evaluate, live, recognise, serve, train
+from speechrnn.cli import bulk, evaluate, live, recognise, serve, train, words
 from speechrnn.cli.console import prepare_streams, run_program
 
 VERBS = {
     "Recognise": (recognise.transcribe, recognise.classify, bulk.bulk, recognise.describe),
     "Live": (live.listen, live.devices, live.doctor),
     "Serve": (serve.serve, serve.wyoming),
+    "Own words": (words.teach,),
     "Train": (train.prepare, train.train, train.export, train.quantize),
     "Evaluate": (evaluate.evaluate, evaluate.score, evaluate.calibrate),
 }

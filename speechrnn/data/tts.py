@@ -137,6 +137,12 @@ def _draw(word: str, random: np.random.Generator) -> TtsClip:
     return TtsClip(word, voice, int(random.integers(25, 75)), int(random.integers(110, 200)))
 
 
+def draw_voices(word: str, n: int) -> list[TtsClip]:
+    """A word in so many voices, always the same for a word. Raises DataError if espeak-ng is missing."""
+    _check_program()
+    return sorted({_draw(word, _random(word, number)) for number in range(n)})
+
+
 def synthesise(
     folder: Path,
     wanted: list[TtsClip],

@@ -1,0 +1,100 @@
+"""From a folder of recordings to a model that detects the words, and what is told about them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import speechrnn
+from speechrnn.decoding import read
+from speechrnn.recognizer import load
+from speechrnn.sources import ArraySource
+from speechrnn.teaching.lesson import Taught, taught
+from tests.helpers import EXAMPLE, RATE_HZ, ROOT, assert_one_line, run, silence, write_audio
+
+pytestmark = pytest.mark.slow
+
+OWN = ROOT / "examples" / "own-words"
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory: pytest.TempPathFactory) -> Taught:
+    return taught(OWN, output=tmp_path_factory.mktemp("own") / "my.onnx", minutes=0)
+
+
+def detected(words: list[Path], model: Path | None) -> list[str]:
+    parts = [part for word in words for part in (silence(1.2), read(word, RATE_HZ))]
+    samples = np.concatenate([*parts, silence(1.2)]) + np.random.default_rng(0).normal(0, 3e-4, 1)
+    source = ArraySource(samples.astype(np.float32), RATE_HZ)
+    return [one.label for one in speechrnn.transcribe(source, model=model or "commands10")]
+
+
+def test_the_model_detects_the_own_words_and_the_shipped_ones(lesson: Taught) -> None:
+    assert lesson.recognizer.labels == (*load("commands10").labels[:10], "curtains", "music", "unknown", "silence")
+    words = [OWN / word / "m7_nohash_0.ogg" for word in ("curtains", "music", "curtains")]
+    assert detected(words, lesson.recognizer.path) == ["curtains", "music", "curtains"]
+    before = [one.label for one in speechrnn.transcribe(EXAMPLE, model="commands10")]
+    assert [one.label for one in speechrnn.transcribe(EXAMPLE, model=lesson.recognizer)] == before
+
+
+def test_the_report_counts_recordings_left_out_and_false_alarms(lesson: Taught) -> None:
+    report = lesson.report
+    assert [(one.word, one.n_takes, one.n_speakers) for one in report.words] == [("curtains", 5, 5), ("music", 5, 5)]
+    assert report.left_out == "speakers"
+    for one in report.words:
+        points = [one.points[name] for name in ("strict", "balanced", "sensitive")]
+        assert points[0].n_missed >= points[1].n_missed >= points[2].n_missed
+        assert all(point.bound > point.false_alarms_per_hour for point in points)
+    text = "\n".join(report.to_lines())
+    assert "'music': 5 recordings are few; 10 are asked for" in text
+
+
+def test_the_model_file_says_what_was_measured(lesson: Taught) -> None:
+    info = lesson.recognizer.info
+    assert [*info.operating_points] == ["strict", "balanced", "sensitive"]
+    assert info.options.thresholds == info.operating_points["balanced"].thresholds
+    assert info.operating_points["balanced"].n_keywords == 10
+    assert info.provenance.data["taught music"] == 5
+
+
+def test_words_can_be_added_to_a_model_that_was_taught(lesson: Taught, tmp_path: Path) -> None:
+    shutil.copytree(OWN / "music", tmp_path / "words" / "concert")
+    assert lesson.recognizer.path is not None
+    again = speechrnn.teach(tmp_path / "words", model=lesson.recognizer.path, keep=["music", "stop"], minutes=0)
+    assert again.labels == ("music", "stop", "concert", "unknown", "silence")
+
+
+def test_the_verb_writes_the_model_and_prints_the_report(tmp_path: Path) -> None:
+    write_audio(tmp_path / "words" / "music" / "silent.wav", silence(1))
+    for file in (OWN / "music").iterdir():
+        shutil.copy(file, tmp_path / "words" / "music")
+    done = run("teach", tmp_path / "words", "--output", tmp_path / "my.onnx", "--only", "--minutes", "0")
+    assert done.returncode == 0, done.stderr
+    assert "silent.wav: no word in it" in done.stderr
+    assert done.stdout.splitlines()[0].split()[:2] == ["word", "operating"]
+    assert load(tmp_path / "my.onnx").labels == ("music", "unknown", "silence")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((OWN, "--output", "my.bin"), "ends in .onnx"),
+        ((OWN, "--output", "my.onnx", "--only", "--keep", "yes"), "contradicts --only"),
+        ((OWN, "--output", "my.onnx", "--from", "commands8"), "export it again"),
+        ((OWN / "music", "--output", "my.onnx"), "a folder for each word"),
+    ],
+)
+def test_what_cannot_be_taught_is_one_line(arguments: tuple[str, ...], part: str, tmp_path: Path) -> None:
+    assert_one_line(run("teach", *arguments, cwd=tmp_path), part)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_synthetic_voices_are_learned_from_and_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechrnn.teaching.voices.N_VOICES", 3)
+    shutil.copytree(OWN / "music", tmp_path / "words" / "music")
+    result = taught(tmp_path / "words", minutes=0, voices=True)
+    assert [one.n_takes for one in result.report.words] == [5]
