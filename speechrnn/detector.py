@@ -35,18 +35,15 @@ class Detector:
     A keyword fires when the mean of its last posteriors reaches its threshold and is the highest. It is then held
     until that mean falls below `release` times the threshold and `refractory_ms` have passed. Where the options want
     quiet before a keyword, one within speech is held as if it had fired, but does not; `n_in_speech` counts those.
+    A keyword that is not among those chosen is treated like the others, and not returned.
     """
 
     def __init__(self, labels: Labels, options: Options) -> None:
         options.check_labels(labels)
         self._keywords = labels.keywords
         self._options = options
-        detectable = options.keywords or labels.keywords
-        levels = [
-            options.thresholds.get(word, options.threshold) if word in detectable else np.inf
-            for word in labels.keywords
-        ]
-        self._thresholds = np.array(levels)
+        self._wanted = {*(options.keywords or labels.keywords)}
+        self._thresholds = np.array([options.thresholds.get(word, options.threshold) for word in labels.keywords])
         # Crossing this level upwards marks the rise of a word, for the estimate of its end. It is never below the
         # release level, so every release is followed by a rise.
         self._rise_levels = self._thresholds * max(0.5, options.release)
@@ -94,11 +91,12 @@ class Detector:
             return []
         self._held[best] = True
         self._fired[best] = self._step
+        is_wanted = self._keywords[best] in self._wanted
         if self._options.quiet_before and not self._is_alone():
-            self.n_in_speech += 1
+            self.n_in_speech += is_wanted
             return []
         self._last_fired = self._step
-        return [self._detection(best, float(mean[best]))]
+        return [self._detection(best, float(mean[best]))] if is_wanted else []
 
     def _detection(self, keyword: int, score: float) -> Detection:
         """The word ended about when its posterior rose, less the model's typical lag; its length is the typical one."""

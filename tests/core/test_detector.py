@@ -97,6 +97,7 @@ def test_another_keyword_just_before_counts_as_quiet() -> None:
     yes, no = [0.0] * 20 + [1] * 3, [0.0] * 20 + [0] * 3
     later = rows(yes + [0] * 13, no=no + [0] * 7 + [1] * 6, unknown=[0] * 23 + [1] * 7 + [0] * 6)
     assert decided(detect(later, **QUIET)) == [("yes", 2.2), ("no", 3.2)]
+    assert decided(detect(later, **QUIET, keywords=("no",))) == [("no", 3.2)]  # also where it is not asked for
 
 
 def test_a_keyword_in_speech_is_counted_and_held_until_it_is_over() -> None:
