@@ -75,6 +75,11 @@ device_option = click.option(
 )
 
 
+def chosen_device(device: str | None) -> str | int | None:
+    """The microphone that --device names: a number, or a part of a name."""
+    return int(device) if device is not None and device.isdigit() else device
+
+
 def prepare_streams() -> None:
     """Make standard streams such that nothing is lost in them, whatever this program was started with.
 

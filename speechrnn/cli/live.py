@@ -14,6 +14,7 @@ import click
 from speechrnn.cli.console import (
     PATH,
     choose_options,
+    chosen_device,
     device_option,
     in_speech_option,
     model_option,
@@ -144,12 +145,8 @@ def _open_source(
         raise ConfigError("--realtime: belongs to --source; a microphone is as fast as the sound")
     if device is not None and source is not None:
         raise ConfigError(f"--device {device}: is not used with --source {source}; give one of them")
-    opened = open_source(source, device=_device(device), pipe_rate_hz=rate_hz or 16000, on_event=say)
+    opened = open_source(source, device=chosen_device(device), pipe_rate_hz=rate_hz or 16000, on_event=say)
     return RealTimeSource(opened) if realtime else opened
-
-
-def _device(device: str | None) -> str | int | None:
-    return int(device) if device is not None and device.isdigit() else device
 
 
 @click.command(short_help="List the microphones.")
@@ -173,7 +170,7 @@ def doctor(model: str, device: str | None) -> None:
     from speechrnn.cli.doctor import check_all
 
     failed = False
-    for finding in check_all(model, _device(device)):
+    for finding in check_all(model, chosen_device(device)):
         click.echo(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.what:<12}  {finding.seen}")
         if not finding.ok:
             failed = True

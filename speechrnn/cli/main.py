@@ -16,7 +16,7 @@ VERBS = {
     "Recognise": (recognise.transcribe, recognise.classify, bulk.bulk, recognise.describe),
     "Live": (live.listen, live.devices, live.doctor),
     "Serve": (serve.serve, serve.wyoming),
-    "Own words": (words.teach,),
+    "Own words": (words.record, words.teach),
     "Train": (train.prepare, train.train, train.export, train.quantize),
     "Evaluate": (evaluate.evaluate, evaluate.score, evaluate.calibrate),
 }

@@ -155,10 +155,10 @@ def words_in(samples: Samples, rate_hz: int) -> list[tuple[int, int]]:
     if len(samples) <= _SINGLE_S * rate_hz:
         start, end = word_extent(to_int16(samples))
         return [(start, end)] if end - start >= _MIN_WORD_MS * rate_hz // 1000 else []
-    return _stretches(samples, rate_hz)
+    return stretches(samples, rate_hz)
 
 
-def _stretches(samples: Samples, rate_hz: int) -> list[tuple[int, int]]:
+def stretches(samples: Samples, rate_hz: int) -> list[tuple[int, int]]:
     """The stretches [first, last) of speech, joined over pauses shorter than a third of a second."""
     size = _FRAME_MS * rate_hz // 1000
     frames = samples[: len(samples) // size * size].reshape(-1, size)
