@@ -73,6 +73,7 @@ class OutputError(SpeechRnnError, OSError):
 _EXTRAS = {
     "mic": ("sounddevice",),
     "teach": ("onnx",),
+    "mqtt": ("paho",),
     "train": (
         "filelock",
         "lightning_fabric",

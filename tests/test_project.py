@@ -112,9 +112,9 @@ def test_all_has_every_extra_and_development_has_all() -> None:
 
 def test_the_advice_on_missing_modules_names_the_extra_that_has_them() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    packages = {
-        name: {re.split(r"[>\[]", item)[0].replace("-", "_") for item in extras[name]} for name in errors._EXTRAS
-    }
+    imported_as = {"paho_mqtt": "paho"}
+    named = {name: {re.split(r"[>\[]", item)[0].replace("-", "_") for item in extras[name]} for name in errors._EXTRAS}
+    packages = {name: {imported_as.get(item, item) for item in items} for name, items in named.items()}
     assert {name: {*modules} for name, modules in errors._EXTRAS.items()} == packages
 
 

@@ -22,11 +22,12 @@ from speechrnn.cli.console import (
     operating_point_option,
     threshold_option,
 )
-from speechrnn.errors import ConfigError, DeviceError
+from speechrnn.errors import ConfigError, DeviceError, missing_extra
 from speechrnn.files import check_not_read
 
 if TYPE_CHECKING:
     from speechrnn.sinks.live_view import LiveView
+    from speechrnn.sinks.running import Sink
     from speechrnn.sources import AudioSource
     from speechrnn.spotter import KeywordSpotter
 
@@ -79,6 +80,12 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: float | 
 @click.option("--jsonl", is_flag=True, help="Print one JSON object for each detection.")
 @click.option("--run", "command", metavar="COMMAND", help="Run this at each detection: 'notify {label} {score}'.")
 @click.option("--save", type=PATH, metavar="FILE", help="Keep the audio, with the detections beside it.")
+@click.option("--mqtt", metavar="URL", help="Tell a broker of each word: mqtt://USER@HOST/PREFIX, mqtts:// for TLS.")
+@click.option("--mqtt-discovery", is_flag=True, help="Show the keywords in Home Assistant as triggers of a device.")
+@click.option("--mqtt-password-file", type=PATH, metavar="FILE", help="The password of USER, in the first line.")
+@click.option(
+    "--mqtt-cafile", type=PATH, metavar="FILE", show_default="the system's", help="Whom mqtts:// trusts, as PEM."
+)
 def listen(
     model: str,
     operating_point: str | None,
@@ -94,6 +101,10 @@ def listen(
     jsonl: bool,
     command: str | None,
     save: Path | None,
+    mqtt: str | None,
+    mqtt_discovery: bool,
+    mqtt_password_file: Path | None,
+    mqtt_cafile: Path | None,
 ) -> None:
     """Detect keywords as they are spoken: from the microphone, a pipe or a recording. Ctrl-C ends it."""
     from speechrnn.recognizer import load
@@ -111,13 +122,38 @@ def listen(
     view = None if jsonl or not sys.stdout.isatty() else _live_view(spotter)
     say = note if view is None else view.note
     runner = [] if command is None else [CommandRunner(command, say)]
+    told = _mqtt(mqtt, mqtt_discovery, mqtt_password_file, mqtt_cafile, spotter, say)
     opened = _open_source(source, rate_hz, realtime, device, say)
     recorder = [] if save is None else [Recorder(save, spotter.sample_rate_hz)]
     if view is None:
         note(f"listening to {opened.name}; Ctrl-C ends it")
     else:
         view.start(opened)
-    run(opened, spotter, [*runner, *recorder, view or Printer(jsonl, click.echo)], duration_s)
+    run(opened, spotter, [*told, *runner, *recorder, view or Printer(jsonl, click.echo)], duration_s)
+
+
+def _mqtt(
+    url: str | None,
+    discovery: bool,
+    password_file: Path | None,
+    cafile: Path | None,
+    spotter: KeywordSpotter,
+    say: Callable[[str], None],
+) -> list[Sink]:
+    """The broker that is told of each word, if there is one. Raises ConfigError for options without it."""
+    if url is None:
+        if discovery or password_file or cafile:
+            raise ConfigError("--mqtt-discovery, --mqtt-password-file and --mqtt-cafile: expected --mqtt with them")
+        return []
+    try:
+        from speechrnn.sinks import mqtt
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--mqtt cannot be used, for {missing_extra(error.name)}") from None
+    broker, recognizer = mqtt.parse(url, password_file), spotter.recognizer
+    keywords = spotter.options.keywords or recognizer.info.spec.labels.keywords
+    name = recognizer.path.stem if recognizer.path else "speechrnn"
+    messages = mqtt.discovery(broker.prefix, name, keywords) if discovery else None
+    return [mqtt.MqttSink(broker, say, messages, cafile)]
 
 
 def _end_like_ctrl_c() -> None:
