@@ -80,11 +80,26 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: float | 
 @click.option("--jsonl", is_flag=True, help="Print one JSON object for each detection.")
 @click.option("--run", "command", metavar="COMMAND", help="Run this at each detection: 'notify {label} {score}'.")
 @click.option("--save", type=PATH, metavar="FILE", help="Keep the audio, with the detections beside it.")
-@click.option("--mqtt", metavar="URL", help="Tell a broker of each word: mqtt://USER@HOST/PREFIX, mqtts:// for TLS.")
-@click.option("--mqtt-discovery", is_flag=True, help="Show the keywords in Home Assistant as triggers of a device.")
-@click.option("--mqtt-password-file", type=PATH, metavar="FILE", help="The password of USER, in the first line.")
 @click.option(
-    "--mqtt-cafile", type=PATH, metavar="FILE", show_default="the system's", help="Whom mqtts:// trusts, as PEM."
+    "--mqtt",
+    metavar="URL",
+    show_default="none",
+    help="MQTT broker that is told of each word: mqtt://USER@HOST/PREFIX, mqtts:// for TLS.",
+)
+@click.option("--mqtt-discovery", is_flag=True, help="Show the keywords in Home Assistant as triggers of a device.")
+@click.option(
+    "--mqtt-password-file",
+    type=PATH,
+    metavar="FILE",
+    show_default="in the URL",
+    help="File whose first line is the password.",
+)
+@click.option(
+    "--mqtt-cafile",
+    type=PATH,
+    metavar="FILE",
+    show_default="the system's",
+    help="Certificates that mqtts:// trusts, as PEM.",
 )
 def listen(
     model: str,
