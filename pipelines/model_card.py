@@ -30,7 +30,10 @@ _CREDITS = {
 """What lies in the folders that configurations name, and whose it is; all of it may be used commercially."""
 
 
-_FREE = "Free for commercial use: every recording it was trained on is under a licence that allows it.\n\n"
+_FREE = (
+    "Free for commercial use: the weights are under the MIT licence, and every recording that they were trained on is "
+    "under a licence that allows it.\n\n"
+)
 _TEMPLATE = """\
 # {name}
 

@@ -22,6 +22,7 @@ _ROOMS = {
     "PipeSource": "sources",
     "Recognizer": "recognizer",
     "SpeechRnnError": "errors",
+    "from_pretrained": "recognizer",
     "listen": "listening",
     "load": "recognizer",
     "posteriors": "spotter",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from speechrnn.listening import listen as listen
     from speechrnn.listening import transcribe as transcribe
     from speechrnn.recognizer import Recognizer as Recognizer
+    from speechrnn.recognizer import from_pretrained as from_pretrained
     from speechrnn.recognizer import load as load
     from speechrnn.sources import ArraySource as ArraySource
     from speechrnn.sources import AudioSource as AudioSource

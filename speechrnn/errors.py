@@ -71,6 +71,7 @@ class OutputError(SpeechRnnError, OSError):
 
 
 _EXTRAS = {
+    "hub": ("huggingface_hub",),
     "mic": ("sounddevice",),
     "teach": ("onnx",),
     "mqtt": ("paho",),
@@ -80,6 +81,7 @@ _EXTRAS = {
         "matplotlib",
         "onnx",
         "onnxscript",
+        "safetensors",
         "tomli_w",
         "torch",
         "torchaudio",

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from speechrnn import hub
 from speechrnn.audio import Samples
 from speechrnn.errors import MissingModelError, ModelFileError, first_line, missing_extra
 from speechrnn.spec import ModelInfo
@@ -156,22 +157,38 @@ def shipped_models() -> list[str]:
     return sorted(path.stem for path in _SHIPPED.glob("*.onnx"))
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether a file is one of the models that come with the package."""
+    return path.parent == _SHIPPED
+
+
 def find_model(model: str | Path) -> Path:
-    """The file of a shipped model's name or of a path. Raises ModelFileError if there is none.
+    """The file of a shipped model's name, of a path, of a model folder, or of `owner/name[@revision]` on the Hub.
 
     The name of a shipped model means that model, whatever lies in the working directory; ./NAME means a file there.
+    Only a name with a slash that is nothing here is looked for on the Hub. Raises ModelFileError if there is none.
     """
     if str(model) in shipped_models():
         return _SHIPPED / f"{model}.onnx"
-    if Path(model).is_file():
-        return Path(model)
+    path = Path(model)
+    if path.is_dir():
+        path /= hub.MODEL_FILE
+    if path.is_file():
+        return path
+    if isinstance(model, str) and not Path(model).is_dir() and hub.is_name(model):
+        return hub.fetch(model)
     raise MissingModelError(
-        f"{model}: no such model; expected a .onnx or .pt file or one of the shipped: {', '.join(shipped_models())}"
+        f"{path}: no such model; expected a .onnx or .pt file, a model folder, owner/name on the Hub, or one of the "
+        f"shipped: {', '.join(shipped_models())}"
     )
 
 
 def load(model: str | Path = "commands8", *, operating_point: str | None = None, n_threads: int = 1) -> Recognizer:
-    """Load a shipped model by name, or any model file by path, to decide as it says, or as its operating point says.
+    """Load a model, to decide as it says, or as its operating point says.
+
+    It is given as the name of a shipped one, the path of a file or of a folder that `speechrnn export` wrote, or as
+    `owner/name[@revision]` on the Hub. The latter needs `pip install 'speechrnn[hub]'`, is kept in the Hub's cache, and
+    is loaded from there without a connection; nothing is ever downloaded for a name without a slash.
 
     The network runs once over silence, so that what it gives is known to fit what the file says of it. `n_threads` is
     for ONNX models; a checkpoint runs on the threads that torch has. Raises ModelFileError, ConfigError for an
@@ -180,6 +197,10 @@ def load(model: str | Path = "commands8", *, operating_point: str | None = None,
     path = find_model(model)
     recognizer = _load_checkpoint(path) if path.suffix == ".pt" else _load_onnx(path, n_threads)
     return recognizer if operating_point is None else recognizer.at(operating_point)
+
+
+from_pretrained = load
+"""The name that other libraries have for it."""
 
 
 def _check_run(recognizer: Recognizer) -> Recognizer:

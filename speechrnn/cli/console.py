@@ -43,7 +43,7 @@ model_option = click.option(
     metavar="NAME|FILE",
     default="commands8",
     show_default=True,
-    help="Name of a shipped model, or a model file.",
+    help="Name of a shipped model, a model file or folder, or OWNER/NAME on the Hub.",
 )
 operating_point_option = click.option(
     "--operating-point",

@@ -17,7 +17,8 @@ VERBS = {
     "Live": (live.listen, live.devices, live.doctor),
     "Serve": (serve.serve, serve.wyoming),
     "Own words": (words.record, words.teach),
-    "Train": (train.prepare, train.train, train.export, train.quantize),
+    "Train": (train.prepare, train.train),
+    "Model files": (train.export, train.quantize, train.push),
     "Evaluate": (evaluate.evaluate, evaluate.score, evaluate.calibrate),
 }
 

@@ -1,9 +1,9 @@
-"""The verbs that make a model: prepare, train, export, quantize."""
+"""The verbs that make a model and its files: prepare, train, export, quantize, push."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,13 @@ import click
 import msgspec
 
 from speechrnn.cli.console import PATH, ProgressLine, data_option, note, overrides_option, pack_audio, track
-from speechrnn.errors import ConfigError
+from speechrnn.errors import ConfigError, ModelFileError
 from speechrnn.files import check_not_read, check_place, writing
 
 if TYPE_CHECKING:
     from speechrnn.config import Data
     from speechrnn.spec import ModelInfo
+    from speechrnn.training.model_folder import Card
 
 _INT8 = ".int8.onnx"
 _N_CHECKED = 200
@@ -145,18 +146,53 @@ _audio_option = click.option(
 )
 
 
-@click.command(short_help="Turn a checkpoint into an ONNX model.")
-@click.argument("checkpoint", type=PATH)
-@click.argument("output", type=PATH)
+_clips_option = click.option(
+    "--clips",
+    type=PATH,
+    metavar="FOLDER",
+    show_default="none",
+    help="Score what is written on these clips, laid out as LABEL/*.wav, and keep that in it.",
+)
+
+
+@click.command(short_help="Turn a checkpoint into an ONNX model, or a folder.")
+@click.argument("model", metavar="CHECKPOINT|MODEL")
+@click.argument("output", type=PATH, metavar="FILE.onnx|FOLDER")
 @_audio_option
-@click.option("--int8", is_flag=True, help="Write OUTPUT.int8.onnx, too, as quantize does.")
-def export(checkpoint: Path, output: Path, audio: Path | None, int8: bool) -> None:
-    """Turn a training CHECKPOINT into an ONNX model file OUTPUT, checked against torch on real audio."""
-    if checkpoint.suffix == ".onnx":
-        raise ConfigError(f"{checkpoint}: is exported already; give a checkpoint such as runs/NAME/best.pt")
-    if output.suffix != ".onnx":
-        raise ConfigError(f"{output}: expected a name that ends in .onnx; a checkpoint such as best.pt is a model, too")
+@click.option("--int8", is_flag=True, help="Write FILE.int8.onnx, too, as quantize does; a FOLDER has it anyway.")
+@_clips_option
+@click.option(
+    "--license",
+    "licence",
+    metavar="NAME",
+    show_default="mit for a shipped model",
+    help="Licence of the weights, for the card of a FOLDER: mit, apache-2.0, cc-by-nc-4.0 and the like.",
+)
+def export(model: str, output: Path, audio: Path | None, int8: bool, clips: Path | None, licence: str | None) -> None:
+    """Turn a training CHECKPOINT into an ONNX model FILE.onnx, checked against torch on real audio.
+
+    Or write it, or any MODEL, as a FOLDER to share: model.onnx, model.int8.onnx, config.json, the weights as
+    safetensors, and README.md as the Hub wants it.
+    """
+    from speechrnn.recognizer import find_model
+
+    if output.suffix != ".onnx" and output.suffix != ".pt":
+        _export_folder(find_model(model), output, audio, clips, licence)
+        return
+    if output.suffix == ".pt":
+        raise ConfigError(f"{output}: expected a name that ends in .onnx, or a folder; best.pt is a model, too")
+    if model.endswith(".onnx"):
+        raise ConfigError(f"{model}: is exported already; give a checkpoint such as runs/NAME/best.pt")
     check_place(output)
+    info = _export(Path(model), output, audio)
+    files = {"float32": output}
+    if int8:
+        files["int8"] = _quantize(output, output.with_suffix(_INT8), _audio_for(info, audio), info)
+    if clips is not None:
+        _score(files, clips, [*files.values()])
+
+
+def _export(checkpoint: Path, output: Path, audio: Path | None) -> ModelInfo:
     from speechrnn.model.network import load_checkpoint
     from speechrnn.training import export as exporting
 
@@ -167,8 +203,51 @@ def export(checkpoint: Path, output: Path, audio: Path | None, int8: bool) -> No
         difference = exporting.export(net, info, contexts, output)
     size_kb, n = output.stat().st_size / 1000, len(contexts)
     click.echo(f"{output}: {size_kb:.0f} kB, at most {difference:.1e} from torch on {n} contexts of {folder}")
-    if int8:
-        _quantize(output, output.with_suffix(_INT8), folder, info)
+    return info
+
+
+def _export_folder(path: Path, folder: Path, audio: Path | None, clips: Path | None, licence: str | None) -> None:
+    """Write a model as a folder; without 8 bits where these do not fit it."""
+    from speechrnn.hub import INT8_FILE, MODEL_FILE
+    from speechrnn.recognizer import load
+
+    card = _card(path, folder, licence)
+    target, small = folder / MODEL_FILE, folder / INT8_FILE
+    check_not_read([target, small], [path])
+    check_place(target)
+    if path.suffix == ".pt":
+        _export(path, target, audio)
+    else:
+        with writing(target):
+            target.write_bytes(path.read_bytes())
+    from speechrnn.training import model_folder
+
+    info = load(target).info
+    small.unlink(missing_ok=True)
+    try:
+        files = {"float32": target, "int8": _quantize(target, small, _audio_for(info, audio), info)}
+    except ModelFileError as error:
+        note(f"without {small.name}: {error}")
+        files = {"float32": target}
+    if clips is not None:
+        _score(files, clips, [*files.values()])
+    with writing(folder):
+        model_folder.write(folder, model_folder.weights_of(path), card)
+    click.echo(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+
+
+def _card(path: Path, folder: Path, licence: str | None) -> Card:
+    """The name, the licence and, of a model that ships, the text of the card of a folder."""
+    from speechrnn.recognizer import is_shipped
+    from speechrnn.training.model_folder import Card
+
+    name = folder.resolve().name
+    if is_shipped(path):
+        text = path.with_name(path.name.split(".")[0] + ".md").read_text(encoding="utf-8")
+        return Card(name, licence or "mit", text.partition("\n")[2])
+    if licence is None:
+        raise ConfigError("expected --license mit, or another that the Hub knows: the card of a folder says it first")
+    return Card(name, licence)
 
 
 def _audio_for(info: ModelInfo, audio: Path | None) -> Path:
@@ -184,13 +263,7 @@ def _audio_for(info: ModelInfo, audio: Path | None) -> Path:
 @click.argument("model", metavar="NAME|FILE")
 @click.argument("output", type=PATH, required=False)
 @_audio_option
-@click.option(
-    "--clips",
-    type=PATH,
-    metavar="FOLDER",
-    show_default="none",
-    help="Score both models on these clips, laid out as LABEL/*.wav, and keep that in OUTPUT.",
-)
+@_clips_option
 def quantize(model: str, output: Path | None, audio: Path | None, clips: Path | None) -> None:
     """Write the ONNX MODEL as OUTPUT with the weights of its LSTM layers in 8 bits.
 
@@ -209,10 +282,10 @@ def quantize(model: str, output: Path | None, audio: Path | None, clips: Path | 
     info = load(path).info
     _quantize(path, target, _audio_for(info, audio), info)
     if clips is not None:
-        _score_both(path, target, clips)
+        _score({"float32": path, "int8": target}, clips, [target])
 
 
-def _quantize(path: Path, target: Path, audio: Path, info: ModelInfo) -> None:
+def _quantize(path: Path, target: Path, audio: Path, info: ModelInfo) -> Path:
     from speechrnn.training import quantization
 
     recordings = quantization.recordings_of(audio, info.spec.sample_rate_hz, _N_CHECKED)
@@ -220,19 +293,35 @@ def _quantize(path: Path, target: Path, audio: Path, info: ModelInfo) -> None:
         parity = quantization.quantize(path, target, recordings)
     size_kb, before_kb = (file.stat().st_size / 1000 for file in (target, path))
     click.echo(f"{target}: {size_kb:.0f} kB of {before_kb:.0f}; on {len(recordings)} recordings of {audio} {parity}")
+    return target
 
 
-def _score_both(path: Path, target: Path, folder: Path) -> None:
-    """Score two models on clips, and add what comes out to the scores that the second one carries."""
+def _score(files: Mapping[str, Path], folder: Path, targets: Iterable[Path]) -> None:
+    """Score models on clips, and add what comes out to the scores that `targets` carry."""
     from speechrnn.evaluation import clips
     from speechrnn.recognizer import load, save_info
 
     scores: dict[str, float] = {}
-    for kind, file in (("float32", path), ("int8", target)):
-        result = clips.evaluate(load(file), folder, lambda files, n: track(files, n, "evaluating"))
-        scores |= {f"{kind}: clips right": result.accuracy, f"{kind}: keyword clips right": result.keyword_accuracy}
+    for kind, file in files.items():
+        result = clips.evaluate(load(file), folder, lambda paths, n: track(paths, n, "evaluating"))
+        scores[f"{kind}: clips right of {folder.name}"] = result.accuracy
+        scores[f"{kind}: keyword clips right of {folder.name}"] = result.keyword_accuracy
         keywords = f"{100 * result.keyword_accuracy:.2f} % of the keywords"
         click.echo(f"{kind}: {100 * result.accuracy:.2f} % of {result.n} clips right, {keywords}")
-    info = load(target).info
-    provenance = msgspec.structs.replace(info.provenance, scores={**info.provenance.scores, **scores})
-    save_info(target, target, msgspec.structs.replace(info, provenance=provenance))
+    for target in targets:
+        info = load(target).info
+        provenance = msgspec.structs.replace(info.provenance, scores={**info.provenance.scores, **scores})
+        save_info(target, target, msgspec.structs.replace(info, provenance=provenance))
+
+
+@click.command(short_help="Upload a model folder to the Hub.")
+@click.argument("folder", type=PATH)
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is made.")
+def push(folder: Path, repository: str, private: bool) -> None:
+    """Upload a FOLDER that export wrote to the Hub as OWNER/NAME, which others then load by that name."""
+    from speechrnn import hub
+    from speechrnn.recognizer import load
+
+    load(folder)
+    click.echo(f"{hub.push(folder, repository, private=private)}: speechrnn listen --model {repository}")
