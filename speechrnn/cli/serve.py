@@ -196,4 +196,4 @@ def wyoming(
 def _announced(name: str, host: str, port: int) -> AbstractContextManager[None]:
     from speechrnn.wyoming.discovery import announced
 
-    return announced(name or f"speechrnn on {socket.gethostname()}", host, port)
+    return announced(name or f"speechrnn on {socket.gethostname()}"[:63], host, port)

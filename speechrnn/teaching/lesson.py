@@ -90,7 +90,7 @@ def teach(
     minutes: float = 1.0,
     voices: bool = False,
 ) -> Recognizer:
-    """Add own words to a model, from recordings FOLDER/WORD/*.wav, at least three of each; ten are good.
+    """Add own words to a model, from recordings `FOLDER/WORD/*.wav`, at least three of each; ten are good.
 
     All keywords of the model stay, or those of `keep` (none if it is empty). In `minutes` of work the recordings are
     varied; with 0 they are learned as they are. With `voices` espeak-ng says the words, too. The model is written to

@@ -12,6 +12,7 @@ from zeroconf import IPVersion, ServiceInfo, Zeroconf
 from speechrnn.errors import ConfigError, DeviceError
 
 _SERVICE = "_wyoming._tcp.local."
+_MAX_NAME_BYTES = 63
 _ANY_OTHER = "224.0.0.251"  # the address of mDNS itself; nothing is sent to it here
 
 
@@ -19,8 +20,11 @@ _ANY_OTHER = "224.0.0.251"  # the address of mDNS itself; nothing is sent to it 
 def announced(name: str, host: str, port: int) -> Iterator[None]:
     """Announce a server that listens there, 0.0.0.0 for everywhere; take it back at the end.
 
-    Raises ConfigError for an address that only this machine can reach, or of IPv6, and DeviceError without a network.
+    Raises ConfigError for an address that only this machine can reach, or of IPv6, and for a name of more than 63
+    bytes, and DeviceError without a network.
     """
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        raise ConfigError(f"--zeroconf {name}: expected a name of at most {_MAX_NAME_BYTES} bytes")
     if ":" in host or ipaddress.ip_address(host).is_loopback:
         raise ConfigError(f"--zeroconf: {host} is not known to other machines; give --uri tcp://0.0.0.0:{port}")
     try:

@@ -7,7 +7,7 @@ import socket
 import pytest
 from zeroconf import IPVersion, ServiceInfo, Zeroconf
 
-from speechrnn.errors import DeviceError
+from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.wyoming import discovery
 from speechrnn.wyoming.discovery import announced
 
@@ -39,6 +39,11 @@ def test_a_server_is_found_with_its_port_while_it_is_announced_and_not_after() -
 
 def test_a_server_at_one_address_is_announced_there() -> None:
     assert discovery._address("192.0.2.7") == "192.0.2.7"
+
+
+def test_a_name_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a name of at most 63 bytes"):
+        announced("ü" * 32, "192.0.2.7", 1).__enter__()
 
 
 def test_without_a_network_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
