@@ -1,6 +1,6 @@
 """Own words from few recordings: how many are detected, what is taken for them, and whether the report foretells it.
 
-    python -m pipelines.studies.own_words WORDS --data data --output own_words.json
+    python -m pipelines.studies.own_words WORDS --data data --output scores.json
 
 WORDS is a folder of real recordings, WORD/SPEAKER_nohash_N.wav, of words that the model was not trained on. For each
 word, number of recordings and draw a model is taught, from many speakers or from one, and measured on speakers that it
@@ -281,14 +281,14 @@ def main() -> None:
     """Teach, measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", type=Path)
-    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--speech", default="speech/test", help="folder of running speech below that of the data")
     parser.add_argument("--counts", type=int, nargs="+", default=_COUNTS)
     parser.add_argument("--draws", type=int, default=_N_DRAWS)
     parser.add_argument(
         "--together", type=int, default=0, metavar="N", help="also all words at once, N recordings each"
     )
-    parser.add_argument("--output", type=Path, default=Path("own_words.json"))
+    parser.add_argument("--output", type=Path, default=Path("scores.json"))
     arguments = parser.parse_args()
     recognizer = load(DEFAULT_MODEL)
     material = embed_material(recognizer, arguments.words, arguments.data, arguments.speech)

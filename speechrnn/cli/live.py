@@ -101,6 +101,12 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: float | 
     show_default="the system's",
     help="Certificates that mqtts:// trusts, as PEM.",
 )
+@click.option(
+    "--review",
+    type=PATH,
+    metavar="FOLDER",
+    help="Keep what fired and what nearly fired in FOLDER/_review_, to be sorted for speechrnn teach.",
+)
 def listen(
     model: str,
     operating_point: str | None,
@@ -120,12 +126,14 @@ def listen(
     mqtt_discovery: bool,
     mqtt_password_file: Path | None,
     mqtt_cafile: Path | None,
+    review: Path | None,
 ) -> None:
     """Detect keywords as they are spoken: from the microphone, a pipe or a recording. Ctrl-C ends it."""
     from speechrnn.recognizer import load
     from speechrnn.sinks.command import CommandRunner
     from speechrnn.sinks.printer import Printer
     from speechrnn.sinks.recorder import Recorder
+    from speechrnn.sinks.reviewer import Reviewer
     from speechrnn.sinks.running import run
     from speechrnn.spotter import KeywordSpotter
 
@@ -139,12 +147,14 @@ def listen(
     runner = [] if command is None else [CommandRunner(command, say)]
     told = _mqtt(mqtt, mqtt_discovery, mqtt_password_file, mqtt_cafile, spotter, say)
     opened = _open_source(source, rate_hz, realtime, device, say)
+    reviewer = [] if review is None else [Reviewer(review, spotter)]
     recorder = [] if save is None else [Recorder(save, spotter.sample_rate_hz)]
     if view is None:
         note(f"listening to {opened.name}; Ctrl-C ends it")
     else:
         view.start(opened)
-    run(opened, spotter, [*told, *runner, *recorder, view or Printer(jsonl, click.echo)], duration_s)
+    shown = view or Printer(jsonl, click.echo)
+    run(opened, spotter, [*told, *runner, *recorder, *reviewer, shown], duration_s, by_steps=review is not None)
 
 
 def _mqtt(

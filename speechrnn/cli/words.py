@@ -156,13 +156,16 @@ def teach(folder: Path, output: Path, model: str, only: bool, keep: str | None, 
     Three recordings of a word are needed, ten are good. Recordings in FOLDER/_not_ are not to be taken for a word,
     those in FOLDER/_background_noise_ are of the room.
     """
+    from speechrnn.recognizer import load
     from speechrnn.teaching.lesson import taught
+    from speechrnn.teaching.report import changes
 
     if only and keep is not None:
         raise ConfigError(f"--keep {keep}: contradicts --only; give one of them")
     if output.suffix != ".onnx":
         raise ConfigError(f"{output}: expected a name that ends in .onnx")
     kept = () if only else None if keep is None else tuple(filter(None, map(str.strip, keep.split(","))))
+    before = load(output).info if output.is_file() else None
     result = taught(
         folder,
         model=model,
@@ -174,6 +177,8 @@ def teach(folder: Path, output: Path, model: str, only: bool, keep: str | None, 
         note=note,
     )
     for line in result.report.to_lines():
+        click.echo(line)
+    for line in [] if before is None else changes(before, result.report):
         click.echo(line)
     click.echo(f"\n{output}: {', '.join(result.recognizer.info.spec.labels.keywords)}")
     note(f"try it: speechrnn listen --model {output}")

@@ -24,14 +24,26 @@ class Sink(Protocol):
         ...
 
 
-def run(source: AudioSource, spotter: KeywordSpotter, sinks: Sequence[Sink], duration_s: float | None = None) -> None:
-    """Spot keywords in a source until it ends, `duration_s` have passed, or Ctrl-C; then finish all sinks."""
+def run(
+    source: AudioSource,
+    spotter: KeywordSpotter,
+    sinks: Sequence[Sink],
+    duration_s: float | None = None,
+    *,
+    by_steps: bool = False,
+) -> None:
+    """Spot keywords in a source until it ends, `duration_s` have passed, or Ctrl-C; then finish all sinks.
+
+    With `by_steps` no block is longer than a step, so that sinks get the posteriors of every step.
+    """
+    n_samples = spotter.options.step_ms * spotter.sample_rate_hz // 1000 if by_steps else None
     with ExitStack() as stack:
         for sink in sinks:
             stack.callback(sink.close)
         stack.callback(source.close)
         try:
-            for step in spot(_limited(source, spotter.sample_rate_hz, duration_s), spotter):
+            blocks = _limited(source, spotter.sample_rate_hz, duration_s)
+            for step in spot(blocks if n_samples is None else _cut(blocks, n_samples), spotter):
                 _give(sinks, step)
         except KeyboardInterrupt:
             _give(sinks, end(spotter))
@@ -50,3 +62,10 @@ def _limited(source: AudioSource, rate_hz: int, duration_s: float | None) -> Ite
             left -= len(block)
             if left <= 0:
                 return
+
+
+def _cut(blocks: Iterator[Samples], n_samples: int) -> Iterator[Samples]:
+    """Blocks of at most so many samples; an empty one stays."""
+    for block in blocks:
+        for start in range(0, max(1, len(block)), n_samples):
+            yield block[start : start + n_samples]

@@ -35,7 +35,7 @@ from speechrnn.teaching.measuring import (
 from speechrnn.teaching.model_file import Columns, Layer, base_scores, extended, write
 from speechrnn.teaching.negatives import N_POSITIONS, Negatives, embed_all, find_negatives
 from speechrnn.teaching.recordings import OwnRecordings, Take, read_folder
-from speechrnn.teaching.report import CHOSEN, Point, TeachReport, WordReport, bound_per_hour
+from speechrnn.teaching.report import CHOSEN, Point, TeachReport, WordReport, bound_per_hour, figures
 from speechrnn.teaching.voices import speak_word
 
 DEFAULT_MODEL = "commands10"
@@ -353,12 +353,12 @@ class _Lesson:
         before = self._recognizer.info
         known = before.operating_points
         operating_points = {name: self._point(name, own, report, known.get(name)) for name, own in points.items()}
-        scores = {f"missed of '{one.word}' when left out": round(one.miss_rate, 4) for one in report.words}
+        n_takes, scores = figures(report)
         provenance = msgspec.structs.replace(
             before.provenance,
             created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
             speechrnn_version=speechrnn.__version__,
-            data={**before.provenance.data, **{f"taught {one.word}": one.n_takes for one in report.words}},
+            data={**before.provenance.data, **n_takes},
             scores=scores,
         )
         return msgspec.structs.replace(

@@ -9,12 +9,14 @@ import msgspec
 
 from speechrnn.evaluation.metrics import poisson_upper_bound
 from speechrnn.evaluation.tables import Table
+from speechrnn.spec import ModelInfo
 
 CHOSEN = "balanced"
 """The operating point by which the model decides where none is named."""
 _SHORT_S, _LONG_S = 0.35, 1.0
 _GOOD, _MANY = 10, 30
 _N_NAMED = 3
+_TAKES, _MISSED, _FALSE = "taught {}", "taught {}: missed", "taught {}: false alarms/h"
 _ADVICE = "choose a longer word, or one that sounds less like it"
 
 
@@ -99,6 +101,27 @@ class TeachReport(msgspec.Struct):
 def bound_per_hour(n: float, hours: float) -> float:
     """The 95 % upper bound of a rate, of a number of false alarms that may be a mean."""
     return poisson_upper_bound(math.ceil(n)) / hours if hours else math.inf
+
+
+def changes(before: ModelInfo, report: TeachReport) -> Iterator[str]:
+    """What is other than when these words were taught before, a line for each; a model file tells of that time."""
+    for one in report.words:
+        n_takes = before.provenance.data.get(_TAKES.format(one.word))
+        missed = before.provenance.scores.get(_MISSED.format(one.word))
+        false_alarms = before.provenance.scores.get(_FALSE.format(one.word))
+        if n_takes is not None and missed is not None and false_alarms is not None:
+            yield (
+                f"'{one.word}': before {n_takes} recordings, now {one.n_takes}; missed {missed:.0%}, "
+                f"now {one.miss_rate:.0%}; false alarms an hour {false_alarms:.2g}, now "
+                f"{one.points[CHOSEN].false_alarms_per_hour:.2g}"
+            )
+
+
+def figures(report: TeachReport) -> tuple[dict[str, int], dict[str, float]]:
+    """The numbers of recordings, and what was measured at the chosen operating point, as a model file keeps them."""
+    missed = {_MISSED.format(one.word): round(one.miss_rate, 4) for one in report.words}
+    false_alarms = {_FALSE.format(one.word): one.points[CHOSEN].false_alarms_per_hour for one in report.words}
+    return {_TAKES.format(one.word): one.n_takes for one in report.words}, missed | false_alarms
 
 
 def _told(report: WordReport) -> Iterator[str]:

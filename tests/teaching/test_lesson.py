@@ -76,6 +76,12 @@ def test_the_verb_writes_the_model_and_prints_the_report(tmp_path: Path) -> None
     assert "silent.wav: no word in it" in done.stderr
     assert done.stdout.splitlines()[0].split()[:2] == ["word", "operating"]
     assert load(tmp_path / "my.onnx").labels == ("music", "unknown", "silence")
+    (tmp_path / "words" / "_not_").mkdir()
+    shutil.copy(OWN / "curtains" / "m7_nohash_0.ogg", tmp_path / "words" / "_not_")
+    shutil.copy(OWN / "music" / "m7_nohash_0.ogg", tmp_path / "words" / "music" / "again.ogg")
+    (tmp_path / "words" / "music" / "m3_nohash_0.ogg").unlink()
+    again = run("teach", tmp_path / "words", "--output", tmp_path / "my.onnx", "--only", "--minutes", "0")
+    assert "'music': before 5 recordings, now 4; missed" in again.stdout
 
 
 @pytest.mark.parametrize(
