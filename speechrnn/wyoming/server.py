@@ -163,7 +163,8 @@ def _bridge(serving: Server, path: Path) -> None:
         with suppress(OSError):  # of a reader that has left
             while answer := client.recv(_PIECE_BYTES):
                 _write_all(1, answer)
-    serving.stop()
+    with suppress(RuntimeError):  # of a server that has ended already
+        serving.stop()
 
 
 def _send_input(client: socket.socket) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
-from wyoming.asr import Transcribe, Transcript
-from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.asr import Transcript
 from wyoming.error import Error
 from wyoming.event import Event
-from wyoming.info import Describe
-from wyoming.ping import Ping, Pong
-from wyoming.wake import Detect, NotDetected
+from wyoming.ping import Pong
 from wyoming.wake import Detection as WakeDetection
+from wyoming.wake import NotDetected
 
 from speechrnn.audio import Samples
 from speechrnn.clients.admission import Admission, Metrics
@@ -27,7 +25,7 @@ from speechrnn.detector import Detection
 from speechrnn.formats import to_object
 from speechrnn.wyoming import events
 from speechrnn.wyoming.catalogue import Catalogue, Wanted
-from speechrnn.wyoming.events import AudioFormat, converted, samples_of
+from speechrnn.wyoming.events import AudioFormat, Detect, Transcribe, converted, samples_of
 
 _CLOSING_S = 2.0
 _MAX_PAUSE_S = 600.0
@@ -81,12 +79,12 @@ class _Stream:
             (ClientSpotter(session, model.shared, replace(model.options, keywords=tuple(names)), audio.rate), names)
             for model, names in request.wanted
         ]
-        self._place = service.admission.place(session)
-        self._place.__enter__()
+        self._place = ExitStack()
+        self._place.enter_context(service.admission.place(session))
 
     def close(self) -> None:
         """Free the place."""
-        self._place.__exit__(None, None, None)
+        self._place.close()
 
     async def push(self, samples: Samples, arrived_s: float) -> AsyncIterator[Sequence[Found]]:
         """Take samples [T], and yield what is found at each step that they complete."""
@@ -187,24 +185,25 @@ class Session:
         return event
 
     async def _handle(self, event: Event) -> None:
-        if AudioChunk.is_type(event.type):
-            await self._hear(converted(event, AudioFormat), event.payload or b"")
-        elif AudioStart.is_type(event.type):
-            converted(event, AudioFormat)
-            self._close_stream()
-        elif AudioStop.is_type(event.type):
-            await self._stop()
-        elif Detect.is_type(event.type):
-            asked = converted(event, events.Detect)
-            self._ask(_Request(self._service.catalogue.wake_words(asked.names), asked.context))
-        elif Transcribe.is_type(event.type):
-            wanted = converted(event, events.Transcribe)
-            words = self._service.catalogue.words_of(wanted.name)
-            self._ask(_Request([words], wanted.context, is_transcript=True))
-        elif Describe.is_type(event.type):
-            await self._send(self._service.catalogue.info)
-        elif Ping.is_type(event.type):
-            await self._send(Pong(event.data.get("text")).event())
+        match event.type:
+            case "audio-chunk":
+                await self._hear(converted(event, AudioFormat), event.payload or b"")
+            case "audio-start":
+                converted(event, AudioFormat)
+                self._close_stream()
+            case "audio-stop":
+                await self._stop()
+            case "detect":
+                asked = converted(event, Detect)
+                self._ask(_Request(self._service.catalogue.wake_words(asked.names), asked.context))
+            case "transcribe":
+                wanted = converted(event, Transcribe)
+                words = self._service.catalogue.words_of(wanted.name)
+                self._ask(_Request([words], wanted.context, is_transcript=True))
+            case "describe":
+                await self._send(self._service.catalogue.info)
+            case "ping":
+                await self._send(Pong(event.data.get("text")).event())
 
     def _ask(self, request: _Request) -> None:
         self._close_stream()
