@@ -87,6 +87,7 @@ _EXTRAS = {
         "torchaudio",
     ),
     "bulk": ("fsspec", "onnx", "pyarrow"),
+    "ray": ("ray",),
     "web": ("h11", "prometheus_client", "websockets"),
     "wyoming": ("prometheus_client", "wyoming", "zeroconf"),
 }

@@ -17,6 +17,7 @@ from speechrnn.recognizer import Recognizer
 
 Array = NDArray[np.float32]
 _MAX_DIFFERENCE = 1e-3
+_N_TRIED = 8
 _MIXING = ("Conv", "GRU", "LSTM", "RNN")
 
 
@@ -29,7 +30,7 @@ class Network(NamedTuple):
     frames: Callable[[Samples], Array]
     """Stretches [B, context_samples] to frames [B, N, F]."""
     posteriors: Callable[[Array], Array]
-    """Frames [B, N, F] of contexts to class probabilities [B, C]; B is at least 2, for one is rounded otherwise."""
+    """Frames [B, N, F] of contexts to class probabilities [B, C], each row a function of its own frames alone."""
     hop_samples: int
     """Samples between the starts of two frames."""
     frame_samples: int
@@ -40,13 +41,12 @@ class Network(NamedTuple):
 
 def whole(recognizer: Recognizer) -> Network:
     """A network that is not cut: its frames are the samples."""
-    return Network(
-        lambda stretches: stretches[:, :, None],
-        lambda contexts: recognizer.posteriors(contexts[:, :, 0]),
-        1,
-        1,
-        recognizer.info.spec.context_samples,
-    )
+    n_samples = recognizer.info.spec.context_samples
+
+    def posteriors(contexts: Array) -> Array:
+        return recognizer.posteriors(contexts[:, :, 0])
+
+    return Network(lambda stretches: stretches[:, :, None], _independent(posteriors, (n_samples, 1)), 1, 1, n_samples)
 
 
 def cut(recognizer: Recognizer, step_ms: int) -> Network:
@@ -67,9 +67,28 @@ def cut(recognizer: Recognizer, step_ms: int) -> Network:
     if halves is None:
         return whole(recognizer)
     frames, logits = map(_runner, halves)
-    parts = Recognizer(recognizer.info, logits)
-    found = Network(frames, parts.posteriors, hop, features.n_fft(rate_hz), n_frames)
+    posteriors = _independent(Recognizer(recognizer.info, logits).posteriors, (n_frames, features.n_features))
+    found = Network(frames, posteriors, hop, features.n_fft(rate_hz), n_frames)
     return found if _is_faithful(found, recognizer) else whole(recognizer)
+
+
+def _independent(posteriors: Callable[[Array], Array], shape: tuple[int, int]) -> Callable[[Array], Array]:
+    """A function of contexts [B, *shape] such that no row depends on the others, nor on how many there are.
+
+    Networks in 8 bits scale a batch as a whole, so their contexts are run one by one. Others only round a context that
+    is alone differently, so that it is run twice.
+    """
+
+    def together(frames: Array) -> Array:
+        return posteriors(frames if len(frames) > 1 else np.repeat(frames, 2, axis=0))[: len(frames)]
+
+    def one_by_one(frames: Array) -> Array:
+        return np.concatenate([posteriors(frame[None]) for frame in frames])
+
+    noise = np.random.default_rng(0).normal(0, np.logspace(-2, 0, _N_TRIED)[:, None, None], (_N_TRIED, *shape))
+    tried = noise.astype(np.float32)
+    is_independent = np.array_equal(together(tried), np.concatenate([together(frame[None]) for frame in tried]))
+    return together if is_independent else one_by_one
 
 
 def _halves(path: Any, n_frames: int, n_features: int) -> tuple[bytes, bytes] | None:

@@ -55,6 +55,10 @@ class Part(NamedTuple):
         return range(self.number - 1, job.n_shards, self.n_parts)
 
 
+WHOLE = Part()
+"""All shards."""
+
+
 def left_tasks(store: Store, job: Job, part: Part) -> list[Task]:
     """The shards of a part that are not done."""
     done = done_shards(store, job)

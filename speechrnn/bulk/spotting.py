@@ -167,8 +167,7 @@ def run_contexts(spotters: Sequence[FrameSpotter], network: Network, n_contexts:
     batch = [context for contexts in taken for context in contexts]
     if not batch:
         return
-    n_padded = max(2, len(batch))  # one alone would be rounded otherwise
-    posteriors = network.posteriors(np.stack((batch * n_padded)[:n_padded]))
+    posteriors = network.posteriors(np.stack(batch))
     at = 0
     for spotter, contexts in zip(spotters, taken, strict=True):
         spotter.decide(list(posteriors[at : at + len(contexts)]))

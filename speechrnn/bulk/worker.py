@@ -33,6 +33,7 @@ from speechrnn.recognizer import Recognizer, load
 
 _N_RECORDINGS = 8
 _N_CONTEXTS = 32
+_N_READY = 24  # a stretch gives ten at the usual step, and a turn takes four
 _REARM_EVERY_S = 1.0
 
 
@@ -239,10 +240,10 @@ class _Reading:
         return self.spotter.is_done
 
     def fill(self) -> None:
-        """Read until there is a step to be decided."""
+        """Read until there are steps to be decided, enough of them that frames come in whole stretches."""
         started_s = time.perf_counter()
         try:
-            while not self.spotter.n_ready and not self.spotter.is_finished:
+            while self.spotter.n_ready < _N_READY and not self.spotter.is_finished:
                 block = next(self._blocks, None)
                 if block is None:
                     self.spotter.finish()

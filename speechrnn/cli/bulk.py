@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -77,7 +78,22 @@ _SHARD_FILES = 1000
     show_default=f"{_SHARD_FILES}, or what the results were begun with",
     help="Recordings of a shard, which is done as a whole.",
 )
-@click.option("--workers", metavar="N", type=click.IntRange(1), show_default="one for each core", help="Processes.")
+@click.option(
+    "--engine",
+    type=click.Choice(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="Who does the work: processes of this machine, or Ray.",
+)
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    show_default="none, so Ray is started on this machine",
+    help="A cluster of Ray, such as auto or ray://head:10001.",
+)
+@click.option(
+    "--workers", metavar="N", type=click.IntRange(1), show_default="one for each core", help="Shards at a time."
+)
 @click.option(
     "--part", "part_", metavar="I/N", default="1/1", show_default=True, help="Do every Nth shard, from the Ith."
 )
@@ -106,6 +122,8 @@ def bulk(
     path_column: str,
     audio_column: str,
     shard_files: int | None,
+    engine: Literal["local", "ray"],
+    address: str | None,
     workers: int | None,
     part_: str,
     retries: int,
@@ -127,6 +145,8 @@ def bulk(
     from speechrnn.bulk.worker import Settings
 
     part, limit = _part(part_), _limit(max_errors)
+    if address is not None and engine != "ray":
+        raise ConfigError(f"--address {address}: is for --engine ray")
     if status or retry_failed:
         store = open_store(_only(inputs, "--status" if status else "--retry-failed"))
         job = open_job(store)
@@ -142,7 +162,10 @@ def bulk(
         job = _job(store, inputs, options, posteriors, format_, (path_column, audio_column), shard_files)
         tasks = left_tasks(store, job, part)
     with _stopped_by_interrupt() as is_stopped:
-        done = _run(store, job, tasks, limit, Settings(retries, timeout), workers, is_stopped)
+        start = functools.partial(
+            _engine, engine, address, store.place, Settings(retries, timeout), workers, len(tasks)
+        )
+        done = not tasks or _run(job, tasks, limit, start, is_stopped)
     _end(store, job, part, limit, done, is_stopped)
 
 
@@ -217,27 +240,27 @@ def _job(
     return job
 
 
-def _run(
-    store: Store,
-    job: Job,
-    tasks: list[Task],
-    limit: Limit,
-    settings: Settings,
-    workers: int | None,
-    is_stopped: _Interrupts,
-) -> bool:
+def _run(job: Job, tasks: list[Task], limit: Limit, start: Callable[[], Engine], is_stopped: _Interrupts) -> bool:
     from speechrnn.bulk.run import run
 
-    if not tasks:
-        return True
-    with _engine(store, settings, min(workers or len(os.sched_getaffinity(0)), len(tasks))) as engine, _Line() as line:
+    with start() as engine, _Line() as line:
         return run(engine, job, tasks, limit, line, is_stopped)
 
 
-def _engine(store: Store, settings: Settings, n_workers: int) -> Engine:
+def _engine(
+    name: str, address: str | None, place: str, settings: Settings, n_workers: int | None, n_tasks: int
+) -> Engine:
+    if name == "ray":
+        from speechrnn.bulk.ray_engine import RayEngine
+
+        return RayEngine(place, settings, n_workers, address)
     from speechrnn.bulk.engines import LocalEngine
 
-    return LocalEngine(store.place, settings, n_workers)
+    return LocalEngine(place, settings, min(n_workers or _n_cores(), n_tasks))
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Interrupts:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from speechrnn.data.clips import Split
     from speechrnn.evaluation.clips import Evaluation
     from speechrnn.evaluation.streams import StreamResult
+    from speechrnn.formats import Transcript
     from speechrnn.labels import Labels
     from speechrnn.spec import Options
 
@@ -146,26 +147,39 @@ def score(
 ) -> None:
     """Compare the keywords found in recordings with those that were spoken in them.
 
-    AUDIO can also be what transcribe wrote as .json or .jsonl. What cannot be read is reported, and the rest is scored;
-    the exit code is 2 then.
+    AUDIO can also be what transcribe wrote as .json or .jsonl, or what bulk wrote. What cannot be read is reported, and
+    the rest is scored; the exit code is 2 then.
     """
     from speechrnn.evaluation.recordings import AS_SET, find_inputs, spot_inputs
     from speechrnn.recognizer import find_model, load
 
-    _check_written(audio, threshold, operating_point, curve_path)
+    results = [path for path in audio if (path / "_job.json").is_file()]
+    _check_written(audio, results, threshold, operating_point, curve_path)
     _check_results(json_path, curve_path)
     recognizer, batch = load(model, operating_point=operating_point), Batch()
     choices = {AS_SET: choose_options(recognizer, threshold)}
     if curve_path and not threshold:
         choices |= {name: recognizer.info.options_at(name) for name in recognizer.info.operating_points}
-    inputs = find_inputs(audio, truth, recognizer.info.spec.labels.keywords, batch.report)
+    others = [path for path in audio if path not in results]
+    keywords = recognizer.info.spec.labels.keywords
+    inputs = find_inputs(others, truth, keywords, batch.report, [(path, _bulk_transcripts(path)) for path in results])
     written = [json_path, curve_path, curve_path and curve_path.with_suffix(".json")]
     check_not_read(written, [*audio, *inputs.files, find_model(model)])
-    results = spot_inputs(recognizer, inputs, choices, batch.report, track)
-    if results:
-        _write_score(results, recognizer.info.spec.labels, choices, rule, json_path, curve_path)
-    batch.n_done = len(results)
+    streams = spot_inputs(recognizer, inputs, choices, batch.report, track)
+    if streams:
+        _write_score(streams, recognizer.info.spec.labels, choices, rule, json_path, curve_path)
+    batch.n_done = len(streams)
     batch.end()
+
+
+def _bulk_transcripts(place: Path) -> list[Transcript]:
+    """What is in a folder of results of bulk."""
+    from speechrnn.bulk.report import transcripts
+    from speechrnn.bulk.shards import open_job
+    from speechrnn.bulk.store import open_store
+
+    store = open_store(str(place))
+    return transcripts(store, open_job(store))
 
 
 def _write_score(
@@ -190,12 +204,16 @@ def _write_score(
 
 
 def _check_written(
-    audio: Sequence[Path], threshold: Sequence[str], operating_point: str | None, curve_path: Path | None
+    audio: Sequence[Path],
+    results: Sequence[Path],
+    threshold: Sequence[str],
+    operating_point: str | None,
+    curve_path: Path | None,
 ) -> None:
     """Raise ConfigError for options that written detections have no use for."""
     from speechrnn.evaluation.recordings import WRITTEN_SUFFIXES
 
-    n_written = sum(path.suffix in WRITTEN_SUFFIXES for path in audio)
+    n_written = len(results) + sum(path.suffix in WRITTEN_SUFFIXES for path in audio)
     if n_written == len(audio) and (threshold or operating_point):
         option = f"--threshold {threshold[0]}" if threshold else f"--operating-point {operating_point}"
         raise ConfigError(f"{option}: changes nothing in detections, which are decided; give the recordings themselves")

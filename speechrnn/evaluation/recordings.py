@@ -45,16 +45,23 @@ class Inputs(NamedTuple):
         return [*self.truths, *(file for file, _ in self.recordings)]
 
 
-def find_inputs(audio: Sequence[Path], truth: Path | None, keywords: Sequence[str], report: Report) -> Inputs:
+def find_inputs(
+    audio: Sequence[Path],
+    truth: Path | None,
+    keywords: Sequence[str],
+    report: Report,
+    results: Iterable[tuple[Path, list[Transcript]]] = (),
+) -> Inputs:
     """Find what can be scored of files and folders, with its ground truth: `truth`, or in that folder, or beside it.
 
-    Files that cannot be read go to `report`. Raises DataError if a ground truth is missing or the scored file itself,
-    or detections are of no keyword.
+    `results` are folders whose detections were read already. Files that cannot be read go to `report`. Raises
+    DataError if a ground truth is missing or the scored file itself, or detections are of no keyword.
     """
     written = [path for path in audio if path.suffix in WRITTEN_SUFFIXES]
     others = [path for path in audio if path not in written]
     transcripts: list[Transcript] = []
-    for path, found in results_of(written, lambda path: (path, read_detections(path)), report):
+    read = results_of(written, lambda path: (path, read_detections(path)), report)
+    for path, found in (*results, *read):
         _check_labels(path, found, keywords)
         transcripts += found
     files = [file for found in results_of(others, find_audio, report) for file in found]

@@ -18,15 +18,13 @@ import pytest
 import speechrnn
 from speechrnn.bulk import reading, worker
 from speechrnn.bulk.inputs import open_file
-from speechrnn.bulk.run import Limit, Part, failed_tasks, left_tasks
+from speechrnn.bulk.run import WHOLE, Limit, Part, failed_tasks, left_tasks
 from speechrnn.bulk.shards import Entry, Job, Task, done_shards, open_job
 from speechrnn.bulk.store import open_store
 from speechrnn.bulk.worker import Counts, run_shard
 from speechrnn.folders import find_audio
 from tests.bulk.jobs import SETTINGS, begin, clips, content, rows_in
 from tests.helpers import COMMAND, EXAMPLE, assert_one_line, run, write_audio
-
-WHOLE = Part()
 
 
 def run_all(place: Path, job: Job, part: Part = WHOLE) -> None:
@@ -115,7 +113,7 @@ def test_what_failed_is_tried_again_and_the_rest_is_not(tmp_path: Path, monkeypa
         return real(entry, n_retries, column)
 
     monkeypatch.setattr(reading, "opened", counted)
-    for task in failed_tasks(store, job, Part()):
+    for task in failed_tasks(store, job, WHOLE):
         run_shard(str(tmp_path / "out"), task, SETTINGS)
     rows = rows_in(tmp_path / "out")
     assert [row.error_kind for row in rows] == [None] * 6
@@ -231,9 +229,9 @@ def test_a_store_of_objects_holds_the_same(tmp_path: Path) -> None:
     run_all(tmp_path / "out", begin(tmp_path / "out", [tmp_path / "audio"]))
     place = f"memory://results-{os.getpid()}"
     job = begin(place, [tmp_path / "audio"])
-    for task in left_tasks(open_store(place), job, Part()):
+    for task in left_tasks(open_store(place), job, WHOLE):
         run_shard(place, task, SETTINGS)
-    assert left_tasks(open_store(place), job, Part()) == []
+    assert left_tasks(open_store(place), job, WHOLE) == []
     assert content(rows_in(place)) == content(rows_in(tmp_path / "out"))
     assert begin(place, [tmp_path / "audio"]) == job
 
@@ -282,6 +280,16 @@ def test_failures_are_an_exit_code_and_can_be_tried_again(tmp_path: Path) -> Non
     rows = [msgspec.json.decode(line) for line in lines]
     assert [row["index"] for row in rows] == [0, 1, 2]
     assert {(len(row["posteriors"]), len(row["posteriors"][0])) for row in rows} == {(11, 10)}
+
+
+def test_the_results_are_scored_as_what_transcribe_writes(tmp_path: Path) -> None:
+    run_all(tmp_path / "out", begin(tmp_path / "out", [EXAMPLE]))
+    (tmp_path / "written.json").write_text(run("transcribe", EXAMPLE, "--format", "json").stdout)
+    truth = ("--truth", EXAMPLE.with_name("commands.labels.txt"), "--model", "commands8")
+    done = run("score", tmp_path / "out", *truth)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == run("score", tmp_path / "written.json", *truth).stdout
+    assert_one_line(run("score", tmp_path / "out", *truth, "--threshold", "0.5"), "changes nothing in detections")
 
 
 @pytest.mark.parametrize(
@@ -380,3 +388,32 @@ def test_an_interrupt_ends_after_the_shards_at_hand(tmp_path: Path) -> None:
     assert 0 < n_rows < 60
     assert f"{n_rows} of 60 recordings done" in output
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.endswith(".part")]
+
+
+@pytest.mark.slow
+def test_an_s3_server_gives_and_takes_what_a_folder_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moto_server = pytest.importorskip("moto.server")
+    boto3, _ = pytest.importorskip("boto3"), pytest.importorskip("s3fs")
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="archive")
+        folder = clips(tmp_path / "audio", 5)
+        for path in [*folder.iterdir(), EXAMPLE]:
+            client.upload_file(str(path), "archive", f"calls/{path.name}")
+        command = ("s3://archive/calls", "--output", "s3://archive/out", "--workers", "1", "--shard-files", "4")
+        done = bulk(*command)
+        assert done.returncode == 0, done.stderr
+        assert bulk(*command).stdout == done.stdout
+        rows = rows_in("s3://archive/out")
+        names = sorted(path.name for path in [*folder.iterdir(), EXAMPLE])
+        assert [row.path for row in rows] == [f"s3://archive/calls/{name}" for name in names]
+        assert len(rows[-1].detections) == len(speechrnn.transcribe(EXAMPLE))
+        assert all(len(row.etag) == 32 for row in rows)
+    finally:
+        server.stop()

@@ -16,7 +16,7 @@ from speechrnn.folders import find_audio
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import ArraySource, FileSource
 from speechrnn.spec import Options
-from tests.helpers import EXAMPLE, RATE_HZ, cuts, fake_recognizer, noise, silence, word
+from tests.helpers import EXAMPLE, FAKE_INFO, RATE_HZ, cuts, fake_recognizer, noise, silence, word
 from tests.helpers import cut as cut_at
 
 
@@ -102,3 +102,12 @@ def test_a_network_that_is_not_faithful_in_two_halves_stays_whole(monkeypatch: p
     recognizer = load("commands8")
     monkeypatch.setattr("speechrnn.bulk.network._MAX_DIFFERENCE", 0.0)
     assert cut(recognizer, 100).n_frames == RATE_HZ
+
+
+def test_a_network_that_scales_a_batch_as_a_whole_runs_contexts_one_by_one() -> None:
+    """As networks in 8 bits do: the loudest context of a batch changes the others."""
+    recognizer = Recognizer(FAKE_INFO, lambda samples: samples[:, :4] / np.abs(samples).max())
+    contexts = noise(3, RATE_HZ)[:, :, None] * np.array([1, 5, 25], dtype=np.float32)[:, None, None]
+    alone = [recognizer.posteriors(context[None, :, 0])[0] for context in contexts]
+    assert (whole(recognizer).posteriors(contexts) == np.stack(alone)).all()
+    assert not np.allclose(recognizer.posteriors(contexts[:, :, 0]), np.stack(alone), atol=1e-3)

@@ -98,7 +98,7 @@ def test_a_missing_module_names_the_extra_that_has_it(module: str, expected: str
 
 def test_the_extras_are_those_of_the_package() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for extra in ("bulk", "mic", "teach", "train", "web"):
+    for extra in ("bulk", "mic", "ray", "teach", "train", "web"):
         packages = {line.split(">")[0].replace("-", "_") for line in extras[extra]}
         packages -= {"onnx"} if extra != "teach" else set()  # of three extras, the smallest is told
         assert {f"'speechrnn[{extra}]'" in missing_extra(package) for package in packages} == {True}

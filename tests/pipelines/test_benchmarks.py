@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from pipelines.benchmarks import attacks, load, speed
+from pipelines.benchmarks import attacks, bulk, load, speed
 from pipelines.studies import ablation
 from speechrnn.config import load_experiment
 from tests.conftest import CONFIGS
@@ -161,3 +161,20 @@ def test_a_row_of_the_ablation_is_in_per_cent(tmp_path: Path) -> None:
         "validation silence": 1.0,
     }
     assert ablation.row("whole", scores, ("yes", "no")) == ("whole", "95.1", "97.0", "90.0", "-", "100.0")
+
+
+@pytest.mark.slow
+def test_the_bulk_benchmark_measures_what_it_says(tmp_path: Path) -> None:
+    rows = bulk.measured(["speed", "ledger", "memory"], tmp_path, n_files=2, n_entries=2000, hours=0.01)
+    assert [row.what.split(",")[0] for row in rows] == [
+        "`bulk`",
+        "one core",
+        "listing of 2000 entries",
+        "to half",
+        "resumed to the end",
+        "--status",
+        "memory of a worker",
+    ]
+    assert rows[3].what == "to half, then kill -9: 1 shards done"
+    assert rows[4].ratio == "0 rows lost, 0 twice"
+    assert 50 < int(rows[6].measured.removesuffix(" MB")) < 400
