@@ -38,10 +38,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 PATH = click.Path(path_type=Path)
 
+DEFAULT_MODEL = "commands8"
 model_option = click.option(
     "--model",
     metavar="NAME|FILE",
-    default="commands8",
+    default=DEFAULT_MODEL,
     show_default=True,
     help="Name of a shipped model, a model file or folder, or OWNER/NAME on the Hub.",
 )
@@ -78,6 +79,11 @@ device_option = click.option(
 def chosen_device(device: str | None) -> str | int | None:
     """The microphone that --device names: a number, or a part of a name."""
     return int(device) if device is not None and device.isdigit() else device
+
+
+def name_of(model: str) -> str:
+    """What a model is called that was asked for so: without the folders before it, and the suffix of a file."""
+    return Path(model).name.removesuffix(".onnx").removesuffix(".pt")
 
 
 def prepare_streams() -> None:

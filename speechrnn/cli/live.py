@@ -18,6 +18,7 @@ from speechrnn.cli.console import (
     device_option,
     in_speech_option,
     model_option,
+    name_of,
     note,
     operating_point_option,
     threshold_option,
@@ -145,7 +146,7 @@ def listen(
     view = None if jsonl or not sys.stdout.isatty() else _live_view(spotter)
     say = note if view is None else view.note
     runner = [] if command is None else [CommandRunner(command, say)]
-    told = _mqtt(mqtt, mqtt_discovery, mqtt_password_file, mqtt_cafile, spotter, say)
+    told = _mqtt(mqtt, mqtt_discovery, mqtt_password_file, mqtt_cafile, model, spotter, say)
     opened = _open_source(source, rate_hz, realtime, device, say)
     reviewer = [] if review is None else [Reviewer(review, spotter)]
     recorder = [] if save is None else [Recorder(save, spotter.sample_rate_hz)]
@@ -162,6 +163,7 @@ def _mqtt(
     discovery: bool,
     password_file: Path | None,
     cafile: Path | None,
+    model: str,
     spotter: KeywordSpotter,
     say: Callable[[str], None],
 ) -> list[Sink]:
@@ -176,8 +178,7 @@ def _mqtt(
         raise ConfigError(f"--mqtt cannot be used, for {missing_extra(error.name)}") from None
     broker, recognizer = mqtt.parse(url, password_file), spotter.recognizer
     keywords = spotter.options.keywords or recognizer.info.spec.labels.keywords
-    name = recognizer.path.stem if recognizer.path else "speechrnn"
-    messages = mqtt.discovery(broker.prefix, name, keywords) if discovery else None
+    messages = mqtt.discovery(broker.prefix, name_of(model), keywords) if discovery else None
     return [mqtt.MqttSink(broker, say, messages, cafile)]
 
 

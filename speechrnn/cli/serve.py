@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from speechrnn.cli.console import (
+    DEFAULT_MODEL,
     PATH,
     choose_options,
     in_speech_option,
     model_option,
+    name_of,
     note,
     operating_point_option,
     threshold_option,
@@ -118,9 +120,9 @@ def serve(
     "models",
     metavar="NAME|FILE",
     multiple=True,
-    default=("commands8",),
+    default=(DEFAULT_MODEL,),
     show_default=True,
-    help="Name of a shipped model, or a model file; repeatable.",
+    help="Name of a shipped model, a model file or folder, or OWNER/NAME on the Hub; repeatable.",
 )
 @click.option("--keywords", metavar="WORD,WORD", show_default="all", help="Only these are offered.")
 @operating_point_option
@@ -177,7 +179,7 @@ def wyoming(
     for model in models:
         recognizer = load(model, operating_point=operating_point)
         options = choose_options(recognizer, threshold, keywords, in_speech=in_speech)
-        loaded.append((Path(model).stem, recognizer, options))
+        loaded.append((name_of(model), recognizer, options))
     serving = server.Server(loaded, max_clients=max_clients, languages=languages)
     if metrics_port is not None:
         server.show_counters(serving.metrics, metrics_port)

@@ -14,6 +14,7 @@ import click
 import pytest
 import soundfile
 
+from speechrnn.cli.console import name_of
 from speechrnn.cli.main import VERBS
 from tests.helpers import COMMAND, EXAMPLE, assert_one_line, run
 
@@ -166,3 +167,17 @@ def test_warnings_of_libraries_are_shown_to_those_who_ask() -> None:
     for options, said in (((), b""), (("-W", "default"), b"oh")):
         result = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, check=False, timeout=60)
         assert (said in result.stderr) and (bool(said) == bool(result.stderr))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("commands8", "commands8"),
+        ("out/my-words.onnx", "my-words"),
+        ("runs/a.b/best.pt", "best"),
+        ("folders/my.words", "my.words"),
+        ("owner/name@v1.2", "name@v1.2"),
+    ],
+)
+def test_a_model_is_called_what_its_file_or_folder_is(model: str, expected: str) -> None:
+    assert name_of(model) == expected
