@@ -18,7 +18,17 @@ from speechrnn.cli.console import name_of
 from speechrnn.cli.main import VERBS
 from tests.helpers import COMMAND, EXAMPLE, assert_one_line, run
 
-NOT_DONE_BY_DEFAULT = {"overrides", "noise", "json_path", "plots", "report_path", "curve_path", "command", "save"}
+NOT_DONE_BY_DEFAULT = {
+    "overrides",
+    "noise",
+    "json_path",
+    "plots",
+    "report_path",
+    "curve_path",
+    "command",
+    "save",
+    "review",
+}
 
 
 def test_without_a_verb_it_shows_its_help_by_topic_at_80_columns() -> None:
