@@ -96,10 +96,14 @@ _EXTRAS = {
 _MAX_CHARACTERS = 300
 
 
-def missing_extra(module: str | None) -> str:
-    """That a module is not installed, and how to install it: by the extra of this package that has it."""
+def missing_extra(module: str | None, wanted: str = "") -> str:
+    """That a module is not installed, and how to install it: by the extra of this package that has it.
+
+    Of several that have it, the one that is wanted.
+    """
     package = (module or "a module").partition(".")[0]
-    extra = next((name for name, modules in _EXTRAS.items() if package in modules), None)
+    having = [name for name, modules in _EXTRAS.items() if package in modules]
+    extra = wanted if wanted in having else next(iter(having), None)
     return f"{package} is not installed: pip install " + (f"'speechrnn[{extra}]'" if extra else package)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,6 +41,64 @@ clients_option = click.option(
     help="Largest number of clients at a time.",
 )
 
+_log = logging.getLogger("speechrnn")
+
+
+def _log_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options about what a server logs on standard error."""
+    level = click.option(
+        "--log-level",
+        type=click.Choice(("debug", "info", "warning", "error")),
+        default="warning",
+        show_default=True,
+        help="Least important messages that are logged.",
+    )
+    form = click.option(
+        "--log-format",
+        type=click.Choice(("text", "json")),
+        default="text",
+        show_default=True,
+        help="Lines for people, or one JSON object for each message.",
+    )
+    return level(form(verb))
+
+
+class JsonFormatter(logging.Formatter):
+    """A log message as one line of JSON: time in UTC, level, logger, message, and the trace of an exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a message."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def start_logging(level: str, form: str) -> Callable[[str], None]:
+    """Log messages of this package from a level on, of others from warnings on, and give what tells people something.
+
+    In JSON what people are told is logged, too, whatever the level, so that every line can be read by a program.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    _log.setLevel(level.upper())
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.call_on_close(lambda: logging.getLogger().removeHandler(handler))
+    if form == "text":
+        return note
+
+    def tell(message: str) -> None:
+        handler.handle(_log.makeRecord(_log.name, logging.INFO, "", 0, message, (), None))
+
+    return tell
+
 
 @click.command(short_help="Open a page in the browser that listens.")
 @model_option
@@ -64,15 +126,8 @@ clients_option = click.option(
 )
 @click.option("--certfile", type=PATH, metavar="FILE", show_default="none, http", help="PEM certificate, for https.")
 @click.option("--keyfile", type=PATH, metavar="FILE", show_default="in --certfile", help="Key of the certificate.")
-@click.option(
-    "--clients",
-    "max_clients",
-    metavar="N",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Largest number of clients at a time.",
-)
+@clients_option
+@_log_options
 def serve(
     model: str,
     operating_point: str | None,
@@ -84,6 +139,8 @@ def serve(
     certfile: Path | None,
     keyfile: Path | None,
     max_clients: int,
+    log_level: str,
+    log_format: str,
 ) -> None:
     """Open a page on this machine that listens to a microphone, or to a sound file. Ctrl-C ends it."""
     try:
@@ -94,16 +151,17 @@ def serve(
     from speechrnn.recognizer import load
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tell = start_logging(log_level, log_format)
     server.check_certificate(certfile, keyfile)
     recognizer = load(model, operating_point=operating_point)
     app = server.App(recognizer, choose_options(recognizer, threshold, in_speech=in_speech), max_clients=max_clients)
     listening = bind(host, port)
     with suppress(KeyboardInterrupt):
         for address in server.addresses(listening, "https" if certfile else "http"):
-            note(f"open {address}")
+            tell(f"open {address}")
         if not (certfile or server.is_loopback(listening)):
-            note("others can open it, but browsers give a microphone only to https: give --certfile and --keyfile")
-        note("Ctrl-C ends it")
+            tell("others can open it, but browsers give a microphone only to https: give --certfile and --keyfile")
+        tell("Ctrl-C ends it")
         server.Server(app, names=names, certfile=certfile, keyfile=keyfile).run(listening)
 
 
@@ -154,6 +212,7 @@ def serve(
     show_default="off",
     help="Show counters for Prometheus at this port of 127.0.0.1.",
 )
+@_log_options
 def wyoming(
     uri: str,
     models: tuple[str, ...],
@@ -165,15 +224,18 @@ def wyoming(
     max_clients: int,
     announced_as: str | None,
     metrics_port: int | None,
+    log_level: str,
+    log_format: str,
 ) -> None:
     """Serve keywords as wake words and as speech-to-text, by the Wyoming protocol. Ctrl-C ends it."""
     try:
         from speechrnn.wyoming import server
     except ModuleNotFoundError as error:
-        raise ConfigError(f"wyoming cannot be used, for {missing_extra(error.name)}") from None
+        raise ConfigError(f"wyoming cannot be used, for {missing_extra(error.name, 'wyoming')}") from None
     from speechrnn.recognizer import load
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tell = start_logging(log_level, log_format)
     address = server.parse(uri)
     loaded: list[tuple[str, Recognizer, Options]] = []
     for model in models:
@@ -191,7 +253,7 @@ def wyoming(
                 stack.enter_context(_announced(announced_as, host, port))
         elif announced_as is not None:
             raise ConfigError(f"--zeroconf: belongs to --uri tcp://HOST:PORT, got {uri}")
-        note(f"Wyoming server at {uri}; Ctrl-C ends it")
+        tell(f"Wyoming server at {uri}; Ctrl-C ends it")
         serving.run(listening)
 
 
