@@ -107,7 +107,7 @@ class Study(msgspec.Struct):
 
 def embed_material(recognizer: Recognizer, folder: Path, data: Path, speech_folder: str) -> Material:
     """Embed the words, the official test clips and the test speech, once for all models."""
-    words = {path.name: _embed_word(recognizer, path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    words = {path.name: embed_words(recognizer, path) for path in sorted(folder.iterdir()) if path.is_dir()}
     clips = find_audio(data / "speech_commands_test_set_v0.02")
     clips = [clip for clip in clips if clip.parent.name != "_silence_"]
     rate_hz = recognizer.info.spec.sample_rate_hz
@@ -120,7 +120,8 @@ def embed_material(recognizer: Recognizer, folder: Path, data: Path, speech_fold
     return Material(words, others, speech, sum(map(len, speech)) / 36000)
 
 
-def _embed_word(recognizer: Recognizer, folder: Path) -> dict[Path, Tested]:
+def embed_words(recognizer: Recognizer, folder: Path) -> dict[Path, Tested]:
+    """Embed the recordings of a word that hold one word."""
     spec, found = recognizer.info.spec, {}
     for file in find_audio(folder):
         takes = takes_of(file, spec.sample_rate_hz)
@@ -175,13 +176,13 @@ def measure(
         new = [one for one in material.words[word].values() if one.speaker not in known]
         new = new[:: max(1, len(new) // _N_TESTED)][:_N_TESTED]
         same = [one for file, one in material.words[word].items() if one.speaker in known and file not in chosen[word]]
-        bars = np.quantile([_score(scores, rows, column) for _, rows in material.others], [0.99, 0.95])
+        bars = np.quantile([word_score(scores, rows, column) for _, rows in material.others], [0.99, 0.95])
         rows = [softmax(scores(one.stream)) for one in new]
         missed = [_missed(rows, word, labels, options_at(options, [word], level)) for level in LEVELS]
         reachable = [at for at, rate in enumerate(missed) if rate <= _MISSED]
         point = report.points[CHOSEN]
         balanced = LEVELS.index(point.threshold)
-        hits = np.array([_score(scores, one.as_word, column) for one in new])
+        hits = np.array([word_score(scores, one.as_word, column) for one in new])
         outcomes.append(
             Outcome(
                 word,
@@ -190,7 +191,7 @@ def measure(
                 draw,
                 float(np.mean(hits >= bars[0])),
                 float(np.mean(hits >= bars[1])),
-                float(np.mean([_score(scores, one.as_word, column) >= bars[0] for one in same])) if same else None,
+                float(np.mean([word_score(scores, one.as_word, column) >= bars[0] for one in same])) if same else None,
                 by_level[reachable[-1]][word] / material.hours if reachable else None,
                 missed[balanced],
                 by_level[balanced][word] / material.hours,
@@ -202,7 +203,7 @@ def measure(
     return outcomes
 
 
-def _score(scores: Scores, rows: Array, column: int) -> float:
+def word_score(scores: Scores, rows: Array, column: int) -> float:
     """Mean posterior of a word as it leaves the context."""
     return float(softmax(scores(rows))[:, column].mean())
 

@@ -43,7 +43,7 @@ DEFAULT_MODEL = "commands10"
 RATES = {"strict": 0.5, "balanced": 2.0, "sensitive": 10.0}
 """False alarms per hour of all own words together that each operating point is chosen for."""
 _CONTEXTS_PER_MINUTE = 6000
-_MAX_PER_TAKE, _MAX_TESTED = 200, 60
+_MAX_PER_TAKE = 200
 _N_FOLDS = 5
 _OTHERS_WEIGHT = 1.0
 _MIN_CONFUSED, _MIN_CLIPS, _N_CONFUSED = 0.05, 40, 3  # a clip counts once for each fold

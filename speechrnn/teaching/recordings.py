@@ -25,7 +25,7 @@ ROOM = "_background_noise_"
 MIN_TAKES = 3
 """Recordings of a word that are needed at least."""
 MAX_TAKES = 300
-"""Recordings of a word that are used at most, evenly chosen."""
+"""Files of a word that are read at most, evenly chosen."""
 
 _FRAME_MS = 10
 _MIN_WORD_MS, _MAX_GAP_MS, _AROUND_MS = 80, 350, 500
@@ -80,15 +80,10 @@ def read_folder(folder: Path, rate_hz: int, report: Report) -> OwnRecordings:
                 "record more, ten are good"
             )
     return OwnRecordings(
-        {word: evenly(some, MAX_TAKES) for word, some in takes.items()},
+        takes,
         [take for name in _role_folders(folder, silence=False) for take in _read_word(folder / name, rate_hz, report)],
         [room for name in _role_folders(folder, silence=True) for room in _read_rooms(folder / name, rate_hz, report)],
     )
-
-
-def evenly(takes: list[Take], n: int) -> list[Take]:
-    """At most `n` of these, spread evenly."""
-    return [takes[i * len(takes) // n] for i in range(n)] if len(takes) > n else takes
 
 
 def _word_folders(folder: Path) -> list[str]:
@@ -124,10 +119,13 @@ def _read_word(folder: Path, rate_hz: int, report: Report) -> list[Take]:
 
 
 def _audio(folder: Path) -> list[Path]:
+    """The files in a folder, or as many of them as are used, spread evenly."""
     try:
-        return find_audio(folder)
+        files = find_audio(folder)
     except AudioError:
         return []
+    n = min(len(files), MAX_TAKES)
+    return [files[number * len(files) // n] for number in range(n)]
 
 
 def _read_rooms(folder: Path, rate_hz: int, report: Report) -> Iterator[Samples]:

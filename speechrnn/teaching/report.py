@@ -150,7 +150,7 @@ def _on_amount(report: WordReport) -> Iterator[str]:
     n, word = report.n_takes, report.word
     if n < _GOOD:
         yield f"'{word}': {n} recordings are few; {_GOOD} are asked for, and {_MANY} miss about half as many"
-    elif n < _MANY and report.miss_rate > 0.1:
-        yield f"'{word}': {report.miss_rate:.0%} missed; {_MANY} recordings in place of {n} miss fewer"
+    elif n < _MANY and 0.1 < report.miss_rate < 0.9:
+        yield f"'{word}': {100 * report.miss_rate:.0f} % missed; {_MANY} recordings in place of {n} miss fewer"
     if report.n_speakers < 2:
         yield f"'{word}': by one speaker as far as names tell; others are missed more often until they record it, too"
