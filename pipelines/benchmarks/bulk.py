@@ -186,7 +186,7 @@ def ledger_rows(folder: Path, n: int) -> list[Row]:
     for number in range(n):
         if not number % 1000:
             (audio / f"{number:06}").mkdir()
-        (audio / f"{number - number % 1000:06}" / f"{number:06}.wav").hardlink_to(clip)
+        (audio / f"{number - number % 1000:06}" / f"{number:06}.wav").symlink_to(clip)
     place = folder / "ledger"
     command = [sys.executable, "-c", _CLI, "bulk", str(audio), "--output", str(place), "--model", str(model)]
     listed_s, half_s = _killed_at_half([*command, "--workers", "1"], place, n)

@@ -14,6 +14,7 @@ from speechrnn.bulk.store import Store
 from speechrnn.formats import Transcript
 
 _N_RECENT = 50
+_MIN_RECENT = 5
 _N_EXAMPLES = 3
 
 
@@ -64,7 +65,7 @@ def report_on(store: Store, job: Job, part: Part) -> Report:
 def _files_per_s(store: Store, job: Job, shards: list[int]) -> float:
     """Recordings a second between the ends of the last shards."""
     ends = sorted((store.written_s(rows_name(job, shard)), shard) for shard in shards)[-_N_RECENT:]
-    if len(ends) < 2 or not ends[0][0] or ends[-1][0] <= ends[0][0]:
+    if len(ends) < _MIN_RECENT or not ends[0][0] or ends[-1][0] <= ends[0][0]:
         return 0.0
     return sum(job.n_in(shard) for _, shard in ends[1:]) / (ends[-1][0] - ends[0][0])
 
@@ -75,7 +76,7 @@ def to_lines(report: Report) -> Iterator[str]:
         f"{report.n_done} of {report.n_files} recordings done, {report.n_failed} failed, "
         f"{report.n_files - report.n_done} left"
     )
-    speed = f", {report.audio_s / report.took_s:.0f} times real time on one core" if report.took_s else ""
+    speed = f", {report.audio_s / report.took_s:.0f} times real time in each worker" if report.took_s else ""
     yield f"{report.audio_s / 3600:.2f} hours of audio{speed}"
     if report.files_per_s and report.n_done < report.n_files:
         left = timedelta(seconds=round((report.n_files - report.n_done) / report.files_per_s))

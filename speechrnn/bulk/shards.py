@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ from speechrnn.errors import ConfigError, DataError
 from speechrnn.spec import Options, Struct
 
 JOB = "_job.json"
+_MAX_SHARD_FILES = 1000
+_MIN_SHARD_FILES = 16
+_MIN_SHARDS = 16
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -181,10 +185,15 @@ def _short(value: object) -> str:
 def make_job(store: Store, wanted: Job, entries: Iterable[Entry], model: bytes, listing: str) -> Job:
     """List everything, in shards, and begin the job; the one that another process began meanwhile, if there is one.
 
-    Raises DataError if there is nothing to do.
+    With `shard_files` of 0, shards are small where there are few entries, so that every worker has some. Raises
+    DataError if there is nothing to do.
     """
+    entries = iter(entries)
+    first = list(itertools.islice(entries, _MAX_SHARD_FILES * _MIN_SHARDS))
+    size = wanted.shard_files or min(_MAX_SHARD_FILES, max(_MIN_SHARD_FILES, -(-len(first) // _MIN_SHARDS)))
+    wanted = msgspec.structs.replace(wanted, shard_files=size)
     digest, shard, n_entries = hashlib.sha256(), list[bytes](), 0
-    for entry in entries:
+    for entry in itertools.chain(first, entries):
         shard.append(msgspec.json.encode(entry))
         n_entries += 1
         if len(shard) == wanted.shard_files:
@@ -240,10 +249,11 @@ def read_rows(store: Store, job: Job, shard: int) -> list[Row]:
     content = store.read(rows_name(job, shard))
     if job.row_format == "jsonl":
         return [msgspec.json.decode(line, type=Row) for line in content.splitlines()]
+    import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.parquet.read_table(io.BytesIO(content))
-    return [msgspec.convert(row, Row) for row in table.to_pylist()]
+    file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))  # read_table leaves threads behind
+    return [msgspec.convert(row, Row) for row in file.read(use_threads=False).to_pylist()]
 
 
 def all_rows(store: Store, job: Job) -> Iterator[Row]:

@@ -27,7 +27,9 @@ class FrameSpotter:
     Push its samples and finish it; meanwhile take contexts, run them, and decide on their posteriors.
     """
 
-    def __init__(self, recognizer: Recognizer, options: Options, network: Network) -> None:
+    def __init__(
+        self, recognizer: Recognizer, options: Options, network: Network, *, keeps_posteriors: bool = False
+    ) -> None:
         self._network = network
         self._rate_hz = recognizer.info.spec.sample_rate_hz
         self._context_samples = recognizer.info.spec.context_samples
@@ -47,7 +49,8 @@ class FrameSpotter:
         self.detections: list[Detection] = []
         """What was detected; whole when the recording is finished and decided."""
         self.posteriors: list[Array] = []
-        """The posteriors [C] of each step that was decided."""
+        """The posteriors [C] of each step that was decided, if they are kept."""
+        self._keeps_posteriors = keeps_posteriors
 
     @property
     def duration_s(self) -> float:
@@ -94,7 +97,8 @@ class FrameSpotter:
     def decide(self, posteriors: Sequence[Array]) -> None:
         """Take the posteriors [C] of contexts that were taken; those behind a detection are left to the next time."""
         for row in posteriors:
-            self.posteriors.append(row)
+            if self._keeps_posteriors:
+                self.posteriors.append(row)
             self._n_decided += 1
             found = self._detector.push(row[None])
             if found:

@@ -222,7 +222,9 @@ class _Reading:
 
     def __init__(self, model: Model, index: int, entry: Entry, future: Future[Opened]) -> None:
         self._model, self._index, self._entry = model, index, entry
-        self.spotter = FrameSpotter(model.recognizer, model.job.options, model.network)
+        self.spotter = FrameSpotter(
+            model.recognizer, model.job.options, model.network, keeps_posteriors=model.job.has_posteriors
+        )
         self.took_s = 0.0
         self._opened: Opened | None = None
         self._error: SpeechRnnError | None = None

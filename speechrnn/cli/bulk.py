@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 import click
+import msgspec
 
 import speechrnn
 from speechrnn.cli.console import (
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from speechrnn.bulk.worker import Settings
 
 _NOTE_EVERY_S = 30.0
-_SHARD_FILES = 1000
 
 
 @click.command(short_help="Find keywords in archives of any size.")
@@ -75,7 +75,7 @@ _SHARD_FILES = 1000
     "--shard-files",
     metavar="N",
     type=click.IntRange(1, 100_000),
-    show_default=f"{_SHARD_FILES}, or what the results were begun with",
+    show_default="1000, fewer where there are few recordings",
     help="Recordings of a shard, which is done as a whole.",
 )
 @click.option(
@@ -227,7 +227,7 @@ def _job(
         options=choose_options(recognizer, threshold, in_speech=in_speech),
         has_posteriors=posteriors,
         row_format=format_,
-        shard_files=shard_files or (job.shard_files if job else _SHARD_FILES),
+        shard_files=shard_files or (job.shard_files if job else 0),
         versions={"speechrnn": speechrnn.__version__, "onnxruntime": version("onnxruntime")},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -236,7 +236,7 @@ def _job(
         started_s = time.monotonic()
         job = make_job(store, wanted, entries, content, f"_input-{uuid.uuid4().hex[:8]}")
         note(f"{job.n_entries} recordings listed in {time.monotonic() - started_s:.1f} s")
-    check_same(store, job, wanted)
+    check_same(store, job, msgspec.structs.replace(wanted, shard_files=wanted.shard_files or job.shard_files))
     return job
 
 

@@ -19,7 +19,7 @@ import speechrnn
 from speechrnn.bulk import reading, worker
 from speechrnn.bulk.inputs import open_file
 from speechrnn.bulk.run import WHOLE, Limit, Part, failed_tasks, left_tasks
-from speechrnn.bulk.shards import Entry, Job, Task, done_shards, open_job
+from speechrnn.bulk.shards import Entry, Job, Task, done_shards, open_job, read_entries
 from speechrnn.bulk.store import open_store
 from speechrnn.bulk.worker import Counts, run_shard
 from speechrnn.folders import find_audio
@@ -127,6 +127,17 @@ def test_parts_do_all_shards_once(tmp_path: Path) -> None:
     assert sorted(shard for part in parts for shard in part) == [0, 1, 2, 3, 4]
     run_all(tmp_path / "out", job, Part(2, 3))
     assert done_shards(open_store(str(tmp_path / "out")), job) == {1, 4}
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 16), (200, 16), (400, 25), (16_000, 1000), (16_001, 1000)])
+def test_few_recordings_are_many_shards(tmp_path: Path, n: int, size: int) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"{number}.wav\n" for number in range(n)))
+    job = begin(tmp_path / "out", [tmp_path / "list.txt"], shard_files=0)
+    assert (job.n_entries, job.shard_files) == (n, size)
+    entries = [
+        entry for shard in range(job.n_shards) for entry in read_entries(open_store(str(tmp_path / "out")), job, shard)
+    ]
+    assert [entry.path for entry in entries] == [str(tmp_path / f"{number}.wav") for number in range(n)]
 
 
 def test_two_who_begin_at_once_share_one_listing(tmp_path: Path) -> None:
