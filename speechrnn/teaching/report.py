@@ -153,4 +153,4 @@ def _on_amount(report: WordReport) -> Iterator[str]:
     elif n < _MANY and 0.1 < report.miss_rate < 0.9:
         yield f"'{word}': {100 * report.miss_rate:.0f} % missed; {_MANY} recordings in place of {n} miss fewer"
     if report.n_speakers < 2:
-        yield f"'{word}': by one speaker as far as names tell; others are missed more often until they record it, too"
+        yield f"'{word}': by one speaker as far as names tell; others are missed far more often until they record it"
