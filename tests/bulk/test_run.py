@@ -348,6 +348,18 @@ def test_killed_at_any_point_the_union_is_that_of_a_clean_run(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_two_parts_that_begin_at_once_give_the_whole(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "audio", 30)
+    command = [*COMMAND, "bulk", str(folder), "--output", str(tmp_path / "out"), "--shard-files=4", "--workers=1"]
+    parts = [subprocess.Popen([*command, "--part", f"{number}/2"], stderr=subprocess.PIPE) for number in (1, 2)]
+    for part in parts:
+        _, errors = part.communicate(timeout=120)
+        assert part.returncode == 0, errors
+    assert [row.index for row in rows_in(tmp_path / "out")] == [*range(30)]
+    assert len(list((tmp_path / "out").glob("_input-*"))) == 1
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_shard_alone(tmp_path: Path) -> None:
     folder = clips(tmp_path / "audio", 40)
     command = [
