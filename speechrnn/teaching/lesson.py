@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -393,20 +394,20 @@ class _Lesson:
 
 
 def fold_takes(studied: Mapping[str, Sequence[Studied]]) -> dict[str, list[int]]:
-    """The fold in which each recording is left out: one of five, by speaker where names tell several apart.
+    """The fold in which each recording is left out: one of up to five for each word.
 
-    That of a synthetic voice is -1: it is always learned from.
+    By speaker where names tell several of every word apart. That of a synthetic voice is -1: it is always learned from.
     """
     by_speaker = _are_told_apart(studied)
-    speakers = sorted({one.take.speaker for some in studied.values() for one in some if len(one.stream.rows)})
-    n_folds = min(_N_FOLDS, len(speakers) if by_speaker else min(_n_tested(some) for some in studied.values()))
-    return {
-        word: [
-            -1 if not len(one.stream.rows) else (speakers.index(one.take.speaker) if by_speaker else number) % n_folds
-            for number, one in enumerate(some)
-        ]
-        for word, some in studied.items()
-    }
+    return {word: _folds_of(some, by_speaker) for word, some in studied.items()}
+
+
+def _folds_of(studied: Sequence[Studied], by_speaker: bool) -> list[int]:
+    """The fold of each recording of a word; every word has two folds or more, so that some of it is always left."""
+    tested = [len(one.stream.rows) > 0 for one in studied]
+    groups = [one.take.speaker if by_speaker else str(number) for number, one in enumerate(studied)]
+    order = {group: rank for rank, group in enumerate(dict.fromkeys(itertools.compress(groups, tested)))}
+    return [order[group] % _N_FOLDS if is_tested else -1 for group, is_tested in zip(groups, tested, strict=True)]
 
 
 def _parted(
@@ -418,10 +419,6 @@ def _parted(
         {word: [one for one, at in some if at != fold] for word, some in pairs.items()},
         {word: [one for one, at in some if at == fold] for word, some in pairs.items()},
     )
-
-
-def _n_tested(studied: Sequence[Studied]) -> int:
-    return sum(len(one.stream.rows) > 0 for one in studied)
 
 
 def _are_told_apart(studied: Mapping[str, Sequence[Studied]]) -> bool:

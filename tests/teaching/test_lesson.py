@@ -12,7 +12,8 @@ import speechrnn
 from speechrnn.decoding import read
 from speechrnn.recognizer import load
 from speechrnn.sources import ArraySource
-from speechrnn.teaching.lesson import Taught, taught
+from speechrnn.teaching.lesson import Scored, Studied, Taught, fold_takes, taught
+from speechrnn.teaching.recordings import Take
 from tests.helpers import EXAMPLE, RATE_HZ, ROOT, assert_one_line, run, silence, write_audio
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,30 @@ def test_the_model_detects_the_own_words_and_the_shipped_ones(lesson: Taught) ->
     assert detected(words, lesson.recognizer.path) == ["curtains", "music", "curtains"]
     before = [one.label for one in speechrnn.transcribe(EXAMPLE, model="commands10")]
     assert [one.label for one in speechrnn.transcribe(EXAMPLE, model=lesson.recognizer)] == before
+
+
+def studied(speaker: str, n_rows: int = 5) -> Studied:
+    scored = Scored(np.zeros((n_rows, 2), np.float32), np.zeros((n_rows, 2), np.float32))
+    return Studied(Take(Path("a.wav"), np.zeros(9, np.float32), 0, 9, speaker), scored, scored)
+
+
+@pytest.mark.parametrize(
+    ("speakers", "folds"),
+    [
+        (["ana", "ben", "ana", "cem"], [0, 1, 0, 2]),
+        (["ana", "ana", "ana"], [0, 1, 2]),  # one speaker: recording by recording
+        (["", "", ""], [0, 1, 2]),
+        ([*"abcdefg"], [0, 1, 2, 3, 4, 0, 1]),
+    ],
+)
+def test_speakers_are_left_out_whole_and_never_all_of_a_word(speakers: list[str], folds: list[int]) -> None:
+    takes = [studied(one) for one in speakers]
+    assert fold_takes({"lights": [*takes, studied("robot", 0)]}) == {"lights": [*folds, -1]}
+
+
+def test_words_by_other_speakers_each_keep_some_to_learn_from() -> None:
+    folds = fold_takes({"a": [studied("ana"), studied("flo")], "b": [studied(one) for one in "abcdef"]})
+    assert folds["a"] == [0, 1]
 
 
 def test_the_report_counts_recordings_left_out_and_false_alarms(lesson: Taught) -> None:
