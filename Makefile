@@ -5,8 +5,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 SITE := build/docs
+DATA ?= data
+KOKORO ?= kokoro
 
-.PHONY: help demo setup format lint types test-fast test docs wheel bench clean
+.PHONY: help demo setup format lint types test-fast test docs wheel bench model clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +45,15 @@ wheel: .venv/.development  ## build the wheel and the source archive into dist
 
 bench: .venv/.development  ## measure speed and memory on this machine (docs/benchmarks.md)
 	$(BIN)/python -m pipelines.benchmarks.speed
+
+model: .venv/.development  ## make commands10 again from the audio below DATA and Kokoro's files in KOKORO; hours, resumable
+	$(BIN)/python -m pipelines.natural_voices $(KOKORO) configs/commands10.toml --data $(DATA) --training 760
+	$(BIN)/python -m pipelines.align_words configs/commands10.toml --data $(DATA)
+	$(BIN)/speechrnn train configs/commands10.toml --data $(DATA) --run-dir runs/without $(if $(wildcard runs/without/last.pt),--resume) \
+	    --set data.unknown.hard_negative.list= --set train.epochs=10
+	$(BIN)/python -m pipelines.mine_hard_negatives configs/commands10.toml runs/without/best.pt --data $(DATA)
+	$(BIN)/python -m pipelines.build_model configs/commands10.toml --data $(DATA) --target build/model \
+	    --test $(DATA)/speech_commands_test_set_v0.02 --test-speech $(DATA)/speech/test
 
 clean:  ## remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/notebooks

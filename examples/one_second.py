@@ -4,7 +4,7 @@ import soundfile
 
 import speechrnn
 
-recognizer = speechrnn.load("commands8")
+recognizer = speechrnn.load("commands10")
 spec = recognizer.info.spec
 samples, rate_hz = soundfile.read("examples/audio/commands.wav", dtype="float32")  # [T] in [-1, 1]
 context = samples[int(0.8 * rate_hz) :][: spec.context_samples]  # [16000]: the second around "yes"

@@ -7,7 +7,7 @@ from speechrnn.evaluation.ground_truth import read_ground_truth
 from speechrnn.evaluation.streams import ScoredRecording, score
 
 recording = Path("examples/audio/drive.flac")
-recognizer = speechrnn.load("commands8")
+recognizer = speechrnn.load("commands10")
 with speechrnn.FileSource(recording) as source:
     duration_s = source.duration_s or 0.0
     found = speechrnn.transcribe(source, model=recognizer)

@@ -1,7 +1,7 @@
 """List the words in the running speech of the training data, so that training can cut single ones from it.
 
     pip install pocketsphinx
-    python -m pipelines.align_words configs/commands8.toml --data data
+    python -m pipelines.align_words configs/commands10.toml --data data
 
 Where `transcripts.txt` beside a recording says what is spoken, PocketSphinx aligns that text by force; elsewhere it
 recognises what is said and when. The list is the file that `data.unknown.aligned.list` names

@@ -1,6 +1,6 @@
 r"""Make a shipped model again, from audio to model file and card, in one command.
 
-    python -m pipelines.build_model configs/commands8.toml --seeds 1 2 3 --data data \
+    python -m pipelines.build_model configs/commands10.toml --seeds 1 2 3 --data data \
         --test data/speech_commands_test_set_v0.02 --test-speech data/speech/test
 
 Prepares the audio, trains once with each seed (the same command goes on after Ctrl-C), exports and calibrates the model
@@ -28,6 +28,7 @@ import numpy as np
 from pipelines.evaluate_held_out import live_lines, open_streams, read_speech
 from pipelines.inputs import open_pack
 from pipelines.model_card import Candidate, CardData, ClassFigure, OtherSounds, to_markdown
+from pipelines.validate_model import VALIDATED, to_lines, validate
 from speechrnn.audio import from_int16
 from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import Experiment, load_experiment
@@ -180,6 +181,7 @@ def main() -> None:
             _name_of_test(arguments.test, arguments.split),
             points,
             live_lines(recognizer, material, speech) if material else [],
+            to_lines(validate(recognizer, name, experiment, VALIDATED)) if speech_of(pack, "validation") else [],
         )
     )
     shutil.copyfile(model, target)

@@ -1,6 +1,6 @@
 r"""Final evaluation on held-out test data: clips, synthetic streams of them, and running speech.
 
-    python -m pipelines.evaluate_held_out configs/commands8.toml commands8 --data data \
+    python -m pipelines.evaluate_held_out configs/commands10.toml commands10 --data data \
         --clips data/speech_commands_test_set_v0.02 --speech data/speech/test
 
 Streams are made of the test clips by the recipes of TensorFlow and MLPerf Tiny, whose rules count there, and without
@@ -124,6 +124,14 @@ def read_speech(folder: Path) -> dict[Path, GroundTruth]:
     return {file: read_ground_truth(find_ground_truth(file, None), file.stem) for file in find_audio(folder)}
 
 
+def by_folder(recordings: Mapping[Path, GroundTruth]) -> dict[str, dict[Path, GroundTruth]]:
+    """Recordings by the name of the folder that each is in."""
+    found: dict[str, dict[Path, GroundTruth]] = {}
+    for file, truth in recordings.items():
+        found.setdefault(file.parent.name, {})[file] = truth
+    return found
+
+
 def score_speech(recognizer: Recognizer, recordings: Mapping[Path, GroundTruth]) -> dict[str, Score]:
     """What each operating point gives in recordings with transcripts, each on its own."""
     return _score_each(_spot_in_speech(recognizer, recordings), recognizer.info, "default")
@@ -177,18 +185,21 @@ def stream_table(results: Mapping[str, Mapping[str, Score]]) -> Table:
     return Table(head, "<<>>>>>", rows)
 
 
-def speech_table(scores: Mapping[str, Score]) -> Table:
-    """A row for each operating point."""
+def speech_table(results: Mapping[str, Mapping[str, Score]]) -> Table:
+    """A row for each folder of recordings and operating point."""
     rows = [
         (
+            folder,
             name,
             f"{one.n_false_alarms} in {one.hours:.2f} h",
             number(one.false_alarms_per_hour, ".1f"),
             f"{one.n_hits} of {one.n_spoken} found",
         )
+        for folder, scores in results.items()
         for name, one in scores.items()
     ]
-    return Table(("operating point", "false alarms", "per hour", "keywords that were spoken in it"), "<>>>", rows)
+    head = ("speech", "operating point", "false alarms", "per hour", "keywords that were spoken in it")
+    return Table(head, "<<>>>", rows)
 
 
 def mistaken(scores: Iterable[Score]) -> str:
@@ -222,10 +233,12 @@ def live_lines(recognizer: Recognizer, material: Material, speech: Mapping[Path,
         "",
     ]
     if speech:
-        scores = score_speech(recognizer, speech)
-        alarms = {word: one.n_false_alarms for word, one in scores[shown].per_keyword.items() if one.n_false_alarms}
-        by_word = ", ".join(f"{n} {word}" for word, n in alarms.items()) or "none"
-        lines += ["Held-out running speech, scored by its transcripts:", "", *speech_table(scores).to_markdown(), ""]
+        results = {name: score_speech(recognizer, part) for name, part in by_folder(speech).items()}
+        alarms = Counter[str]()
+        for scores in results.values():
+            alarms.update({word: one.n_false_alarms for word, one in scores[shown].per_keyword.items()})
+        by_word = ", ".join(f"{n} {word}" for word, n in alarms.most_common() if n) or "none"
+        lines += ["Held-out running speech, scored by its transcripts:", "", *speech_table(results).to_markdown(), ""]
         lines += [f"False alarms in it at `{shown}`: {by_word}.", ""]
     return lines
 

@@ -1,6 +1,6 @@
 """Make a long test recording of labelled clips, with what is spoken in it, for `speechrnn score`.
 
-    python -m pipelines.make_stream stream.wav --preset tensorflow --config configs/commands8.toml --data data
+    python -m pipelines.make_stream stream.wav --preset tensorflow --config configs/commands10.toml --data data
     python -m pipelines.make_stream stream.wav --preset mlperf --keywords yes,no --clips words --noise noise --seed 2
 
 Words are the validation split of a configuration, whose running speech and unseen noise serve, too, or folders. Writes

@@ -1,7 +1,7 @@
 """Mine hard negatives: the false alarms of a model in the running speech of the training data.
 
     pip install pocketsphinx
-    python -m pipelines.mine_hard_negatives configs/commands8.toml runs/commands8/best.pt --data data
+    python -m pipelines.mine_hard_negatives configs/commands10.toml runs/commands10/best.pt --data data
 
 Adds its false alarms to the file that `data.unknown.hard_negative.list` names (hard_negatives.csv below the data
 folder if it names none); those of earlier rounds stay. Training takes them as unknown words where `hard_negative` has a

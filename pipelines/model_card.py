@@ -95,7 +95,7 @@ class CardData(NamedTuple):
     """All that a card tells. The first of the candidates ships.
 
     `test` says which the test clips are, empty if there are none; `operating_points` is a table of them, None without;
-    `live` holds the lines about streams and running speech.
+    `live` holds the lines about streams and running speech, `rule` those by which one is chosen among models.
     """
 
     name: str
@@ -107,6 +107,7 @@ class CardData(NamedTuple):
     test: str = ""
     operating_points: Table | None = None
     live: Sequence[str] = ()
+    rule: Sequence[str] = ()
 
 
 def to_markdown(card: CardData) -> str:
@@ -145,6 +146,8 @@ def _sections(card: CardData) -> list[str]:
             "a keyword.",
             "",
         ]
+    if card.rule:
+        lines += [*card.rule, ""]
     if card.test:
         lines += _test_lines(card.test, card.candidates, card.candidates[0].info.spec.labels)
     if card.operating_points:

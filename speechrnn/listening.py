@@ -63,7 +63,7 @@ def make_spotter(
 def transcribe(
     source: AudioSource | str | Path,
     *,
-    model: str | Path | Recognizer = "commands8",
+    model: str | Path | Recognizer = "commands10",
     operating_point: str | None = None,
     threshold: float | Mapping[str, float] | None = None,
     keywords: Iterable[str] | None = None,
@@ -94,7 +94,7 @@ def transcribe(
 def listen(
     source: AudioSource | str | Path | None = None,
     *,
-    model: str | Path | Recognizer = "commands8",
+    model: str | Path | Recognizer = "commands10",
     operating_point: str | None = None,
     threshold: float | Mapping[str, float] | None = None,
     keywords: Iterable[str] | None = None,
@@ -126,7 +126,7 @@ class BackgroundListener:
         on_detection: Callable[[Detection], None],
         source: AudioSource | str | Path | None = None,
         *,
-        model: str | Path | Recognizer = "commands8",
+        model: str | Path | Recognizer = "commands10",
         operating_point: str | None = None,
         threshold: float | Mapping[str, float] | None = None,
         keywords: Iterable[str] | None = None,

@@ -183,7 +183,7 @@ def find_model(model: str | Path) -> Path:
     )
 
 
-def load(model: str | Path = "commands8", *, operating_point: str | None = None, n_threads: int = 1) -> Recognizer:
+def load(model: str | Path = "commands10", *, operating_point: str | None = None, n_threads: int = 1) -> Recognizer:
     """Load a model, to decide as it says, or as its operating point says.
 
     It is given as the name of a shipped one, the path of a file or of a folder that `speechrnn export` wrote, or as

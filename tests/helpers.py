@@ -87,7 +87,7 @@ def fake_recognizer(info: ModelInfo = FAKE_INFO, *, seen: list[Samples] | None =
             scores[:, names.index(label)] = 15 * np.minimum(fraction, 1)
         return scores
 
-    return Recognizer(info, logits, find_model("commands8"))  # recordings are given to the shipped model
+    return Recognizer(info, logits, find_model("commands10"))  # recordings are given to the shipped model
 
 
 def write_audio(path: Path, samples: Samples, rate_hz: int = RATE_HZ, subtype: str | None = None) -> Path:

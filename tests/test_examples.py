@@ -50,7 +50,7 @@ def test_a_source_of_one_s_own_is_one_stream(run: Callable[..., str]) -> None:
 
 
 def test_the_websocket_client_prints_the_words(run: Callable[..., str]) -> None:
-    with Serving(speechrnn.load("commands8")) as serving:
+    with Serving(speechrnn.load("commands10")) as serving:
         assert words(run("websocket_client.py", f"ws://{serving.host}/v1/listen")) == COMMANDS
 
 

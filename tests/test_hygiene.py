@@ -185,7 +185,7 @@ def test_the_command_line_starts_with_few_imports() -> None:
 def test_the_package_says_it_is_typed_and_ships_a_model_with_its_card() -> None:
     assert (PACKAGE / "py.typed").exists()
     models = sorted((PACKAGE / "pretrained").glob("*.onnx"))
-    assert {path.name.split(".")[0] for path in models} == {"commands10", "commands8"}
+    assert {path.name.split(".")[0] for path in models} == {"commands10"}
     assert all(path.with_name(path.name.split(".")[0] + ".md").exists() for path in models)
     assert all(path.stat().st_size < 5_000_000 for path in models)
 

@@ -118,7 +118,7 @@ def test_the_source_archive_holds_what_the_wheel_is_built_of(dist: Path) -> None
 @pytest.mark.slow
 def test_the_wheel_transcribes_outside_the_checkout(bare: Path, tmp_path: Path) -> None:
     recording = shutil.copy(EXAMPLE, tmp_path)
-    done = execute(bare / "speechrnn", "transcribe", recording, "--model", "commands8", "--format", "csv", cwd=tmp_path)
+    done = execute(bare / "speechrnn", "transcribe", recording, "--model", "commands10", "--format", "csv", cwd=tmp_path)
     assert [word for word in re.split(r"[,\n]", done.stdout) if word in WORDS] == WORDS
     execute(bare / "python", "-m", "pip", "check", cwd=tmp_path)
 
@@ -134,7 +134,7 @@ def test_doctor_of_the_bare_wheel_says_what_is_missing(bare: Path, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "extra"),
-    [(["serve"], "web"), (["wyoming"], "wyoming"), (["quantize", "commands8", "--audio", "a"], "teach")],
+    [(["serve"], "web"), (["wyoming"], "wyoming"), (["quantize", "commands10", "--audio", "a"], "teach")],
 )
 def test_verbs_that_need_more_name_the_extra(arguments: list[str], extra: str, bare: Path, tmp_path: Path) -> None:
     shutil.copy(EXAMPLE, tmp_path / "a")
@@ -281,11 +281,11 @@ def test_the_options_of_the_app_are_those_of_its_form() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, ["--model", "commands8", "--log-level", "info"]),
-        ({"models": ["commands8", "owner/words"], "keywords": ["stop", "go"]},
-         ["--model", "commands8", "--model", "owner/words", "--keywords", "stop,go", "--log-level", "info"]),
+        ({}, ["--model", "commands10", "--log-level", "info"]),
+        ({"models": ["commands10", "owner/words"], "keywords": ["stop", "go"]},
+         ["--model", "commands10", "--model", "owner/words", "--keywords", "stop,go", "--log-level", "info"]),
         ({"operating_point": "strict", "in_speech": True, "log_level": "debug"},
-         ["--model", "commands8", "--operating-point", "strict", "--in-speech", "--log-level", "debug"]),
+         ["--model", "commands10", "--operating-point", "strict", "--in-speech", "--log-level", "debug"]),
     ],
 )  # fmt: skip
 def test_what_is_chosen_in_home_assistant_is_a_command_line(options: dict[str, Any], expected: list[str]) -> None:
@@ -322,7 +322,7 @@ assert "ovos-ww-plugin-speechrnn" in find_wake_word_plugins()
 samples, rate_hz = soundfile.read(sys.argv[1], dtype="int16")
 found = {}
 for word in ("stop", "right", "halt"):
-    config = {"module": "ovos-ww-plugin-speechrnn", "model": "commands8", "keyword": word.replace("halt", "stop")}
+    config = {"module": "ovos-ww-plugin-speechrnn", "model": "commands10", "keyword": word.replace("halt", "stop")}
     engine = OVOSWakeWordFactory.create_hotword(word, {"hotwords": {word: config}})
     times = []
     for start in range(0, len(samples), 2048):

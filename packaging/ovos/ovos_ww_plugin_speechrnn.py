@@ -14,7 +14,7 @@ class SpeechRnnHotWord(HotWordEngine):
     def __init__(self, key_phrase: str, config: dict[str, Any] | None = None) -> None:
         super().__init__(key_phrase, config)
         recognizer = speechrnn.load(
-            self.config.get("model", "commands8"), operating_point=self.config.get("operating_point")
+            self.config.get("model", "commands10"), operating_point=self.config.get("operating_point")
         )
         options = recognizer.info.options.with_choice(
             threshold=self.config.get("threshold"), keywords=[self.config.get("keyword", self.key_phrase)]

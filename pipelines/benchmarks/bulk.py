@@ -109,7 +109,7 @@ def speed_rows(folder: Path, n: int) -> list[Row]:
 def eight_bit_rows(folder: Path, n: int) -> list[Row]:
     """A model in 8 bits, and in what it differs."""
     model = folder / "model.int8.onnx"
-    run("quantize", "commands8", model, "--audio", _WORDS.parent)
+    run("quantize", "commands10", model, "--audio", _WORDS.parent)
     plain = bulk(folder / "audio", folder / "plain", "--workers", 1)
     small = bulk(folder / "audio", folder / "small", "--workers", 1, "--model", model)
     words = [_words(folder / name) for name in ("plain", "small")]

@@ -132,7 +132,7 @@ def main() -> None:
     """Listen, show each hour, and end with one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=int, default=24)
-    parser.add_argument("--model", default="commands8")
+    parser.add_argument("--model", default="commands10")
     arguments = parser.parse_args()
     if arguments.hours < 2:
         parser.exit(

@@ -117,7 +117,7 @@ def _small_info() -> ModelInfo:
 
 
 def _onnx(random: np.random.Generator) -> bytes:
-    model = onnx.load(find_model("commands8"))
+    model = onnx.load(find_model("commands10"))
     if random.random() < 0.3:
         return damaged(model.SerializeToString(), random)
     (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)

@@ -1,6 +1,6 @@
 """Measure misses against the level of speech and against noise, and draw them.
 
-    python -m pipelines.benchmarks.robustness configs/commands8.toml commands8 --data data --picture docs/levels.png
+    python -m pipelines.benchmarks.robustness configs/commands10.toml commands10 --data data --picture docs/levels.png
 
 Streams of validation words, a word every 3 s, are pushed through the spotter that ships: with all words brought to one
 level, in decibels of full scale over the frames that hold speech, and without noise; then at the level at which they

@@ -208,8 +208,8 @@ def to_table(rows: list[Row]) -> Table:
 def main() -> None:
     """Measure everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path("configs/commands8.toml"))
-    parser.add_argument("--model", default="commands8", help="the model that transcribes")
+    parser.add_argument("--config", type=Path, default=Path("configs/commands10.toml"))
+    parser.add_argument("--model", default="commands10", help="the model that transcribes")
     parser.add_argument("--minutes", type=float, default=10, help="length of the audio to transcribe")
     arguments = parser.parse_args()
     experiment = load_experiment(arguments.config)

@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("audio", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--model", default="commands8")
+    parser.add_argument("--model", default="commands10")
     parser.add_argument("--to", type=float, help="seconds to draw; all of it if not given")
     arguments = parser.parse_args()
     check_picture(arguments.target)

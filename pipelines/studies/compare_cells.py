@@ -1,6 +1,6 @@
 """Train plain recurrent, LSTM and GRU cells alike and small, and draw how the gradient fades on its way back in time.
 
-    python -m pipelines.studies.compare_cells configs/commands8.toml --data data
+    python -m pipelines.studies.compare_cells configs/commands10.toml --data data
 
 One layer that decides by its last state, without convolution and augmentation, so that what differs is the recurrence
 alone. Runs are kept in runs/cells and gone on with, so the command can be stopped and given again. Prints a table of

@@ -1,7 +1,7 @@
 """Compare speechrnn with the keyword spotting of PocketSphinx on the same recording.
 
     pip install pocketsphinx
-    python -m pipelines.studies.compare_pocketsphinx configs/commands8.toml commands8 --data data
+    python -m pipelines.studies.compare_pocketsphinx configs/commands10.toml commands10 --data data
 
 The recording is a stream of validation words over noise (speechrnn.evaluation.synthetic_streams), and running speech
 that speechrnn was trained on. PocketSphinx gets, for each keyword, the threshold of the highest F1 in a sweep on a

@@ -38,7 +38,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 PATH = click.Path(path_type=Path)
 
-DEFAULT_MODEL = "commands8"
+DEFAULT_MODEL = "commands10"
 model_option = click.option(
     "--model",
     metavar="NAME|FILE",

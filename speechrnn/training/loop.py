@@ -37,7 +37,7 @@ LAST, BEST = "last.pt", "best.pt"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _SAVE_EVERY_S = 60.0
 _LOG_EVERY_STEPS = 20
-_MAX_LOADER_WORKERS = 4  # processes; each cuts some 8,000 contexts a second of configs/commands8.toml
+_MAX_LOADER_WORKERS = 4  # processes; each cuts some 8,000 contexts a second of configs/commands10.toml
 
 
 def keep_freed_memory() -> None:

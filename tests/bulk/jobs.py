@@ -25,17 +25,17 @@ def clips(folder: Path, n: int) -> Path:
 
 
 def begin(place: str | Path, inputs: Iterable[str | Path], *, shard_files: int = 4, audio_column: str = "") -> Job:
-    """List the inputs and begin a job that decides with commands8."""
+    """List the inputs and begin a job that decides with commands10."""
     load_model.cache_clear()
-    content = find_model("commands8").read_bytes()
+    content = find_model("commands10").read_bytes()
     columns = Columns(audio=audio_column)
     wanted = Job(
         inputs=tuple(map(str, inputs)),
         path_column=columns.path,
         audio_column=columns.audio,
-        model="commands8",
+        model="commands10",
         model_sha256=hashlib.sha256(content).hexdigest(),
-        options=load("commands8").info.options,
+        options=load("commands10").info.options,
         has_posteriors=False,
         row_format="parquet",
         shard_files=shard_files,

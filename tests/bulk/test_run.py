@@ -296,7 +296,7 @@ def test_failures_are_an_exit_code_and_can_be_tried_again(tmp_path: Path) -> Non
 def test_the_results_are_scored_as_what_transcribe_writes(tmp_path: Path) -> None:
     run_all(tmp_path / "out", begin(tmp_path / "out", [EXAMPLE]))
     (tmp_path / "written.json").write_text(run("transcribe", EXAMPLE, "--format", "json").stdout)
-    truth = ("--truth", EXAMPLE.with_name("commands.labels.txt"), "--model", "commands8")
+    truth = ("--truth", EXAMPLE.with_name("commands.labels.txt"), "--model", "commands10")
     done = run("score", tmp_path / "out", *truth)
     assert done.returncode == 0, done.stderr
     assert done.stdout == run("score", tmp_path / "written.json", *truth).stdout

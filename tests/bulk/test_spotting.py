@@ -56,7 +56,7 @@ def test_recordings_together_give_what_each_gives_alone(
     assert together == alone
 
 
-@pytest.mark.parametrize("model", ["commands8", "commands10"])
+@pytest.mark.parametrize("model", ["commands10", "commands10"])
 @pytest.mark.parametrize("threshold", [None, 0.3])
 @pytest.mark.parametrize("n_contexts", [1, 7, 32])
 def test_frames_that_are_computed_once_give_the_detections_of_whole_contexts(
@@ -79,7 +79,7 @@ def test_frames_that_are_computed_once_give_the_detections_of_whole_contexts(
 
 
 def test_a_batch_does_not_change_what_is_in_it() -> None:
-    recognizer = load("commands8")
+    recognizer = load("commands10")
     network = cut(recognizer, 100)
     frames = network.frames(noise(12, RATE_HZ))
     together = network.posteriors(frames)
@@ -89,7 +89,7 @@ def test_a_batch_does_not_change_what_is_in_it() -> None:
 
 
 def test_a_step_that_is_no_multiple_of_the_hop_needs_the_whole_network() -> None:
-    recognizer = load("commands8")
+    recognizer = load("commands10")
     assert cut(recognizer, 105).n_frames == RATE_HZ
     options = recognizer.info.options.with_choice(step_ms=105)
     blocks = list(FileSource(EXAMPLE).blocks(RATE_HZ))
@@ -99,7 +99,7 @@ def test_a_step_that_is_no_multiple_of_the_hop_needs_the_whole_network() -> None
 
 
 def test_a_network_that_is_not_faithful_in_two_halves_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    recognizer = load("commands8")
+    recognizer = load("commands10")
     monkeypatch.setattr("speechrnn.bulk.network._MAX_DIFFERENCE", 0.0)
     assert cut(recognizer, 100).n_frames == RATE_HZ
 

@@ -26,8 +26,8 @@ def test_a_curve_that_is_no_picture_is_refused_before_the_work(name: str, tmp_pa
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["evaluate", "commands8", "examples/audio", "--plots"],
-        ["evaluate", "commands8", "examples/audio", "--report"],
+        ["evaluate", "commands10", "examples/audio", "--plots"],
+        ["evaluate", "commands10", "examples/audio", "--report"],
         ["score", "examples/audio", "--curve"],
     ],
     ids=" ".join,
@@ -111,7 +111,7 @@ def test_detections_are_not_held_against_themselves(tmp_path: Path) -> None:
 
 
 def test_a_device_may_be_named_twice() -> None:
-    result = run("evaluate", "commands8", "no/such/folder", "--json", os.devnull, "--report", os.devnull)
+    result = run("evaluate", "commands10", "no/such/folder", "--json", os.devnull, "--report", os.devnull)
     assert_one_line(result, "expected a folder laid out as LABEL/*.wav")
 
 
@@ -138,5 +138,5 @@ def test_scores_and_the_numbers_of_a_curve_go_to_different_files(tmp_path: Path)
 def test_evaluate_writes_over_nothing_that_it_reads(tmp_path: Path) -> None:
     clip = write_audio(tmp_path / "clips" / "yes" / "0.wav", np.full(16000, 0.1, dtype=np.float32))
     before = clip.read_bytes()
-    assert_one_line(run("evaluate", "commands8", tmp_path / "clips", "--report", clip), str(clip), "give another name")
+    assert_one_line(run("evaluate", "commands10", tmp_path / "clips", "--report", clip), str(clip), "give another name")
     assert clip.read_bytes() == before

@@ -33,7 +33,7 @@ def test_doctor_tells_a_machine_that_is_too_slow(delay_s: float, is_ok: bool) ->
         time.sleep(delay_s)
         return quick.logits(samples)
 
-    finding = check_speed(Recognizer(FAKE_INFO, logits), "commands8")
+    finding = check_speed(Recognizer(FAKE_INFO, logits), "commands10")
     assert (finding.ok, FAKE_INFO.options.step_ms) == (is_ok, 100)
     assert "one every 100 ms" in finding.seen
 
@@ -65,7 +65,7 @@ def test_only_the_chosen_keywords_fire() -> None:
 
 
 def test_the_view_shows_level_bars_and_detections() -> None:
-    spotter = KeywordSpotter(load("commands8"))
+    spotter = KeywordSpotter(load("commands10"))
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=40)
     view = LiveView(spotter, console=console)
     view.start(FileSource(EXAMPLE))

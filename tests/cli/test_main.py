@@ -65,7 +65,7 @@ def test_an_option_that_no_verb_has_is_one_clear_line_with_what_to_do() -> None:
     ],
 )
 def test_bad_settings_are_one_clear_line(setting: str, expected: list[str]) -> None:
-    assert_one_line(run("train", "configs/commands8.toml", "--set", setting), *expected)
+    assert_one_line(run("train", "configs/commands10.toml", "--set", setting), *expected)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_bad_settings_are_one_clear_line(setting: str, expected: list[str]) -> N
         ["listen", "--run", "echo {word}"],
         ["export", "model.onnx", "again.onnx"],
         ["export", "best.pt", "model.pt"],
-        ["evaluate", "commands8", "examples/audio", "--json", "examples/audio"],
+        ["evaluate", "commands10", "examples/audio", "--json", "examples/audio"],
         ["listn"],
         ["train", "configs/none.toml"],
-        ["prepare", "configs/commands8.toml", "--data", "no/such/folder"],
-        ["evaluate", "commands8", "no/such/folder"],
-        ["evaluate", "commands8", EXAMPLE],
-        ["evaluate", "commands8", "examples/audio", "--noise", "no/such/folder"],
-        ["evaluate", "commands8", "examples/audio", "--report", "/proc/none/report.html"],
-        ["evaluate", "commands8", "examples/audio", "--plots", "README.md"],
+        ["prepare", "configs/commands10.toml", "--data", "no/such/folder"],
+        ["evaluate", "commands10", "no/such/folder"],
+        ["evaluate", "commands10", EXAMPLE],
+        ["evaluate", "commands10", "examples/audio", "--noise", "no/such/folder"],
+        ["evaluate", "commands10", "examples/audio", "--report", "/proc/none/report.html"],
+        ["evaluate", "commands10", "examples/audio", "--plots", "README.md"],
     ],
     ids=str,
 )
@@ -182,7 +182,7 @@ def test_warnings_of_libraries_are_shown_to_those_who_ask() -> None:
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("commands8", "commands8"),
+        ("commands10", "commands10"),
         ("out/my-words.onnx", "my-words"),
         ("runs/a.b/best.pt", "best"),
         ("folders/my.words", "my.words"),

@@ -252,7 +252,7 @@ def pickled_code(folder: Path) -> Path:
 
 def half_a_model(folder: Path) -> Path:
     path = folder / "model.onnx"
-    content = (ROOT / "speechrnn" / "pretrained" / "commands8.onnx").read_bytes()
+    content = (ROOT / "speechrnn" / "pretrained" / "commands10.onnx").read_bytes()
     path.write_bytes(content[: len(content) // 2])
     return path
 
@@ -260,7 +260,7 @@ def half_a_model(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda folder: "commands9", "commands8"),
+        (lambda folder: "commands9", "commands10"),
         (lambda folder: folder / "missing.onnx", "no such model"),
         (half_a_model, "damaged"),
         (pickled_code, "refused"),
@@ -278,7 +278,7 @@ def test_bad_models_are_one_clear_line(
 
 
 def test_describe_shows_the_shipped_model() -> None:
-    output = run("describe", "commands8").stdout
+    output = run("describe", "commands10").stdout
     for expected in ("lstm", "yes no up down left right stop go", "threshold", "validation accuracy"):
         assert expected in output
 
@@ -311,7 +311,7 @@ def test_describe_shows_operating_points_with_what_was_measured(
 
 
 def test_describe_puts_all_values_into_one_column() -> None:
-    text = describe_model("commands8")
+    text = describe_model("commands10")
     names = ("only", "classifier.conv2d.kernel_frames", "validation expected calibration error")
     widths = {name: [len(gap) for gap in re.findall(rf"^  {name}  +", text, re.MULTILINE)] for name in names}
     assert widths == {name: [2 + max(map(len, names)) + 2] for name in names}

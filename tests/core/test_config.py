@@ -50,8 +50,8 @@ def test_every_configuration_survives_a_round_trip(path: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["v1-12", "v2-12", "v2-35"])
-def test_the_tasks_have_the_recipe_of_commands8_as_far_as_it_needs_no_other_audio(name: str) -> None:
-    recipe, task = (load_experiment(CONFIGS / f"{one}.toml") for one in ("commands8", name))
+def test_the_tasks_have_the_recipe_of_commands10_as_far_as_it_needs_no_other_audio(name: str) -> None:
+    recipe, task = (load_experiment(CONFIGS / f"{one}.toml") for one in ("commands10", name))
     not_needed: dict[str, Any] = {"room_rate": 0.0}
     if not task.model.labels.unknown:
         not_needed["truncation_rate"] = 0.0
@@ -60,7 +60,7 @@ def test_the_tasks_have_the_recipe_of_commands8_as_far_as_it_needs_no_other_audi
     assert task.model.features == recipe.model.features
     assert task.data.held_out == ()  # words of the task's own
     if task.model.labels.unknown:
-        elsewhere = {"word", "aligned", "tts", "confusable", "speech", "hard_negative"}
+        elsewhere = {"word", "aligned", "tts", "natural", "confusable", "speech", "hard_negative"}
         of_recipe, of_task = (
             {source: weight for source, weight in one.data.unknown.weights().items() if source not in elsewhere}
             for one in (recipe, task)

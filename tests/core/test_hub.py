@@ -18,7 +18,7 @@ from tests.core import hub_server
 from tests.core.hub_server import COMMIT, REPOSITORY, FakeHub
 from tests.helpers import COMMAND, EXAMPLE, ROOT, assert_one_line, run
 
-MODEL = find_model("commands8")
+MODEL = find_model("commands10")
 NOWHERE = "http://127.0.0.1:9"  # refuses
 
 

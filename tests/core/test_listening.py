@@ -32,7 +32,7 @@ NOTHING = np.zeros(0, dtype=np.float32)
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
-    return load("commands8")
+    return load("commands10")
 
 
 def example() -> Samples:

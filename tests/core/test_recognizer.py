@@ -123,8 +123,8 @@ def test_many_clips_at_once_get_what_each_gets_alone(small_model: SmallModel) ->
 
 
 def test_the_command_model_ships_and_is_the_default() -> None:
-    assert "commands8" in shipped_models()
-    assert load().info == load("commands8").info
+    assert "commands10" in shipped_models()
+    assert load().info == load("commands10").info
 
 
 @pytest.mark.parametrize("name", shipped_models())
@@ -136,7 +136,7 @@ def test_a_shipped_model_loads_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["commands99", "commands8.onnx", "no/such/model.onnx", "../pretrained/commands8", "tests"]
+    "model", ["commands99", "commands10.onnx", "no/such/model.onnx", "../pretrained/commands10", "tests"]
 )
 def test_an_unknown_model_is_answered_with_those_that_ship(model: str) -> None:
     with pytest.raises(ModelFileError) as caught:
@@ -367,10 +367,10 @@ def test_scores_that_turn_out_not_to_be_finite_are_an_error_and_no_silence(small
 def test_the_name_of_a_shipped_model_means_it_whatever_lies_in_the_folder(
     small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy_onnx(small_model, tmp_path / "commands8")
+    copy_onnx(small_model, tmp_path / "commands10")
     monkeypatch.chdir(tmp_path)
-    assert find_model("commands8").parent.name == "pretrained"
-    assert load("./commands8").info == small_model.info
+    assert find_model("commands10").parent.name == "pretrained"
+    assert load("./commands10").info == small_model.info
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -243,7 +243,7 @@ def test_the_command_writes_operating_points_into_the_model(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["commands8"], "commands8: is shipped with the program; give --output FILE.onnx"),
+        (["commands10"], "commands10: is shipped with the program; give --output FILE.onnx"),
         (["MODEL", "--output", "b.onnx"], "b.onnx: expected a name that ends in .pt, as a.pt does"),
         (
             ["MODEL", "--target", "5", "1", "0.1"],

@@ -147,7 +147,7 @@ def test_the_words_of_a_client_that_nobody_disturbs_are_right() -> None:
 @pytest.mark.parametrize("name", ablation.ROWS)
 def test_every_row_of_the_ablation_changes_the_shipped_recipe(name: str) -> None:
     whole, changed = (
-        load_experiment(CONFIGS / "commands8.toml", list(changes)) for changes in ((), ablation.ROWS[name])
+        load_experiment(CONFIGS / "commands10.toml", list(changes)) for changes in ((), ablation.ROWS[name])
     )
     assert (changed == whole) == (name == "the whole recipe")
 

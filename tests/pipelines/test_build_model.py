@@ -282,7 +282,7 @@ def test_what_cannot_be_scored_is_known_before_training(
 @pytest.mark.parametrize("pipeline", ["build_model", "mine_hard_negatives"])
 def test_a_missing_configuration_is_one_clear_line(pipeline: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", f"pipelines.{pipeline}"]
-    model = ["commands8"] if pipeline == "mine_hard_negatives" else []
+    model = ["commands10"] if pipeline == "mine_hard_negatives" else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [*command, "none.toml", *model],

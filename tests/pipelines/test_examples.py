@@ -26,7 +26,7 @@ RECORDED = pytest.mark.parametrize("name", [recording.name for recording in RECO
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
-    return load("commands8")
+    return load("commands10")
 
 
 def truth(name: str, recognizer: Recognizer) -> list[tuple[str, float, float]]:

@@ -272,7 +272,7 @@ def test_an_hour_is_as_long_as_asked_and_the_same_for_the_same_seed() -> None:
 
 @pytest.mark.slow
 def test_minutes_of_listening_leave_memory_flat_and_end_as_they_began() -> None:
-    hours = list(endurance.endure(load("commands8"), 4, 60))
+    hours = list(endurance.endure(load("commands10"), 4, 60))
     assert [[found.label for found in hour.found] for hour in hours] == [hour.keywords for hour in hours]
     assert hours[0].keywords != hours[1].keywords
     assert endurance.problems(hours[0], hours[-1]) == []
@@ -363,7 +363,7 @@ def test_both_spot_in_the_same_recording() -> None:
     )
     assert [found.label for found in by_pocketsphinx] == ["yes", "stop"]
     assert [found.decided_s for found in by_pocketsphinx] == pytest.approx([1.8, 11.2], abs=0.5)
-    by_speechrnn = list(compare_pocketsphinx.spot_speechrnn(load("commands8"), samples))
+    by_speechrnn = list(compare_pocketsphinx.spot_speechrnn(load("commands10"), samples))
     assert [found.label for found in by_speechrnn] == ["yes", "no", "up", "down", "left", "right", "stop", "go"]
 
 
@@ -371,7 +371,7 @@ def test_without_pocketsphinx_it_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "argv", ["compare", "configs/commands8.toml", "commands8"])
+    monkeypatch.setattr(sys, "argv", ["compare", "configs/commands10.toml", "commands10"])
     with pytest.raises(SystemExit) as caught:
         compare_pocketsphinx.main()
     assert caught.value.code == 2
@@ -529,13 +529,13 @@ def test_running_speech_known_to_have_a_keyword_is_left_out(talk: Path) -> None:
     assert {clip.path for clip in pack.clips} - {clip.path for clip in kept} == {"speech/training/0.wav"}
 
 
-HELD_OUT = ["configs/commands8.toml", "commands8", "--clips", "examples/audio"]
+HELD_OUT = ["configs/commands10.toml", "commands10", "--clips", "examples/audio"]
 
 
 @pytest.mark.parametrize(
     ("main", "arguments"),
     [
-        (robustness.main, ["configs/commands8.toml", "commands8", "--picture", "PLACE.xyz"]),
+        (robustness.main, ["configs/commands10.toml", "commands10", "--picture", "PLACE.xyz"]),
         (evaluate_held_out.main, [*HELD_OUT, "--speech", "examples/audio", "--curve", "PLACE.xyz"]),
         (evaluate_held_out.main, [*HELD_OUT, "--speech", "examples/audio", "--curve", "PLACE.json"]),
         (make_picture.main, ["examples/audio/commands.wav", "PLACE.xyz"]),
@@ -566,7 +566,7 @@ def test_a_curve_of_false_alarms_needs_the_speech_to_count_them_in(
 
 @pytest.mark.parametrize("pipeline", ["mine_hard_negatives", "benchmarks.robustness"])
 def test_a_missing_model_is_one_line(pipeline: str) -> None:
-    command = [sys.executable, "-m", f"pipelines.{pipeline}", "configs/commands8.toml", "no-such-model"]
+    command = [sys.executable, "-m", f"pipelines.{pipeline}", "configs/commands10.toml", "no-such-model"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1

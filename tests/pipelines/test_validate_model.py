@@ -17,6 +17,7 @@ from pipelines.validate_model import (
     in_stream,
     missed,
     threshold_for,
+    to_lines,
 )
 from speechrnn.detector import Detector
 from speechrnn.spec import Options
@@ -82,3 +83,23 @@ def test_the_figure_that_decides_adds_up(alarms: Sequence[int], errors: dict[str
     counts = {"talk alone": list(alarms), "talk anywhere": [99, 99, 99]}
     scores = Scores("m.onnx", speech_hours={"talk": 0.5}, clip_errors=errors, false_alarms=counts)
     assert deciding(scores) == pytest.approx(expected)
+
+
+def test_the_figures_are_told_in_one_table() -> None:
+    scores = Scores(
+        "a.onnx",
+        {"meetings": 2.0},
+        {"yes": 0.02, "no": 0.04, "natural yes": 0.2},
+        thresholds={"anywhere": [0.5], "alone": [0.4]},
+        false_alarms={"meetings anywhere": [9], "meetings alone": [3]},
+        natural_misses={"anywhere": [0.1], "alone": [0.3]},
+        clip_misses={"anywhere": [0.07], "alone": [0.06]},
+        deciding=1.5,
+    )
+    text = "\n".join(to_lines(scores))
+    assert "3.0 % of the validation clips" in text
+    assert "20.0 % of keywords in natural voices" in text
+    assert "(meetings 2.00 h)" in text
+    assert "| anywhere | 0.500 | 7.0 % | 10.0 % | 9 |" in text
+    assert "| alone | 0.400 | 6.0 % | 30.0 % | 3 |" in text
+    assert text.endswith(": 1.50.")

@@ -24,7 +24,7 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
     """The shipped model."""
-    return load("commands8")
+    return load("commands10")
 
 
 @pytest.fixture(scope="module")

@@ -753,7 +753,7 @@ def test_the_program_says_where_its_page_is_and_ends_quietly(by: signal.Signals)
     assert program.lines[0].startswith("open http://127.0.0.1:")
     with connect(f"ws://{program.host}/v1/listen", proxy=None) as websocket:
         websocket.send(start())
-        assert json.loads(websocket.recv(timeout=30))["model"] == "commands8"
+        assert json.loads(websocket.recv(timeout=30))["model"] == "commands10"
         assert program.end(by) == 0
         assert closed(websocket)[0] == 1012
     assert program.lines[1:] == ["Ctrl-C ends it"]

@@ -391,7 +391,7 @@ def post(port: int, body: bytes) -> socket.socket:
 
 @pytest.mark.slow
 def test_senders_who_leave_end_their_work() -> None:
-    with Serving(load("commands8")) as running:
+    with Serving(load("commands10")) as running:
         senders = [post(running.port, an_hour()) for _ in range(4)]
         wait_until(lambda: len(running.app.uploads._jobs) == 4)
         for sender in senders:

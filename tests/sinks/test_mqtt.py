@@ -113,7 +113,7 @@ def test_the_topic_of_a_keyword_is_one_level_without_wildcards(keyword: str, exp
 
 
 def test_home_assistant_is_told_of_a_device_with_a_trigger_for_each_keyword_and_a_switch() -> None:
-    messages = discovery("home/hall", "commands8", ["stop", "größer"])
+    messages = discovery("home/hall", "commands10", ["stop", "größer"])
     assert [*messages] == [
         "homeassistant/device_automation/home_hall/stop/config",
         "homeassistant/device_automation/home_hall/6772c3b6c39f6572/config",
@@ -126,7 +126,7 @@ def test_home_assistant_is_told_of_a_device_with_a_trigger_for_each_keyword_and_
         "identifiers": ["speechrnn_home_hall"],
         "name": "speechrnn home/hall",
         "manufacturer": "speechrnn",
-        "model": "commands8",
+        "model": "commands10",
         "sw_version": speechrnn.__version__,
     }
     assert stop == {
@@ -149,7 +149,7 @@ def test_listening_tells_a_broker_what_it_prints(broker: Broker) -> None:
     with Told(broker) as told:
         url = f"mqtt://127.0.0.1:{broker.port}/hall"
         result = run(
-            "listen", "--model", "commands8", "--source", EXAMPLE, "--jsonl", "--mqtt", url, "--mqtt-discovery"
+            "listen", "--model", "commands10", "--source", EXAMPLE, "--jsonl", "--mqtt", url, "--mqtt-discovery"
         )
         assert result.returncode == 0, result.stderr
         wait_until(lambda: told.at("hall/status") == ["online", "offline"])
@@ -162,7 +162,7 @@ def test_listening_tells_a_broker_what_it_prints(broker: Broker) -> None:
         wait_until(lambda: len(later.messages) == len(WORDS) + 3)
         kept = {topic: said for topic, said, is_retained in later.messages if is_retained}
     assert (kept.pop("hall/status"), kept.pop("hall/listening")) == ("offline", "on")
-    assert {topic: json.loads(said) for topic, said in kept.items()} == discovery("hall", "commands8", WORDS)
+    assert {topic: json.loads(said) for topic, said in kept.items()} == discovery("hall", "commands10", WORDS)
 
 
 @pytest.mark.slow
@@ -269,7 +269,7 @@ def test_a_broker_that_is_not_there_is_reported_and_waited_for() -> None:
 def test_a_wrong_password_ends_it_with_one_line_that_has_no_password(tmp_path: Path) -> None:
     with Broker(tmp_path, is_closed=True) as broker:
         url = f"mqtt://me:wrong-one@127.0.0.1:{broker.port}"
-        failure = run("listen", "--model", "commands8", "--source", EXAMPLE, "--mqtt", url)
+        failure = run("listen", "--model", "commands10", "--source", EXAMPLE, "--mqtt", url)
         assert_one_line(failure, f"--mqtt: 127.0.0.1:{broker.port} refuses who connects", "--mqtt-password-file")
         assert "wrong-one" not in failure.stderr
         right = parse(f"mqtt://me:a%3Ab%2Fc@127.0.0.1:{broker.port}/hall")

@@ -57,8 +57,8 @@ def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
 
 
 def test_listen_keeps_the_words_of_the_example_and_prints_the_same(tmp_path: Path) -> None:
-    plain = run("listen", "--model", "commands8", "--source", EXAMPLE, "--jsonl").stdout
-    kept = run("listen", "--model", "commands8", "--source", EXAMPLE, "--jsonl", "--review", tmp_path)
+    plain = run("listen", "--model", "commands10", "--source", EXAMPLE, "--jsonl").stdout
+    kept = run("listen", "--model", "commands10", "--source", EXAMPLE, "--jsonl", "--review", tmp_path)
     assert kept.stdout == plain
     fired = [path.name.split()[1] for path in sorted((tmp_path / "_review_").glob("* fired *.wav"))]
     assert fired == ["yes", "no", "up", "down", "left", "right", "stop", "go"]

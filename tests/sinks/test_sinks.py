@@ -36,7 +36,7 @@ def step(*found: Detection) -> Step:
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
-    return load("commands8")
+    return load("commands10")
 
 
 def test_duration_ends_it_on_the_sample_clock(recognizer: Recognizer, tmp_path: Path) -> None:

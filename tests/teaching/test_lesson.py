@@ -114,7 +114,7 @@ def test_the_verb_writes_the_model_and_prints_the_report(tmp_path: Path) -> None
     [
         ((OWN, "--output", "my.bin"), "ends in .onnx"),
         ((OWN, "--output", "my.onnx", "--only", "--keep", "yes"), "contradicts --only"),
-        ((OWN, "--output", "my.onnx", "--from", "commands8"), "export it again"),
+        ((OWN, "--output", "my.onnx", "--from", "commands10"), "export it again"),
         ((OWN / "music", "--output", "my.onnx"), "a folder for each word"),
     ],
 )

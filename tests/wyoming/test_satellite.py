@@ -69,7 +69,7 @@ def test_a_satellite_starts_a_pipeline_at_each_word_and_listens_again(satellite:
     )
     heard, port = tmp_path / "heard.txt", free_port()
     microphone = shlex.join([sys.executable, str(player), str(tmp_path / "spoken.raw")])
-    with Serving(load("commands8")) as running:
+    with Serving(load("commands10")) as running:
         command = [
             *(sys.executable, "-m", "wyoming_satellite", "--no-zeroconf", "--uri", f"tcp://127.0.0.1:{port}"),
             *("--name", "test", "--mic-command", microphone, "--wake-uri", running.uri, "--wake-word-name", "stop"),

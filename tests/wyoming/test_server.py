@@ -46,7 +46,7 @@ CHUNK = AudioChunk(rate=16000, width=2, channels=1, audio=bytes(3200))
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
-    return load("commands8")
+    return load("commands10")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def expected(recognizer: Recognizer, samples: Samples, rate_hz: int = 16000, **o
 @pytest.mark.slow
 @pytest.mark.parametrize("n_frames", [160, 1024, 30000])
 def test_detections_are_those_of_transcribe_to_the_sample(real: Serving, n_frames: int) -> None:
-    result = run("transcribe", EXAMPLE, "--model", "commands8", "--format", "json")
+    result = run("transcribe", EXAMPLE, "--model", "commands10", "--format", "json")
     answers = real.converse(*audio(read(EXAMPLE, 16000), n_frames=n_frames), until=["detection"], n=8)
     assert found_in(answers) == json.loads(result.stdout)["detections"]
     assert [event.data["name"] for event in answers] == WORDS
@@ -323,7 +323,7 @@ def test_a_socket_in_the_file_system_is_served_and_removed(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_standard_streams_are_served_until_they_end() -> None:
-    command = [sys.executable, "-m", "speechrnn", "wyoming", "--uri", "stdio://", "--model", "commands8"]
+    command = [sys.executable, "-m", "speechrnn", "wyoming", "--uri", "stdio://", "--model", "commands10"]
     said = [Detect(["stop"]), *audio(read(EXAMPLE, 16000)), Ping("end")]
     data = b""
     for event in (said_event.event() for said_event in said):
