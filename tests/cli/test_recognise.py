@@ -138,7 +138,7 @@ def test_classify_gives_every_probability(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "yes.wav", samples[int(0.8 * rate_hz) : int(1.8 * rate_hz)])
     document = json.loads(run("classify", path, "--format", "json").stdout)
     assert document["label"] == "yes"
-    assert set(document["probabilities"]) == {*WORDS, "unknown", "silence"}
+    assert set(document["probabilities"]) == {*WORDS, "on", "off", "unknown", "silence"}
     assert sum(document["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     many = json.loads(run("classify", path, path, "--format", "json").stdout)
     assert [item["label"] for item in many] == ["yes", "yes"]
@@ -279,7 +279,7 @@ def test_bad_models_are_one_clear_line(
 
 def test_describe_shows_the_shipped_model() -> None:
     output = run("describe", "commands10").stdout
-    for expected in ("lstm", "yes no up down left right stop go", "threshold", "validation accuracy"):
+    for expected in ("lstm", "yes no up down left right on off stop go", "threshold", "validation accuracy"):
         assert expected in output
 
 
