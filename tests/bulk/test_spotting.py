@@ -56,13 +56,12 @@ def test_recordings_together_give_what_each_gives_alone(
     assert together == alone
 
 
-@pytest.mark.parametrize("model", ["commands10", "commands10"])
 @pytest.mark.parametrize("threshold", [None, 0.3])
 @pytest.mark.parametrize("n_contexts", [1, 7, 32])
 def test_frames_that_are_computed_once_give_the_detections_of_whole_contexts(
-    model: str, threshold: float | None, n_contexts: int
+    threshold: float | None, n_contexts: int
 ) -> None:
-    recognizer = load(model)
+    recognizer = load("commands10")
     options = recognizer.info.options.with_choice(threshold=threshold)
     network = cut(recognizer, options.step_ms)
     assert network.n_frames < 200

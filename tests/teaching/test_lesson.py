@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import speechrnn
 from speechrnn.decoding import read
-from speechrnn.recognizer import load
+from speechrnn.recognizer import find_model, load
 from speechrnn.sources import ArraySource
 from speechrnn.teaching.lesson import Scored, Studied, Taught, fold_takes, taught
 from speechrnn.teaching.recordings import Take
@@ -109,12 +110,19 @@ def test_the_verb_writes_the_model_and_prints_the_report(tmp_path: Path) -> None
     assert "'music': before 5 recordings, now 4; missed" in again.stdout
 
 
+def test_a_model_without_an_embedding_is_not_taught(tmp_path: Path) -> None:
+    model = onnx.load(find_model("commands10"))
+    del model.graph.output[1:]
+    onnx.save(model, tmp_path / "old.onnx")
+    done = run("teach", OWN, "--output", tmp_path / "my.onnx", "--from", tmp_path / "old.onnx")
+    assert_one_line(done, "expected a model with an embedding", "export it again")
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         ((OWN, "--output", "my.bin"), "ends in .onnx"),
         ((OWN, "--output", "my.onnx", "--only", "--keep", "yes"), "contradicts --only"),
-        ((OWN, "--output", "my.onnx", "--from", "commands10"), "export it again"),
         ((OWN / "music", "--output", "my.onnx"), "a folder for each word"),
     ],
 )
