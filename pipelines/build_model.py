@@ -28,7 +28,7 @@ import numpy as np
 from pipelines.evaluate_held_out import live_lines, open_streams, read_speech
 from pipelines.inputs import open_pack
 from pipelines.model_card import Candidate, CardData, ClassFigure, OtherSounds, to_markdown
-from pipelines.validate_model import VALIDATED, to_lines, validate
+from pipelines.validate_model import to_lines, validate
 from speechrnn.audio import from_int16
 from speechrnn.cli.console import pack_audio, run_program
 from speechrnn.config import Experiment, load_experiment
@@ -181,7 +181,7 @@ def main() -> None:
             _name_of_test(arguments.test, arguments.split),
             points,
             live_lines(recognizer, material, speech) if material else [],
-            to_lines(validate(recognizer, name, experiment, VALIDATED)) if speech_of(pack, "validation") else [],
+            to_lines(validate(recognizer, name, experiment)) if speech_of(pack, "validation") else [],
         )
     )
     shutil.copyfile(model, target)

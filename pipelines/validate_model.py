@@ -47,9 +47,6 @@ _BEFORE_S, _AFTER_S, _NOISE_LEVEL = 1.2, 1.0, 1e-3
 _QUIET_BEFORE = 0.5
 _LEVELS = np.concatenate([np.linspace(0.05, 0.9, 35), 1 - np.geomspace(0.1, 0.002, 30)])
 
-VALIDATED = Options(smoothing_ms=400)
-"""How detections are decided, but for thresholds and whether a keyword must be said alone."""
-
 Rows = NDArray[np.float32]
 
 
@@ -172,8 +169,10 @@ def clip_errors(recognizer: Recognizer, base: Path, sources: Sequence[Source]) -
     return {label: float(np.mean(errors)) for label, errors in sorted(wrong.items())}
 
 
-def validate(recognizer: Recognizer, name: str, experiment: Experiment, options: Options) -> Scores:
-    """All figures of a model."""
+def validate(recognizer: Recognizer, name: str, experiment: Experiment) -> Scores:
+    """All figures of a model, at common thresholds, and with its own requirement of quiet if it has one."""
+    own = recognizer.info.options
+    options = Options(smoothing_ms=400, quiet_from_ms=own.quiet_from_ms, quiet_to_ms=own.quiet_to_ms)
     base, keywords = Path(experiment.data.dir), recognizer.info.spec.labels.keywords
     sources = [one for one in find_sources(experiment.data) if one.split == "validation"]
     commands = [one for one in sources if one.kind == "command"]
@@ -191,7 +190,7 @@ def validate(recognizer: Recognizer, name: str, experiment: Experiment, options:
     errors |= {f"natural {word}": e for word, e in clip_errors(recognizer, base, natural).items()}
     hours = {folder: sum(one.duration_s for one in recordings) / 3600 for folder, recordings in speech.items()}
     scores = Scores(name, hours, errors)
-    for where, bound in (("anywhere", 0.0), ("alone", _QUIET_BEFORE)):
+    for where, bound in (("anywhere", 0.0), ("alone", own.quiet_before or _QUIET_BEFORE)):
         chosen = msgspec.structs.replace(options, quiet_before=bound)
         levels = [threshold_for(clips, recognizer, chosen, misses) for misses in MISSES]
         detectors = [_detector(recognizer, chosen, level) for level in levels]
@@ -269,7 +268,7 @@ def main() -> None:
     experiment, results = load_experiment(arguments.config, data_dir=arguments.data), []
     for path in arguments.models:
         recognizer = load(path)
-        results.append(validate(recognizer, str(path), experiment, VALIDATED))
+        results.append(validate(recognizer, str(path), experiment))
         print("\n".join([str(path), "", *to_lines(results[-1]), ""]), flush=True)
     arguments.output.write_bytes(msgspec.json.encode(results))
 

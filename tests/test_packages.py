@@ -118,9 +118,7 @@ def test_the_source_archive_holds_what_the_wheel_is_built_of(dist: Path) -> None
 @pytest.mark.slow
 def test_the_wheel_transcribes_outside_the_checkout(bare: Path, tmp_path: Path) -> None:
     recording = shutil.copy(EXAMPLE, tmp_path)
-    done = execute(
-        bare / "speechrnn", "transcribe", recording, "--model", "commands10", "--format", "csv", cwd=tmp_path
-    )
+    done = execute(bare / "speechrnn", "transcribe", recording, "--format", "csv", cwd=tmp_path)
     assert [word for word in re.split(r"[,\n]", done.stdout) if word in WORDS] == WORDS
     execute(bare / "python", "-m", "pip", "check", cwd=tmp_path)
 
