@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -133,6 +134,14 @@ def _identifier(text: str) -> str:
     return plain if re.fullmatch(r"[a-zA-Z0-9_-]+", plain) else text.encode().hex()
 
 
+def _is_settled(message: MQTTMessageInfo) -> bool:
+    """Whether a message is on its way, or was lost with the connection, which can happen at any time."""
+    try:
+        return message.is_published()
+    except RuntimeError:
+        return True
+
+
 class MqttSink:
     """Publishes each detection at `PREFIX/detected` and at the topic of its keyword, as JSON.
 
@@ -171,7 +180,9 @@ class MqttSink:
     def close(self) -> None:
         """Say goodbye, if the broker listens."""
         if self._client.is_connected():
-            self._client.publish(self._topic("status"), _OFFLINE, qos=1, retain=True).wait_for_publish(_CLOSE_S)
+            goodbye = self._client.publish(self._topic("status"), _OFFLINE, qos=1, retain=True)
+            with suppress(RuntimeError):  # the connection was lost meanwhile: the broker says it by the last will
+                goodbye.wait_for_publish(_CLOSE_S)
         self._client.disconnect()
         self._client.loop_stop()
         self._tell_news()
@@ -180,14 +191,18 @@ class MqttSink:
         return f"{self._broker.prefix}/{name}"
 
     def _publish(self, found: Detection) -> None:
-        while self._unsent and self._unsent[0].is_published():
+        while self._unsent and _is_settled(self._unsent[0]):
             self._unsent.popleft()
-        if not self._client.is_connected() or len(self._unsent) >= _MAX_UNSENT:
+        if not self._client.is_connected() or len(self._unsent) >= _MAX_UNSENT or not self._sent(found):
             self._report(f"--mqtt: {self._broker.name} takes no messages; skipped {found.label}")
-            return
+
+    def _sent(self, found: Detection) -> bool:
+        """Hand a detection to the client; False if the connection is lost just then."""
         message = msgspec.json.encode(to_object(found))
-        for topic in (self._topic("detected"), topic_of(self._broker.prefix, found.label)):
-            self._unsent.append(self._client.publish(topic, message))
+        topics = (self._topic("detected"), topic_of(self._broker.prefix, found.label))
+        handed = [self._client.publish(topic, message) for topic in topics]
+        self._unsent += handed
+        return all(one.rc <= 0 for one in handed)
 
     def _tell_news(self) -> None:
         while True:

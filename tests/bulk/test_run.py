@@ -290,7 +290,7 @@ def test_failures_are_an_exit_code_and_can_be_tried_again(tmp_path: Path) -> Non
     lines = (tmp_path / "out" / "part-000000.jsonl").read_bytes().splitlines()
     rows = [msgspec.json.decode(line) for line in lines]
     assert [row["index"] for row in rows] == [0, 1, 2]
-    assert {(len(row["posteriors"]), len(row["posteriors"][0])) for row in rows} == {(11, 10)}
+    assert {(len(row["posteriors"]), len(row["posteriors"][0])) for row in rows} == {(11, 12)}
 
 
 def test_the_results_are_scored_as_what_transcribe_writes(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_the_page_shows_the_words_of_its_microphone(hearing: SpotResult, serving
         assert 0 < number(page, "#delay") < 2000
         assert 0 <= number(page, "#lag") < 1000
         rows = page.evaluate(DARKEST_OF_ROWS)
-        assert min(rows[:4]) > 1.5 * max(rows[4:])  # yes, no, up, down; left, right, stop, go
+        assert min(rows[:4]) > 1.5 * max(rows[4:])  # yes, no, up, down; left, right, on, off, stop, go
         page.get_by_role("button", name="Stop listening").click()
         expect(page.get_by_role("button", name="Start listening")).to_be_visible()
 
@@ -155,15 +155,15 @@ def test_the_page_shows_the_words_of_its_microphone(hearing: SpotResult, serving
 DARKEST_OF_ROWS = """() => {
   const { width, height } = document.getElementById("heat");
   const pixels = document.getElementById("heat").getContext("2d").getImageData(0, 0, width, height).data;
-  return [0, 1, 2, 3, 4, 5, 6, 7].map((row) => {
-    const start = 4 * width * Math.round(((row + 0.5) * height) / 8);
+  return [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map((row) => {
+    const start = 4 * width * Math.round(((row + 0.5) * height) / 10);
     return 255 - pixels.slice(start, start + 4 * width).filter((_, i) => i % 4 === 0).reduce((a, b) => Math.min(a, b));
   });
 }"""
 
 
 def test_only_the_keywords_that_are_ticked_are_detected_and_one_is_left(page: Page) -> None:
-    for label in ("yes", "up", "down", "left", "right", "stop", "go"):
+    for label in ("yes", "up", "down", "left", "right", "on", "off", "stop", "go"):
         page.get_by_role("checkbox", name=label, exact=True).uncheck()
     expect(page.get_by_role("checkbox", name="no", exact=True)).to_be_disabled()
     start(page)

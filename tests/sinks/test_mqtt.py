@@ -21,6 +21,7 @@ import speechrnn
 from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DeviceError
 from speechrnn.formats import to_object
+from speechrnn.recognizer import load
 from speechrnn.sinks import mqtt
 from speechrnn.sinks.mqtt import Broker as Address
 from speechrnn.sinks.mqtt import MqttSink, discovery, parse, topic_of
@@ -159,10 +160,12 @@ def test_listening_tells_a_broker_what_it_prints(broker: Broker) -> None:
         for found in printed:
             assert [json.loads(said) for said in told.at(f"hall/keyword/{found['label']}")] == [found]
     with Told(broker) as later:  # what is retained, and nothing else
-        wait_until(lambda: len(later.messages) == len(WORDS) + 3)
+        wait_until(lambda: len(later.messages) == len(load("commands10").info.spec.labels.keywords) + 3)
         kept = {topic: said for topic, said, is_retained in later.messages if is_retained}
     assert (kept.pop("hall/status"), kept.pop("hall/listening")) == ("offline", "on")
-    assert {topic: json.loads(said) for topic, said in kept.items()} == discovery("hall", "commands10", WORDS)
+    assert {topic: json.loads(said) for topic, said in kept.items()} == discovery(
+        "hall", "commands10", load("commands10").info.spec.labels.keywords
+    )
 
 
 @pytest.mark.slow
