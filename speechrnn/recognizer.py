@@ -20,6 +20,7 @@ from speechrnn.errors import MissingModelError, ModelFileError, first_line, miss
 from speechrnn.spec import ModelInfo
 
 Array = NDArray[np.float32]
+_DYNAMIC_SCALE, _MAX_AT_ONCE = b"DynamicQuantize", 2**31
 METADATA_KEY = "speechrnn"
 """The key in ONNX metadata under which a model file carries its ModelInfo as JSON."""
 _BATCH_SIZE = 32  # larger ones leave the cache and are slower
@@ -230,10 +231,14 @@ def _load_onnx(path: Path, n_threads: int) -> Recognizer:
             f"{path}: made by another version of speechrnn ({first_line(error)}); export it again"
         ) from None
 
+    # Layers in 8 bits scale a batch as a whole, so a context would depend on the others.
+    n_at_once = 1 if _DYNAMIC_SCALE in path.read_bytes() else _MAX_AT_ONCE
+
     def run(output: str, samples: Samples, run_options: Any = None) -> Array:
+        parts = [samples[first : first + n_at_once] for first in range(0, max(1, len(samples)), n_at_once)]
         try:
-            outputs: list[Any] = session.run([output], {"samples": samples}, run_options)
-            return np.asarray(outputs[0], dtype=np.float32)
+            outputs: list[Any] = [session.run([output], {"samples": part}, run_options)[0] for part in parts]
+            return np.concatenate(outputs).astype(np.float32, copy=False)
         except Exception as error:
             raise ModelFileError(
                 f"{path}: its network cannot be run on contexts of {samples.shape[1]} samples ({first_line(error)}); "

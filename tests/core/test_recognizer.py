@@ -454,3 +454,13 @@ def test_a_model_file_without_operating_points_is_read() -> None:
     old = msgspec.to_builtins(FAKE_INFO)
     del old["operating_points"]
     assert msgspec.convert(old, ModelInfo, strict=False) == FAKE_INFO
+
+
+@pytest.mark.parametrize("model", ["commands10", "commands10.int8"])
+def test_a_context_has_the_same_scores_whatever_it_is_run_with(model: str) -> None:
+    recognizer = load(model)
+    contexts = noise(32000).reshape(2, 16000) * np.array([[0.01], [1.0]], dtype=np.float32)
+    together = recognizer.logits(contexts)
+    alone = np.concatenate([recognizer.logits(contexts[:1]), recognizer.logits(contexts[1:])])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    np.testing.assert_allclose(recognizer.embed(contexts)[0], recognizer.embed(contexts[:1])[0], atol=1e-4)
