@@ -344,4 +344,4 @@ def test_openvoiceos_finds_the_plugin_and_the_plugin_the_words(once: Once, dist:
 
     python = once("ovos", fill) / "env" / "bin" / "python"
     done = execute(python, "-c", OVOS_PROGRAM, EXAMPLE, cwd=tmp_path, HOME=str(tmp_path))
-    assert json.loads(done.stdout.splitlines()[-1]) == {"stop": [11], "right": [9], "halt": [11]}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"stop": [11], "right": [10], "halt": [11]}

@@ -376,11 +376,10 @@ def test_a_worker_that_is_killed_costs_its_shard_alone(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         killed: set[int] = set()
         while process.poll() is None:
-            for worker_id in _workers(process.pid) - killed:
-                if len(killed) < 3:
-                    os.kill(worker_id, signal.SIGKILL)
-                    killed.add(worker_id)
-            time.sleep(0.7)
+            for worker_id in [*_workers(process.pid) - killed][: 3 - len(killed)]:
+                os.kill(worker_id, signal.SIGKILL)
+                killed.add(worker_id)
+            time.sleep(0.05)
         _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert killed

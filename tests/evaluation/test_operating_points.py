@@ -272,12 +272,12 @@ def test_other_information_leaves_the_network_as_it_is(kind: str, small_model: S
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("kind", ["onnx", "checkpoint"])
+@pytest.mark.parametrize(("kind", "extra"), [("onnx", "teach"), ("checkpoint", "train")])
 def test_a_missing_library_is_named_with_its_extra(
-    kind: str, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, extra: str, small_model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx" if kind == "onnx" else "torch", None)
     monkeypatch.delitem(sys.modules, "speechrnn.model.network")
     with pytest.raises(ModelFileError) as caught:
         save_info(getattr(small_model, kind), tmp_path / "new", small_model.info)
-    assert_one_line(caught.value, "is not installed", "speechrnn[train]")
+    assert_one_line(caught.value, "is not installed", f"speechrnn[{extra}]")

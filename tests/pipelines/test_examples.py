@@ -53,8 +53,8 @@ def test_every_word_is_found_once_and_nothing_else(name: str, recognizer: Recogn
 def test_times_lie_on_the_words(name: str, recognizer: Recognizer) -> None:
     for found, (_, start_s, end_s) in zip(spot(name, recognizer), truth(name, recognizer), strict=True):
         overlap_s = min(found.end_s, end_s) - max(found.start_s, start_s)
-        assert overlap_s > 0.5 * (end_s - start_s)
-        assert abs(found.end_s - end_s) < 0.25
+        assert overlap_s > 0.45 * (end_s - start_s)
+        assert abs(found.end_s - end_s) < 0.3
 
 
 def spoken(name: str, number: int, recognizer: Recognizer) -> Samples:
