@@ -156,13 +156,16 @@ def serve(
     recognizer = load(model, operating_point=operating_point)
     app = server.App(recognizer, choose_options(recognizer, threshold, in_speech=in_speech), max_clients=max_clients)
     listening = bind(host, port)
-    with suppress(KeyboardInterrupt):
+
+    def tell_addresses() -> None:
         for address in server.addresses(listening, "https" if certfile else "http"):
             tell(f"open {address}")
         if not (certfile or server.is_loopback(listening)):
             tell("others can open it, but browsers give a microphone only to https: give --certfile and --keyfile")
         tell("Ctrl-C ends it")
-        server.Server(app, names=names, certfile=certfile, keyfile=keyfile).run(listening)
+
+    with suppress(KeyboardInterrupt):
+        server.Server(app, names=names, certfile=certfile, keyfile=keyfile).run(listening, tell_addresses)
 
 
 @click.command(short_help="Serve wake words and speech-to-text to Home Assistant.")
@@ -253,8 +256,7 @@ def wyoming(
                 stack.enter_context(_announced(announced_as, host, port))
         elif announced_as is not None:
             raise ConfigError(f"--zeroconf: belongs to --uri tcp://HOST:PORT, got {uri}")
-        tell(f"Wyoming server at {uri}; Ctrl-C ends it")
-        serving.run(listening)
+        serving.run(listening, lambda: tell(f"Wyoming server at {uri}; Ctrl-C ends it"))
 
 
 def _announced(name: str, host: str, port: int) -> AbstractContextManager[None]:

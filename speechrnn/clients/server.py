@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 from speechrnn.clients.batching import Batcher
@@ -34,15 +34,18 @@ class Server(ABC):
     def interrupt(self) -> None:
         """End what takes long; clients are told."""
 
-    def run(self, listening: socket.socket) -> None:
-        """Serve on a listening socket until Ctrl-C, SIGTERM, or `stop`, then close it."""
-        asyncio.run(self._run(listening))
+    def run(self, listening: socket.socket, on_started: Callable[[], None] = lambda: None) -> None:
+        """Serve on a listening socket until Ctrl-C, SIGTERM, or `stop`, then close it.
+
+        `on_started` is called once clients are served and signals end the server in order.
+        """
+        asyncio.run(self._run(listening, on_started))
 
     def stop(self) -> None:
         """End `run`; may be called in any thread."""
         self._loop.call_soon_threadsafe(self._stopped.set)
 
-    async def _run(self, listening: socket.socket) -> None:
+    async def _run(self, listening: socket.socket, on_started: Callable[[], None]) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         async with AsyncExitStack() as stack:
             for batcher in self._batchers:
@@ -50,6 +53,7 @@ class Server(ABC):
             accepting = asyncio.create_task(self.connections.accept(listening))
             with self._until_signal():
                 self.started.set()
+                on_started()
                 await self._stopped.wait()
             accepting.cancel()
             await asyncio.wait((accepting,))
