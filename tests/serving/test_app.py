@@ -763,7 +763,7 @@ def test_for_others_the_program_warns_that_browsers_want_https(monkeypatch: pyte
     """Told by a server on the loopback interface that takes itself for a public one, and ends at once."""
     monkeypatch.setattr(server, "is_loopback", lambda listening: False)
 
-    monkeypatch.setattr(server.Server, "run", lambda server, listening: listening.close())
+    monkeypatch.setattr(server.Server, "run", lambda server, listening, on_started: (on_started(), listening.close()))
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     said = CliRunner().invoke(cli, ["serve", "--port", "0"], catch_exceptions=False).stderr
     assert "only to https: give --certfile and --keyfile" in said
