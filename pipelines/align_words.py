@@ -28,7 +28,7 @@ from speechrnn.data.clips import alone_in
 from speechrnn.data.pack import find_sources
 from speechrnn.decoding import read
 from speechrnn.errors import AudioError, DataError
-from speechrnn.files import write_text
+from speechrnn.files import write_whole
 
 ALIGNED = "aligned_words.csv"
 TRANSCRIPTS = "transcripts.txt"
@@ -65,7 +65,7 @@ def write_list(
     path: Path, kind: type[AlignedWord] | type[FalseAlarm], rows: Sequence[AlignedWord | FalseAlarm]
 ) -> None:
     """Write a list with its header anew, whole or not at all. Raises OutputError."""
-    write_text(path, to_csv([kind._fields, *rows]))
+    write_whole(path, to_csv([kind._fields, *rows]))
 
 
 class Aligner:

@@ -39,7 +39,7 @@ from speechrnn.evaluation import clips as evaluation
 from speechrnn.evaluation import operating_points, report
 from speechrnn.evaluation.synthetic_streams import of_pack, speech_of
 from speechrnn.evaluation.tables import Table
-from speechrnn.files import check_place, write_text
+from speechrnn.files import check_place, write_whole
 from speechrnn.labels import FOLDER_LABELS, SILENCE
 from speechrnn.model.classifier import summarise
 from speechrnn.model.network import load_checkpoint
@@ -185,7 +185,7 @@ def main() -> None:
         )
     )
     shutil.copyfile(model, target)
-    write_text(target.with_suffix(".md"), text)
+    write_whole(target.with_suffix(".md"), text)
 
 
 def _name_of_test(folder: Path | None, split: Split | None) -> str:

@@ -22,7 +22,7 @@ from speechrnn.config import TRAINING_RATE_HZ, load_experiment
 from speechrnn.errors import ConfigError, DataError
 from speechrnn.evaluation.ground_truth import Word
 from speechrnn.evaluation.synthetic_streams import PRESETS, Material, Recipe, make_stream, of_folders, of_pack, words_of
-from speechrnn.files import check_place, write_text, writing
+from speechrnn.files import check_place, write_whole, writing
 from speechrnn.folders import find_audio
 
 
@@ -31,7 +31,7 @@ def write(target: Path, stream: Samples, words: list[Word]) -> Path:
     labels = target.with_suffix(".labels.txt")
     with writing(target):
         soundfile.write(target, to_int16(stream), TRAINING_RATE_HZ)
-    write_text(labels, "".join(f"{word.start_s:.3f}\t{word.end_s:.3f}\t{word.label}\n" for word in words))
+    write_whole(labels, "".join(f"{word.start_s:.3f}\t{word.end_s:.3f}\t{word.label}\n" for word in words))
     return labels
 
 

@@ -33,20 +33,23 @@ def check_place(path: Path) -> None:
             tempfile.TemporaryFile(dir=path.parent).close()
 
 
-def write_text(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a whole file, then replace the old one by it. Raises OutputError."""
-    part = write_part(path, text)
+    part = write_part(path, content)
     if not _is_special(path):
         with writing(path):
             part.replace(path.resolve())
 
 
-def write_part(path: Path, text: str) -> Path:
+def write_part(path: Path, content: str | bytes) -> Path:
     """Write a whole file beside the old one as PATH.part, and say where. Raises OutputError."""
     target = path.resolve()
     part = path if _is_special(path) else target.with_name(target.name + ".part")
     with writing(path):
-        part.write_text(text, encoding="utf-8")
+        if isinstance(content, str):
+            part.write_text(content, encoding="utf-8")
+        else:
+            part.write_bytes(content)
     return part
 
 
@@ -56,8 +59,8 @@ def _is_special(path: Path) -> bool:
 
 
 def write_json(path: Path, result: msgspec.Struct) -> None:
-    """As `write_text`, of a result as JSON for people and programs. Raises OutputError."""
-    write_text(path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+    """As `write_whole`, of a result as JSON for people and programs. Raises OutputError."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
 
 
 def check_not_read(written: Iterable[Path | None], read: Iterable[Path]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from speechrnn import hub
 from speechrnn.audio import Samples
 from speechrnn.errors import MissingModelError, ModelFileError, first_line, missing_extra
+from speechrnn.files import write_whole
 from speechrnn.spec import ModelInfo
+
+if TYPE_CHECKING:
+    import onnx
 
 Array = NDArray[np.float32]
 _DYNAMIC_SCALE, _MAX_AT_ONCE = b"DynamicQuantize", 2**31
@@ -301,12 +305,15 @@ def _write_onnx_info(model: Path, target: Path, info: ModelInfo) -> None:
     import onnx
 
     content = onnx.load(model)
+    set_info(content, info)
+    write_whole(target, content.SerializeToString())
+
+
+def set_info(content: onnx.ModelProto, info: ModelInfo) -> None:
+    """Give the graph of a model file other information."""
     for entry in content.metadata_props:
         if entry.key == METADATA_KEY:
             entry.value = msgspec.json.encode(info).decode()
-    part = target.with_name(target.name + ".part")
-    part.write_bytes(content.SerializeToString())
-    part.replace(target)
 
 
 def _write_checkpoint_info(model: Path, target: Path, info: ModelInfo) -> None:

@@ -399,6 +399,11 @@ class ModelInfo(Struct, frozen=True):
         for operating_point in (None, *self.operating_points):
             self.options_at(operating_point).check_labels(self.spec.labels)
 
+    def with_scores(self, scores: Mapping[str, float]) -> ModelInfo:
+        """The same with further scores."""
+        provenance = msgspec.structs.replace(self.provenance, scores={**self.provenance.scores, **scores})
+        return msgspec.structs.replace(self, provenance=provenance)
+
     def options_at(self, operating_point: str | None) -> Options:
         """The options of a named operating point, or those of the model for None.
 

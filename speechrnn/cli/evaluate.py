@@ -19,7 +19,7 @@ from speechrnn.cli.console import (
     track,
 )
 from speechrnn.errors import ConfigError
-from speechrnn.files import check_not_read, check_place, printable, write_json, write_text, writing
+from speechrnn.files import check_not_read, check_place, printable, write_json, write_whole, writing
 
 if TYPE_CHECKING:
     from speechrnn.config import Calibration
@@ -103,7 +103,7 @@ def _write(
     if report_path:
         from speechrnn.evaluation.report import to_html
 
-        write_text(report_path, to_html(result, title))
+        write_whole(report_path, to_html(result, title))
 
 
 @click.command(short_help="Compare detections with what was spoken.")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechrnn.files import check_place, write_part, write_text, writing
+from speechrnn.files import check_place, write_part, write_whole, writing
 
 if TYPE_CHECKING:
     from speechrnn.formats import Transcript, Write
@@ -48,7 +48,7 @@ def to_file(path: Path, write: Write, note: Callable[[str], None]) -> Iterator[A
             note(f"speechrnn: {len(done)} done, kept in {write_part(path, write(done))}")
         raise
     if done:
-        write_text(path, write(done))
+        write_whole(path, write(done))
 
 
 @contextmanager
@@ -57,4 +57,4 @@ def to_folder(folder: Path, write: Write, suffix: str) -> Iterator[Add]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     check_place(folder / suffix)
-    yield lambda transcript: write_text(folder / (Path(transcript.audio).stem + suffix), write([transcript]))
+    yield lambda transcript: write_whole(folder / (Path(transcript.audio).stem + suffix), write([transcript]))

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from speechrnn.cli.console import PATH, ProgressLine, data_option, note, overrides_option, pack_audio, track
 from speechrnn.errors import ConfigError, ModelFileError
-from speechrnn.files import check_not_read, check_place, writing
+from speechrnn.files import check_not_read, check_place, write_whole, writing
 
 if TYPE_CHECKING:
     from speechrnn.config import Data
@@ -218,8 +217,7 @@ def _export_folder(path: Path, folder: Path, audio: Path | None, clips: Path | N
     if path.suffix == ".pt":
         _export(path, target, audio)
     else:
-        with writing(target):
-            target.write_bytes(path.read_bytes())
+        write_whole(target, path.read_bytes())
     from speechrnn.training import model_folder
 
     info = load(target).info
@@ -309,9 +307,7 @@ def _score(files: Mapping[str, Path], folder: Path, targets: Iterable[Path]) -> 
         keywords = f"{100 * result.keyword_accuracy:.2f} % of the keywords"
         click.echo(f"{kind}: {100 * result.accuracy:.2f} % of {result.n} clips right, {keywords}")
     for target in targets:
-        info = load(target).info
-        provenance = msgspec.structs.replace(info.provenance, scores={**info.provenance.scores, **scores})
-        save_info(target, target, msgspec.structs.replace(info, provenance=provenance))
+        save_info(target, target, load(target).info.with_scores(scores))
 
 
 @click.command(short_help="Upload a model folder to the Hub.")

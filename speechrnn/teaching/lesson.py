@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import speechrnn
 from speechrnn.errors import ConfigError, Report
-from speechrnn.files import check_place
+from speechrnn.files import check_place, write_whole
 from speechrnn.labels import SILENCE, UNKNOWN, Labels
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.spec import ModelInfo, OperatingPoint
@@ -33,7 +33,7 @@ from speechrnn.teaching.measuring import (
     summed,
     taken,
 )
-from speechrnn.teaching.model_file import Columns, Layer, base_scores, extended, write
+from speechrnn.teaching.model_file import Columns, Layer, base_scores, extended
 from speechrnn.teaching.negatives import N_POSITIONS, Negatives, embed_all, find_negatives
 from speechrnn.teaching.recordings import OwnRecordings, Take, read_folder
 from speechrnn.teaching.report import CHOSEN, Point, TeachReport, WordReport, bound_per_hour, figures
@@ -139,7 +139,7 @@ def _loaded(content: bytes, output: Path | None) -> Recognizer:
         if output is None:
             recognizer.path = None
             return recognizer
-    write(content, output)
+    write_whole(output, content)
     return load(output)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.errors import ModelFileError
-from speechrnn.files import writing
-from speechrnn.recognizer import METADATA_KEY, Recognizer
+from speechrnn.recognizer import Recognizer, set_info
 from speechrnn.spec import ModelInfo
 
 if TYPE_CHECKING:
@@ -128,9 +125,7 @@ def extended(recognizer: Recognizer, layer: Layer, columns: Columns, info: Model
     if columns.silence is not None:
         parts.append(graph.pick(before, (columns.silence,), "silence"))
     graph.finish(parts, len(info.spec.labels.names))
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            entry.value = msgspec.json.encode(info).decode()
+    set_info(model, info)
     return bytes(model.SerializeToString())
 
 
@@ -148,11 +143,3 @@ def _unused(model: onnx.ModelProto, name: str) -> str:
     """A prefix of names that no node of the graph has: words may be added to a model that was taught before."""
     taken = {output for node in model.graph.node for output in node.output}
     return next(prefix for n in range(1, 1000) for prefix in [f"{name}_{n}"] if f"{prefix}_scores" not in taken)
-
-
-def write(content: bytes, path: Path) -> None:
-    """Write a whole model file, then replace the old one by it. Raises OutputError."""
-    part = path.with_name(path.name + ".part")
-    with writing(path):
-        part.write_bytes(content)
-        part.replace(path)

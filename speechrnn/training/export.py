@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from speechrnn.audio import Samples
 from speechrnn.errors import ModelFileError
+from speechrnn.files import write_whole
 from speechrnn.model.features import fold_spectrograms
 from speechrnn.model.network import RecognizerNet
 from speechrnn.recognizer import METADATA_KEY, load
@@ -43,9 +44,7 @@ def export(net: RecognizerNet, info: ModelInfo, contexts: Samples, path: Path) -
                 f"{path}: not written: the exported model differs from torch by {difference:.2g} on real audio, "
                 f"at most {MAX_DIFFERENCE:g} is allowed"
             )
-        target = path.with_name(path.name + ".part")
-        target.write_bytes(part.read_bytes())
-        target.replace(path)
+        write_whole(path, part.read_bytes())
     return difference
 
 

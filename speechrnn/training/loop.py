@@ -24,7 +24,7 @@ from speechrnn.config import Experiment, to_tree
 from speechrnn.data.clips import Pack
 from speechrnn.data.examples import Examples, Validation, validation_set
 from speechrnn.errors import ConfigError, first_line
-from speechrnn.files import write_text, writing
+from speechrnn.files import write_whole, writing
 from speechrnn.model.network import RecognizerNet, load_plain, save_checkpoint
 from speechrnn.spec import ModelInfo, Provenance
 from speechrnn.training.batches import prefetch_batches
@@ -169,7 +169,7 @@ def _fit(
         restore(trainer, load_plain(last))
     fabric.barrier()  # before the first process writes what the others read
     if fabric.is_global_zero:
-        write_text(run_dir / "config.toml", tomli_w.dumps(to_tree(experiment)))
+        write_whole(run_dir / "config.toml", tomli_w.dumps(to_tree(experiment)))
     run = _Run(trainer, validation, run_dir, _Log(run_dir / "log.jsonl", trainer.step, writes=fabric.is_global_zero))
     if not resume:
         save(trainer, last)

@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 from safetensors.numpy import save
 
-from speechrnn.files import write_text
+from speechrnn.files import write_whole
 from speechrnn.hub import INT8_FILE, MODEL_FILE
 from speechrnn.labels import Labels
 from speechrnn.recognizer import load
@@ -50,9 +50,9 @@ def write(folder: Path, weights: Mapping[str, np.ndarray], card: Card) -> None:
     info = load(folder / MODEL_FILE).info
     tensors = {name: np.ascontiguousarray(value) for name, value in weights.items()}
     (folder / "model.safetensors").write_bytes(save(tensors))
-    write_text(folder / "config.json", json.dumps(to_config(info), indent=2, ensure_ascii=False) + "\n")
+    write_whole(folder / "config.json", json.dumps(to_config(info), indent=2, ensure_ascii=False) + "\n")
     infos = {file: load(folder / file).info for file in (MODEL_FILE, INT8_FILE) if (folder / file).is_file()}
-    write_text(folder / "README.md", to_markdown(infos, card))
+    write_whole(folder / "README.md", to_markdown(infos, card))
 
 
 def weights_of(model: Path) -> dict[str, np.ndarray]:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -22,9 +21,8 @@ from speechrnn.detector import Detection
 from speechrnn.errors import ModelFileError
 from speechrnn.folders import find_audio
 from speechrnn.listening import transcribe
-from speechrnn.recognizer import METADATA_KEY, Recognizer, load
+from speechrnn.recognizer import METADATA_KEY, Recognizer, load, save_info
 from speechrnn.sources import ArraySource
-from speechrnn.spec import ModelInfo
 from speechrnn.spotter import posteriors
 
 MAX_MEAN_DIFFERENCE = 0.005
@@ -92,10 +90,7 @@ def quantize(model: Path, target: Path, recordings: Sequence[Samples]) -> Parity
         parity = compare(recognizer, load(part), recordings)
         if not parity.holds():
             raise ModelFileError(f"{target}: not written: with 8 bits {parity}; that is too far, keep {model}")
-        content = _with_scores(onnx.load(part), recognizer.info, parity)
-    unfinished = target.with_name(target.name + ".part")
-    unfinished.write_bytes(content.SerializeToString())
-    unfinished.replace(target)
+        save_info(part, target, recognizer.info.with_scores(parity.scores()))
     return parity
 
 
@@ -188,12 +183,3 @@ def _needed(graph: onnx.GraphProto, names: Iterable[str], given: set[str]) -> li
             nodes.insert(0, node)
             wanted |= {*node.input} - given
     return nodes
-
-
-def _with_scores(proto: onnx.ModelProto, info: ModelInfo, parity: Parity) -> onnx.ModelProto:
-    """The file with what was measured among the scores of its provenance."""
-    scores = {**info.provenance.scores, **parity.scores()}
-    provenance = msgspec.structs.replace(info.provenance, scores=scores)
-    for entry in proto.metadata_props:
-        entry.value = msgspec.json.encode(msgspec.structs.replace(info, provenance=provenance)).decode()
-    return proto

@@ -15,7 +15,7 @@ from tests.helpers import assert_one_line
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    files.write_text(tmp_path / "link", "new")
+    files.write_whole(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "new"
 
@@ -24,7 +24,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     files.check_place(tmp_path / "pipe")
-    files.write_text(tmp_path / "pipe", "words")
+    files.write_whole(tmp_path / "pipe", "words")
     assert os.read(reader, 100) == b"words"
     os.close(reader)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
