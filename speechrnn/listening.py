@@ -14,7 +14,7 @@ from speechrnn.detector import Detection
 from speechrnn.errors import ConfigError, DamagedAudioError
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import AudioSource, open_source
-from speechrnn.spec import Options
+from speechrnn.spec import DEFAULT_MODEL, Options
 from speechrnn.spotter import KeywordSpotter, Step
 
 _PATIENCE_S = 5.0
@@ -63,7 +63,7 @@ def make_spotter(
 def transcribe(
     source: AudioSource | str | Path,
     *,
-    model: str | Path | Recognizer = "commands10",
+    model: str | Path | Recognizer = DEFAULT_MODEL,
     operating_point: str | None = None,
     threshold: float | Mapping[str, float] | None = None,
     keywords: Iterable[str] | None = None,
@@ -94,7 +94,7 @@ def transcribe(
 def listen(
     source: AudioSource | str | Path | None = None,
     *,
-    model: str | Path | Recognizer = "commands10",
+    model: str | Path | Recognizer = DEFAULT_MODEL,
     operating_point: str | None = None,
     threshold: float | Mapping[str, float] | None = None,
     keywords: Iterable[str] | None = None,
@@ -126,7 +126,7 @@ class BackgroundListener:
         on_detection: Callable[[Detection], None],
         source: AudioSource | str | Path | None = None,
         *,
-        model: str | Path | Recognizer = "commands10",
+        model: str | Path | Recognizer = DEFAULT_MODEL,
         operating_point: str | None = None,
         threshold: float | Mapping[str, float] | None = None,
         keywords: Iterable[str] | None = None,

@@ -18,7 +18,7 @@ from speechrnn import hub
 from speechrnn.audio import Samples
 from speechrnn.errors import MissingModelError, ModelFileError, first_line, missing_extra
 from speechrnn.files import write_whole
-from speechrnn.spec import ModelInfo
+from speechrnn.spec import DEFAULT_MODEL, ModelInfo
 
 if TYPE_CHECKING:
     import onnx
@@ -188,7 +188,7 @@ def find_model(model: str | Path) -> Path:
     )
 
 
-def load(model: str | Path = "commands10", *, operating_point: str | None = None, n_threads: int = 1) -> Recognizer:
+def load(model: str | Path = DEFAULT_MODEL, *, operating_point: str | None = None, n_threads: int = 1) -> Recognizer:
     """Load a model, to decide as it says, or as its operating point says.
 
     It is given as the name of a shipped one, the path of a file or of a folder that `speechrnn export` wrote, or as

@@ -14,6 +14,9 @@ import msgspec
 from speechrnn.errors import ConfigError
 from speechrnn.labels import Labels
 
+DEFAULT_MODEL = "commands10"
+"""Name of the shipped model that decides where none is named."""
+
 _MAX_SIZE, _MAX_LAYERS = 4096, 16  # of a network
 _MAX_MS = 3_600_000  # of a time in the options
 

@@ -24,6 +24,7 @@ from speechrnn.cli.console import run_program
 from speechrnn.decoding import read
 from speechrnn.detector import Detection
 from speechrnn.recognizer import Recognizer, load
+from speechrnn.spec import DEFAULT_MODEL
 from speechrnn.spotter import KeywordSpotter
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "audio"
@@ -132,7 +133,7 @@ def main() -> None:
     """Listen, show each hour, and end with one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=int, default=24)
-    parser.add_argument("--model", default="commands10")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     arguments = parser.parse_args()
     if arguments.hours < 2:
         parser.exit(

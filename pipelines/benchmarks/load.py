@@ -33,6 +33,7 @@ from speechrnn.detector import Detection
 from speechrnn.evaluation.tables import Table
 from speechrnn.listening import transcribe
 from speechrnn.sources import ArraySource
+from speechrnn.spec import DEFAULT_MODEL
 
 RATE_HZ = 48000
 _BLOCK_SAMPLES = RATE_HZ // 20
@@ -145,7 +146,7 @@ def blocks_of(path: Path) -> list[bytes]:
     return [block.tobytes() for block in np.split(samples[: n_blocks * _BLOCK_SAMPLES], n_blocks)]
 
 
-def words_in(blocks: list[bytes], seconds: float, model: str = "commands10") -> list[Detection]:
+def words_in(blocks: list[bytes], seconds: float, model: str = DEFAULT_MODEL) -> list[Detection]:
     """The words that a client who repeats these messages for so long should be told."""
     spoken = b"".join(blocks[number % len(blocks)] for number in range(round(seconds * 20)))
     return transcribe(ArraySource(from_int16(np.frombuffer(spoken, "<i2")), RATE_HZ), model=model)
@@ -202,7 +203,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30, help="how long each number of clients speaks")
     audio = Path("examples/audio/commands.wav")
     parser.add_argument("--audio", type=Path, default=audio, help="what they say, repeated")
-    parser.add_argument("--model", default="commands10")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     arguments = parser.parse_args()
     blocks = blocks_of(arguments.audio)
     n_words = len(words_in(blocks, arguments.seconds, arguments.model))

@@ -27,7 +27,7 @@ from speechrnn.data.clips import Clip, ClipKind, Pack, Source, Split
 from speechrnn.evaluation.tables import Table
 from speechrnn.model.network import RecognizerNet, save_checkpoint
 from speechrnn.recognizer import load
-from speechrnn.spec import ModelInfo
+from speechrnn.spec import DEFAULT_MODEL, ModelInfo
 from speechrnn.training.export import export
 from speechrnn.training.loop import keep_freed_memory
 from speechrnn.training.trainer import Trainer
@@ -209,7 +209,7 @@ def main() -> None:
     """Measure everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/commands10.toml"))
-    parser.add_argument("--model", default="commands10", help="the model that transcribes")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="the model that transcribes")
     parser.add_argument("--minutes", type=float, default=10, help="length of the audio to transcribe")
     arguments = parser.parse_args()
     experiment = load_experiment(arguments.config)

@@ -15,6 +15,7 @@ from speechrnn.cli.console import run_program
 from speechrnn.decoding import read
 from speechrnn.evaluation.plots import check_picture
 from speechrnn.recognizer import load
+from speechrnn.spec import DEFAULT_MODEL
 from speechrnn.spotter import KeywordSpotter, posteriors
 
 matplotlib.use("Agg")
@@ -56,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("audio", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--model", default="commands10")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--to", type=float, help="seconds to draw; all of it if not given")
     arguments = parser.parse_args()
     check_picture(arguments.target)

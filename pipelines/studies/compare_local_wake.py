@@ -28,7 +28,7 @@ from speechrnn.errors import ConfigError
 from speechrnn.evaluation.tables import Table
 from speechrnn.folders import find_audio
 from speechrnn.recognizer import Recognizer, load
-from speechrnn.teaching.lesson import DEFAULT_MODEL
+from speechrnn.spec import DEFAULT_MODEL
 from speechrnn.teaching.model_file import base_scores
 from speechrnn.teaching.recordings import words_in
 

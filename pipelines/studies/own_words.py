@@ -31,7 +31,8 @@ from speechrnn.evaluation.tables import Table
 from speechrnn.files import write_json
 from speechrnn.folders import find_audio
 from speechrnn.recognizer import Recognizer, load
-from speechrnn.teaching.lesson import DEFAULT_MODEL, Taught, taught
+from speechrnn.spec import DEFAULT_MODEL
+from speechrnn.teaching.lesson import Taught, taught
 from speechrnn.teaching.measuring import (
     LEVELS,
     SpeechPosteriors,

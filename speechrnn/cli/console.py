@@ -26,6 +26,7 @@ from speechrnn.errors import (
     results_of,
 )
 from speechrnn.files import printable
+from speechrnn.spec import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from speechrnn.config import Experiment
@@ -38,7 +39,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 PATH = click.Path(path_type=Path)
 
-DEFAULT_MODEL = "commands10"
 model_option = click.option(
     "--model",
     metavar="NAME|FILE",

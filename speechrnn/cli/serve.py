@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from speechrnn.cli.console import (
-    DEFAULT_MODEL,
     PATH,
     choose_options,
     in_speech_option,
@@ -26,6 +25,7 @@ from speechrnn.cli.console import (
     threshold_option,
 )
 from speechrnn.errors import ConfigError, missing_extra
+from speechrnn.spec import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from speechrnn.recognizer import Recognizer

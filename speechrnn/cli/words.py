@@ -11,6 +11,7 @@ import click
 
 from speechrnn.cli.console import PATH, chosen_device, device_option, note
 from speechrnn.errors import ConfigError
+from speechrnn.spec import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from speechrnn.audio import Samples
@@ -136,7 +137,7 @@ def _play(samples: Samples) -> None:
     "--from",
     "model",
     metavar="NAME|FILE",
-    default="commands10",
+    default=DEFAULT_MODEL,
     show_default=True,
     help="Model that is taught: a shipped one, or one that was taught from it.",
 )

@@ -19,7 +19,7 @@ from speechrnn.errors import ConfigError, Report
 from speechrnn.files import check_place, write_whole
 from speechrnn.labels import SILENCE, UNKNOWN, Labels
 from speechrnn.recognizer import Recognizer, load
-from speechrnn.spec import ModelInfo, OperatingPoint
+from speechrnn.spec import DEFAULT_MODEL, ModelInfo, OperatingPoint
 from speechrnn.teaching.augmentation import augmented, plain
 from speechrnn.teaching.head import Examples, Line, fit
 from speechrnn.teaching.measuring import (
@@ -39,8 +39,6 @@ from speechrnn.teaching.recordings import OwnRecordings, Take, read_folder
 from speechrnn.teaching.report import CHOSEN, Point, TeachReport, WordReport, bound_per_hour, figures
 from speechrnn.teaching.voices import speak_word
 
-DEFAULT_MODEL = "commands10"
-"""The model that is taught where none is named."""
 RATES = {"strict": 0.5, "balanced": 2.0, "sensitive": 10.0}
 """False alarms per hour of all own words together that each operating point is chosen for."""
 _CONTEXTS_PER_MINUTE = 6000
