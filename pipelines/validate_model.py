@@ -222,9 +222,15 @@ def deciding(scores: Scores) -> float:
         if where.endswith("alone")
         for counts in listed
     ]
+    own, natural = mean_errors(scores)
+    return float(np.log(rates).mean() + _CLIP_WEIGHT * own + _NATURAL_WEIGHT * (natural or 0.0))
+
+
+def mean_errors(scores: Scores) -> tuple[float, float | None]:
+    """The fraction of clips classified wrongly, classes weighing the same, and that of natural voices, if any."""
     own = [error for label, error in scores.clip_errors.items() if not label.startswith("natural ")]
     natural = [error for label, error in scores.clip_errors.items() if label.startswith("natural ")]
-    return float(np.log(rates).mean() + _CLIP_WEIGHT * np.mean(own) + _NATURAL_WEIGHT * np.mean(natural or [0.0]))
+    return float(np.mean(own)), float(np.mean(natural)) if natural else None
 
 
 def to_lines(scores: Scores) -> list[str]:
@@ -243,11 +249,10 @@ def to_lines(scores: Scores) -> list[str]:
         for at, threshold in enumerate(thresholds)
     ]
     head = ("keywords", "threshold", "clips missed", "natural voices missed", *(f"alarms, {name}" for name in folders))
-    natural = [error for label, error in scores.clip_errors.items() if label.startswith("natural ")]
-    told = f", and {percent(float(np.mean(natural)))} of keywords in natural voices" if natural else ""
-    own = [error for label, error in scores.clip_errors.items() if not label.startswith("natural ")]
+    own, natural = mean_errors(scores)
+    told = "" if natural is None else f", and {percent(natural)} of keywords in natural voices"
     return [
-        f"Wrongly classified are {percent(float(np.mean(own)))} of the validation clips, classes weighing the "
+        f"Wrongly classified are {percent(own)} of the validation clips, classes weighing the "
         f"same{told}. One threshold for all keywords, at given misses of clips in streams; false alarms in speech held "
         f"out ({hours}):",
         "",

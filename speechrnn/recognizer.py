@@ -22,9 +22,10 @@ from speechrnn.spec import DEFAULT_MODEL, ModelInfo
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 Array = NDArray[np.float32]
-_DYNAMIC_SCALE, _MAX_AT_ONCE = b"DynamicQuantize", 2**31
+_DYNAMIC_SCALE = b"DynamicQuantize"
 METADATA_KEY = "speechrnn"
 """The key in ONNX metadata under which a model file carries its ModelInfo as JSON."""
 _BATCH_SIZE = 32  # larger ones leave the cache and are slower
@@ -81,10 +82,7 @@ class Recognizer:
 
     def posteriors(self, samples: Samples) -> Array:
         """Class probabilities [B, C] of contexts [B, context_samples]; each row sums to 1. Raises as `logits` does."""
-        logits = self.logits(samples)
-        with np.errstate(over="ignore"):  # a difference past float32 is a probability of 0
-            powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+        return softmax(self.logits(samples))
 
     def embed(self, samples: Samples) -> Array:
         """Embeddings [B, D] of contexts [B, context_samples], which the class scores are a linear function of.
@@ -217,12 +215,8 @@ def _check_run(recognizer: Recognizer) -> Recognizer:
 def _load_onnx(path: Path, n_threads: int) -> Recognizer:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = n_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        session = open_session(path, n_threads)
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     except Exception as error:  # its exceptions have no common base of their own
         raise ModelFileError(f"{path}: damaged, or not an ONNX model ({first_line(error)})") from None
@@ -235,11 +229,10 @@ def _load_onnx(path: Path, n_threads: int) -> Recognizer:
             f"{path}: made by another version of speechrnn ({first_line(error)}); export it again"
         ) from None
 
-    # Layers in 8 bits scale a batch as a whole, so a context would depend on the others.
-    n_at_once = 1 if _DYNAMIC_SCALE in path.read_bytes() else _MAX_AT_ONCE
+    scales_batch = _DYNAMIC_SCALE in path.read_bytes()  # as layers in 8 bits do: a context would depend on the others
 
     def run(output: str, samples: Samples, run_options: Any = None) -> Array:
-        parts = [samples[first : first + n_at_once] for first in range(0, max(1, len(samples)), n_at_once)]
+        parts = np.split(samples, len(samples)) if scales_batch and len(samples) > 1 else [samples]
         try:
             outputs: list[Any] = [session.run([output], {"samples": part}, run_options)[0] for part in parts]
             return np.concatenate(outputs).astype(np.float32, copy=False)
@@ -253,6 +246,17 @@ def _load_onnx(path: Path, n_threads: int) -> Recognizer:
         _check_run(Recognizer(info, partial(run, "logits", run_options=run_options), path))
     has_embedding = any(output.name == "embedding" for output in session.get_outputs())
     return Recognizer(info, partial(run, "logits"), path, partial(run, "embedding") if has_embedding else None)
+
+
+def open_session(graph: Path | bytes, n_threads: int = 1) -> onnxruntime.InferenceSession:
+    """A graph, ready to run on the CPU, silently, with so many threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 @contextmanager
@@ -307,6 +311,13 @@ def _write_onnx_info(model: Path, target: Path, info: ModelInfo) -> None:
     content = onnx.load(model)
     set_info(content, info)
     write_whole(target, content.SerializeToString())
+
+
+def softmax(scores: NDArray[np.floating]) -> Array:
+    """Class probabilities [n, C] of class scores [n, C]."""
+    with np.errstate(over="ignore"):  # a difference past float32 is a probability of 0
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def set_info(content: onnx.ModelProto, info: ModelInfo) -> None:

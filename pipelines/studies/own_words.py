@@ -30,7 +30,7 @@ from speechrnn.decoding import read
 from speechrnn.evaluation.tables import Table
 from speechrnn.files import write_json
 from speechrnn.folders import find_audio
-from speechrnn.recognizer import Recognizer, load
+from speechrnn.recognizer import Recognizer, load, softmax
 from speechrnn.spec import DEFAULT_MODEL
 from speechrnn.teaching.lesson import Taught, taught
 from speechrnn.teaching.measuring import (
@@ -39,7 +39,6 @@ from speechrnn.teaching.measuring import (
     contexts_around,
     detect_takes,
     options_at,
-    softmax,
 )
 from speechrnn.teaching.model_file import base_scores
 from speechrnn.teaching.negatives import embed_all

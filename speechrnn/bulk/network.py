@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.audio import Samples
-from speechrnn.recognizer import Recognizer
+from speechrnn.recognizer import Recognizer, open_session
 
 Array = NDArray[np.float32]
 _MAX_DIFFERENCE = 1e-3
@@ -123,12 +123,7 @@ def _frames_of(graph: Any, shape: tuple[int, int]) -> str | None:
 
 
 def _runner(graph: bytes) -> Callable[[Array], Array]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = open_session(graph)
     (name,) = (node.name for node in session.get_inputs())
 
     def run(values: Array) -> Array:

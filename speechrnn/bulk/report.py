@@ -9,7 +9,7 @@ from datetime import timedelta
 import msgspec
 
 from speechrnn.bulk.run import Part
-from speechrnn.bulk.shards import Job, done_shards, read_rows, rows_name
+from speechrnn.bulk.shards import Job, all_rows, done_shards, read_rows, rows_name
 from speechrnn.bulk.store import Store
 from speechrnn.formats import Transcript
 
@@ -93,5 +93,8 @@ def _counted(what: str, counts: Counter[str]) -> str:
 
 def transcripts(store: Store, job: Job) -> list[Transcript]:
     """What was detected in each recording that could be read."""
-    rows = (row for shard in sorted(done_shards(store, job)) for row in read_rows(store, job, shard))
-    return [Transcript(row.path, row.duration_s, row.detections) for row in rows if row.duration_s is not None]
+    return [
+        Transcript(row.path, row.duration_s, row.detections)
+        for row in all_rows(store, job)
+        if row.duration_s is not None
+    ]

@@ -18,7 +18,7 @@ import speechrnn
 from speechrnn.errors import ConfigError, Report
 from speechrnn.files import check_place, write_whole
 from speechrnn.labels import SILENCE, UNKNOWN, Labels
-from speechrnn.recognizer import Recognizer, load
+from speechrnn.recognizer import Recognizer, load, softmax
 from speechrnn.spec import DEFAULT_MODEL, ModelInfo, OperatingPoint
 from speechrnn.teaching.augmentation import augmented, plain
 from speechrnn.teaching.head import Examples, Line, fit
@@ -29,7 +29,6 @@ from speechrnn.teaching.measuring import (
     choose_level,
     contexts_around,
     counted,
-    softmax,
     summed,
     taken,
 )

@@ -69,12 +69,6 @@ class Result(NamedTuple):
     """Length of the speech in which false alarms were counted."""
 
 
-def softmax(scores: NDArray[np.floating]) -> Array:
-    """Posteriors [n, C] of class scores."""
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
 def options_at(options: Options, words: Sequence[str], level: float) -> Options:
     """These options with one threshold for all own words."""
     return options.with_choice(thresholds=dict.fromkeys(words, level))

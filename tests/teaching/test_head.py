@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression
 
 from speechrnn.errors import ConfigError, ModelFileError
 from speechrnn.labels import Labels
-from speechrnn.recognizer import load
+from speechrnn.recognizer import load, softmax
 from speechrnn.spec import Options
 from speechrnn.teaching.head import Examples, fit
 from speechrnn.teaching.lesson import plan_labels
-from speechrnn.teaching.measuring import LEVELS, Tally, choose_level, smoothed, softmax
+from speechrnn.teaching.measuring import LEVELS, Tally, choose_level, smoothed
 from speechrnn.teaching.model_file import Columns, Layer, base_scores, extended
 from speechrnn.teaching.negatives import Negatives, Space, Speech, Words, find_negatives, path_of
 from tests.helpers import fake_recognizer, noise
