@@ -43,7 +43,7 @@ class Detector:
         self._keywords = labels.keywords
         self._options = options
         self._wanted = {*(options.keywords or labels.keywords)}
-        self._thresholds = np.array([options.thresholds.get(word, options.threshold) for word in labels.keywords])
+        self._thresholds = np.array([options.threshold_of(word) for word in labels.keywords])
         # Crossing this level upwards marks the rise of a word, for the estimate of its end. It is never below the
         # release level, so every release is followed by a rise.
         self._rise_levels = self._thresholds * max(0.5, options.release)

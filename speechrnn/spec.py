@@ -315,6 +315,10 @@ class Options(Struct, frozen=True):
             quiet_before=0.0 if in_speech else self.quiet_before,
         )
 
+    def threshold_of(self, keyword: str) -> float:
+        """The threshold of a keyword: its own, or else that of all."""
+        return self.thresholds.get(keyword, self.threshold)
+
     def check_labels(self, labels: Labels) -> None:
         """Raise ConfigError if these options name a word that is no keyword, or want silence of a model without it."""
         unknown = sorted({*self.thresholds, *self.keywords} - set(labels.keywords))

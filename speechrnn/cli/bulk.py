@@ -6,7 +6,6 @@ import functools
 import hashlib
 import os
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import msgspec
 
 import speechrnn
 from speechrnn.cli.console import (
+    StatusLine,
     choose_options,
     in_speech_option,
     model_option,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from speechrnn.bulk.shards import Job, Task
     from speechrnn.bulk.store import Store
     from speechrnn.bulk.worker import Settings
-
-_NOTE_EVERY_S = 30.0
 
 
 @click.command(short_help="Find keywords in archives of any size.")
@@ -243,7 +241,7 @@ def _job(
 def _run(job: Job, tasks: list[Task], limit: Limit, start: Callable[[], Engine], is_stopped: _Interrupts) -> bool:
     from speechrnn.bulk.run import run
 
-    with start() as engine, _Line() as line:
+    with start() as engine, _Line(time.monotonic()) as line:
         return run(engine, job, tasks, limit, line, is_stopped)
 
 
@@ -312,12 +310,8 @@ def _show(store: Store, job: Job, part: Part) -> Report:
     return report
 
 
-class _Line:
-    """Progress: a line that is rewritten on a terminal, a new line every half minute elsewhere."""
-
-    def __init__(self) -> None:
-        self._on_terminal = sys.stderr.isatty()
-        self._shown_s = time.monotonic()
+class _Line(StatusLine):
+    """Progress of a run."""
 
     def __call__(self, progress: Progress) -> None:
         counts, elapsed_s = progress.counts, progress.elapsed_s
@@ -326,16 +320,10 @@ class _Line:
             f"{counts.n_files} recordings, {counts.n_failed} failed, {progress.n_left} left  "
             f"{counts.n_files / elapsed_s:.1f} recordings/s  {counts.audio_s / elapsed_s:.0f} s of audio/s  {left} left"
         )
-        if self._on_terminal:
-            sys.stderr.write(f"\r\x1b[K{line}")
-            sys.stderr.flush()
-        elif time.monotonic() - self._shown_s > _NOTE_EVERY_S:
-            self._shown_s = time.monotonic()
-            note(line)
+        self.show(line)
 
     def __enter__(self) -> _Line:
         return self
 
     def __exit__(self, *details: object) -> None:
-        if self._on_terminal:
-            sys.stderr.write("\r\x1b[K")
+        self.end("\r\x1b[K")

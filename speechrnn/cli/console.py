@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PATH = click.Path(path_type=Path)
+_NOTE_EVERY_S = 30.0
 
 model_option = click.option(
     "--model",
@@ -266,12 +267,30 @@ def pack_audio(experiment: Experiment) -> Pack:
     return pack
 
 
-class ProgressLine:
-    """Training progress: one line that is rewritten on a terminal, a new line every half minute elsewhere."""
+class StatusLine:
+    """One line that is rewritten on a terminal, a new line every half minute after `since_s` elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, since_s: float = -math.inf) -> None:
         self._on_terminal = sys.stderr.isatty()
-        self._shown_at = 0.0
+        self._shown_s = since_s
+
+    def show(self, line: str, *, is_last: bool = False) -> None:
+        """Show how far something is; the last line always."""
+        if self._on_terminal:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        elif is_last or time.monotonic() - self._shown_s > _NOTE_EVERY_S:
+            self._shown_s = time.monotonic()
+            note(line)
+
+    def end(self, text: str) -> None:
+        """Leave the line of a terminal, with this."""
+        if self._on_terminal:
+            sys.stderr.write(text)
+
+
+class ProgressLine(StatusLine):
+    """Training progress."""
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -284,13 +303,7 @@ class ProgressLine:
             f"loss {progress.loss:.3f}  validation {100 * progress.accuracy:.2f} %  "
             f"{progress.utterances_per_s:.0f} utterances/s  {left} left"
         )
-        if self._on_terminal:
-            sys.stderr.write(f"\r\x1b[K{line}")
-            sys.stderr.flush()
-        elif time.monotonic() - self._shown_at > 30 or progress.step == progress.n_steps:
-            self._shown_at = time.monotonic()
-            note(line)
+        self.show(line, is_last=progress.step == progress.n_steps)
 
     def __exit__(self, *error: object) -> None:
-        if self._on_terminal:
-            sys.stderr.write("\n")
+        self.end("\n")

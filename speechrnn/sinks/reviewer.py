@@ -60,7 +60,7 @@ class Reviewer:
         self._labels, options = spotter.recognizer.info.spec.labels, spotter.options
         words = options.keywords or self._labels.keywords
         self._thresholds = np.array(
-            [options.thresholds.get(w, options.threshold) if w in words else np.inf for w in self._labels.keywords]
+            [options.threshold_of(word) if word in words else np.inf for word in self._labels.keywords]
         )
         self._last = deque[NDArray[np.float32]](maxlen=max(1, round(options.smoothing_ms / options.step_ms)))
         self._heard = np.zeros(0, dtype=np.float32)
