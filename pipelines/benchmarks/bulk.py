@@ -20,30 +20,19 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from pipelines.benchmarks.ratios import CLI, Row, to_table
 from speechrnn.bulk.report import report_on
 from speechrnn.bulk.run import WHOLE
 from speechrnn.bulk.shards import all_rows, open_job
 from speechrnn.bulk.store import open_store
 from speechrnn.cli.console import note, run_program
 from speechrnn.decoding import read
-from speechrnn.evaluation.tables import Table
 
 _RATE_HZ = 16000
 _SECONDS = 10
-_CLI = "from speechrnn.cli.main import main; main()"
 _PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
 _OWN_PEAK = "print(next(x for x in open('/proc/self/status') if 'VmHWM' in x).split()[1], file=sys.stderr)"
 _WORDS = Path("examples/audio/commands.wav")
-
-
-class Row(NamedTuple):
-    """One measured figure."""
-
-    what: str
-    measured: str
-    against: str
-    ratio: str
-    aim: str
 
 
 class Cost(NamedTuple):
@@ -54,7 +43,7 @@ class Cost(NamedTuple):
     stderr: str
 
 
-def run(*arguments: object, code: str = _CLI) -> Cost:
+def run(*arguments: object, code: str = CLI) -> Cost:
     """Run the command line; processor time is that of all its processes."""
     before, started_s = os.times(), time.perf_counter()
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -170,7 +159,7 @@ def memory_rows(folder: Path, hours: float) -> list[Row]:
         random = np.random.default_rng(1)
         for _ in range(round(hours * 3600)):
             file.write(random.normal(0, 0.01, _RATE_HZ))
-    code = f"import sys\ntry:\n    {_CLI}\nfinally:\n    {_PEAK}"
+    code = f"import sys\ntry:\n    {CLI}\nfinally:\n    {_PEAK}"
     cost = run("bulk", audio, "--output", folder / "memory", "--workers", 1, code=code)
     peak_mb = int(cost.stderr.split()[-1]) / 1000
     what = f"memory of a worker, {hours:g} hours in one file among 20 of 10 s"
@@ -188,11 +177,11 @@ def ledger_rows(folder: Path, n: int) -> list[Row]:
             (audio / f"{number:06}").mkdir()
         (audio / f"{number - number % 1000:06}" / f"{number:06}.wav").symlink_to(clip)
     place = folder / "ledger"
-    command = [sys.executable, "-c", _CLI, "bulk", str(audio), "--output", str(place), "--model", str(model)]
+    command = [sys.executable, "-c", CLI, "bulk", str(audio), "--output", str(place), "--model", str(model)]
     listed_s, half_s = _killed_at_half([*command, "--workers", "1"], place, n)
     n_before = len(list(place.glob("part-*")))
-    resumed = run(*command[3:], "--workers", 1, code=f"import sys\ntry:\n    {_CLI}\nfinally:\n    {_PEAK}")
-    status = run("bulk", "--status", place, code=f"import sys\ntry:\n    {_CLI}\nfinally:\n    {_OWN_PEAK}")
+    resumed = run(*command[3:], "--workers", 1, code=f"import sys\ntry:\n    {CLI}\nfinally:\n    {_PEAK}")
+    status = run("bulk", "--status", place, code=f"import sys\ntry:\n    {CLI}\nfinally:\n    {_OWN_PEAK}")
     store = open_store(str(place))
     indices = [row.index for row in all_rows(store, open_job(store))]
     missing, twice = n - len(set(indices)), len(indices) - len(set(indices))
@@ -278,7 +267,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         rows = measured(arguments.only, Path(name), arguments.files, arguments.entries, arguments.hours)
-    print("\n".join(Table(Row._fields, "<" * len(Row._fields), rows).to_markdown()))
+    print("\n".join(to_table(rows).to_markdown()))
 
 
 if __name__ == "__main__":

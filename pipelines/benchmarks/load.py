@@ -27,6 +27,7 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from pipelines.benchmarks.ratios import CLI
 from speechrnn.audio import from_int16, to_int16
 from speechrnn.decoding import read
 from speechrnn.detector import Detection
@@ -39,7 +40,6 @@ RATE_HZ = 48000
 _BLOCK_SAMPLES = RATE_HZ // 20
 _WARM_UP_S = 2.0
 _NEWCOMERS_PER_S = 17  # at no whole fraction of a step, so that their steps do not end together
-_CLI = "from speechrnn.cli.main import main; main()"
 
 
 class Server(NamedTuple):
@@ -127,7 +127,7 @@ def usage(process_id: int) -> tuple[float, float]:
 @contextmanager
 def serving(*options: str) -> Iterator[Server]:
     """A server on a free port of loopback, until the end of the block."""
-    command = [sys.executable, "-c", _CLI, "serve", "--port", "0", *options]
+    command = [sys.executable, "-c", CLI, "serve", "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

@@ -14,17 +14,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import torch
 from lightning_fabric import Fabric
 
+from pipelines.benchmarks.ratios import CLI, Row, to_table
 from speechrnn.cli.console import run_program
 from speechrnn.config import Experiment, load_experiment
 from speechrnn.data.clips import Clip, ClipKind, Pack, Source, Split
-from speechrnn.evaluation.tables import Table
 from speechrnn.model.network import RecognizerNet, save_checkpoint
 from speechrnn.recognizer import load
 from speechrnn.spec import DEFAULT_MODEL, ModelInfo
@@ -34,18 +33,7 @@ from speechrnn.training.trainer import Trainer
 
 _N_STEPS = 15
 _N_RUNS = 200
-_CLI = "from speechrnn.cli.main import main; main()"
 _PEAK = "import sys; print(next(x for x in open('/proc/self/status') if 'VmHWM' in x), file=sys.stderr)"
-
-
-class Row(NamedTuple):
-    """One measured figure."""
-
-    what: str
-    measured: str
-    against: str
-    ratio: str
-    aim: str
 
 
 def _mean_s(function: Callable[[], object], n: int) -> float:
@@ -137,7 +125,7 @@ def classify_row(onnx: Path, checkpoint: Path, clip: Path) -> Row:
     """`speechrnn classify` on one clip, a new process each time, through ONNX Runtime and through torch."""
 
     def run(model: Path) -> None:
-        command = [sys.executable, "-c", _CLI, "classify", str(clip), "--model", str(model)]
+        command = [sys.executable, "-c", CLI, "classify", str(clip), "--model", str(model)]
         subprocess.run(command, check=True, capture_output=True)
 
     onnx_s, torch_s = _mean_s(lambda: run(onnx), 5), _mean_s(lambda: run(checkpoint), 3)
@@ -159,7 +147,7 @@ def transcribe_row(model: str, folder: Path, minutes: float) -> Row:
             file.write(random.standard_normal(16000) * 0.05)
     arguments = ["transcribe", str(path), "--model", model, "--format", "json"]
     core = min(os.sched_getaffinity(0))
-    command = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}}); {_CLI}; {_PEAK}", *arguments]
+    command = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}}); {CLI}; {_PEAK}", *arguments]
     start = time.perf_counter()
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     elapsed_s = time.perf_counter() - start
@@ -178,7 +166,7 @@ def listen_rows(model: str, folder: Path, seconds: int = 60) -> list[Row]:
     path = folder / "live.wav"
     soundfile.write(path, np.random.default_rng(0).standard_normal(16000 * (seconds + 1)) * 0.05, 16000)
     arguments = ["listen", "--source", str(path), "--realtime", "--duration", str(seconds), "--model", model]
-    command = [sys.executable, "-c", f"{_CLI}; {_PEAK}", *arguments]
+    command = [sys.executable, "-c", f"{CLI}; {_PEAK}", *arguments]
     before = os.times()
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -198,11 +186,6 @@ def listen_rows(model: str, folder: Path, seconds: int = 60) -> list[Row]:
         ),
         Row("start of `listen` until it listens", f"{ready_s:.2f} s", "", "", "under 1 s"),
     ]
-
-
-def to_table(rows: list[Row]) -> Table:
-    """The figures with what they were compared with."""
-    return Table(Row._fields, "<" * len(Row._fields), rows)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from pipelines.benchmarks import attacks, bulk, load, speed
+from pipelines.benchmarks import attacks, bulk, load, ratios, speed
 from pipelines.studies import ablation
 from speechrnn.config import load_experiment
 from tests.conftest import CONFIGS
@@ -40,8 +40,8 @@ def test_the_mean_leaves_two_calls_out() -> None:
 
 
 def test_figures_of_speed_become_a_table() -> None:
-    row = speed.Row("`classify`", "0.5 s", "torch: 2.0 s", "4.0 times faster", "under 0.7 s")
-    assert speed.to_table([row]).to_markdown() == [
+    row = ratios.Row("`classify`", "0.5 s", "torch: 2.0 s", "4.0 times faster", "under 0.7 s")
+    assert ratios.to_table([row]).to_markdown() == [
         "| what | measured | against | ratio | aim |",
         "|---|---|---|---|---|",
         "| `classify` | 0.5 s | torch: 2.0 s | 4.0 times faster | under 0.7 s |",
