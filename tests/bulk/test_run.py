@@ -388,7 +388,7 @@ def test_a_worker_that_is_killed_costs_its_shard_alone(tmp_path: Path) -> None:
 
 def _workers(parent: int) -> set[int]:
     listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
     )
     return {int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line}
 
