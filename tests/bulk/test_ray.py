@@ -58,7 +58,7 @@ def test_a_worker_of_ray_that_is_killed_costs_its_shard_alone(tmp_path: Path) ->
 
 def _workers_of(driver: int) -> set[int]:
     """The processes below a driver in which Ray runs a shard now."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [
         (int(pid), int(parent), args) for pid, parent, args in (line.split(None, 2) for line in listed.splitlines())
     ]
