@@ -36,6 +36,8 @@ RATE_HZ = 16000
 LEVELS = {"yes": 0.25, "no": 0.5, "unknown": 0.75}
 """The fake recognizer's words: stretches in which every sample has this value."""
 PLAYED_SPEED = 5
+PATIENCE_S = 90
+"""How long to wait for what must come, however slow and busy the machine is."""
 FAKE_INFO = ModelInfo(spec=Spec(labels=Labels(("yes", "no"))))
 
 

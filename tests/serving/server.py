@@ -15,13 +15,14 @@ from typing import Any, Self
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync import client
 
 from speechrnn.audio import Samples, to_int16
 from speechrnn.clients.server import bind
 from speechrnn.recognizer import Recognizer
 from speechrnn.serving import app as server
 from speechrnn.spec import Options
+from tests.helpers import PATIENCE_S
 
 Answer = dict[str, Any]
 ROOT = Path(__file__).parents[2]
@@ -48,12 +49,12 @@ class Serving:
         self.server = server.Server(self.app, names=names, certfile=certfile, keyfile=keyfile)
         self._thread = threading.Thread(target=self.server.run, args=(self.listening,))
         self._thread.start()
-        assert self.server.started.wait(30)
+        assert self.server.started.wait(PATIENCE_S)
 
     def stop(self) -> None:
         """Ctrl-C."""
         self.server.stop()
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -66,17 +67,15 @@ class Serving:
         """The port that it listens on."""
         return int(self.host.split(":")[1])
 
-    def connect(self, **settings: Any) -> ClientConnection:
+    def connect(self, **settings: Any) -> client.ClientConnection:
         """A WebSocket to it."""
-        settings = {"proxy": None, "compression": None, "open_timeout": 30, **settings}  # as patient as `wait_until`
-        websocket: ClientConnection = connect(f"ws://{self.host}/v1/listen", **settings)
-        return websocket
+        return connect(self.host, **settings)
 
     def request(
         self, path: str, *, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of the answer to a request."""
-        connection = http.client.HTTPConnection(self.host, timeout=60)
+        connection = http.client.HTTPConnection(self.host, timeout=PATIENCE_S)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
@@ -88,6 +87,16 @@ class Serving:
         """What it says of its health."""
         answer: Answer = json.loads(self.request("/health")[2])
         return answer
+
+
+SETTINGS: dict[str, Any] = {"proxy": None, "compression": None, "open_timeout": PATIENCE_S, "ping_interval": None}
+"""Of clients, who take no slow server for a dead one."""
+
+
+def connect(host: str, **settings: Any) -> client.ClientConnection:
+    """A WebSocket to a server."""
+    websocket: client.ClientConnection = client.connect(f"ws://{host}/v1/listen", **SETTINGS | settings)
+    return websocket
 
 
 HANDSHAKE = (
@@ -106,7 +115,7 @@ def frame(opcode: int, data: bytes = b"", *, is_last: bool = True) -> bytes:
 
 def raw_client(running: Serving) -> socket.socket:
     """A WebSocket in whose place any bytes can be sent, once it has said what follows."""
-    plain = socket.create_connection(("127.0.0.1", running.port), 30)
+    plain = socket.create_connection(("127.0.0.1", running.port), PATIENCE_S)
     plain.sendall(f"{HANDSHAKE}\r\n".encode() + frame(TEXT, start().encode()))
     head = b""
     while b'"ready"' not in head:
@@ -127,7 +136,7 @@ def answers_until_end(plain: socket.socket) -> bytes:
         answers += piece
 
 
-def wait_until(true: Any, timeout_s: float = 30) -> None:
+def wait_until(true: Any, timeout_s: float = PATIENCE_S) -> None:
     """Wait for a condition."""
     end = time.monotonic() + timeout_s
     while not true():
@@ -145,10 +154,12 @@ def start(rate_hz: int = 16000, **choice: Any) -> str:
     return json.dumps({"type": "start", "rate_hz": rate_hz, **choice})
 
 
-def converse(websocket: ClientConnection, samples: Samples, block_samples: int = 1600, **first: Any) -> list[Answer]:
+def converse(
+    websocket: client.ClientConnection, samples: Samples, block_samples: int = 1600, **first: Any
+) -> list[Answer]:
     """Send a whole stream [T] and return all answers but the first; the audio goes out while answers come in."""
     websocket.send(start(**first))
-    assert json.loads(websocket.recv(timeout=30))["type"] == "ready"
+    assert json.loads(websocket.recv(timeout=PATIENCE_S))["type"] == "ready"
 
     def send() -> None:
         for block in np.split(samples, range(block_samples, len(samples), block_samples)):
@@ -167,12 +178,12 @@ def found_in(answers: Sequence[Answer]) -> list[Answer]:
     return [found for answer in answers for found in answer["detections"]]
 
 
-def closed(websocket: ClientConnection) -> tuple[int, str]:
+def closed(websocket: client.ClientConnection) -> tuple[int, str]:
     """The code with which the server closes, and what it said before."""
     message = ""
     while True:
         try:
-            answer = json.loads(websocket.recv(timeout=30))
+            answer = json.loads(websocket.recv(timeout=PATIENCE_S))
         except ConnectionClosed as error:
             assert error.rcvd is not None, "closed without a code"
             return error.rcvd.code, message

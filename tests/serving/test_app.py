@@ -9,7 +9,6 @@ import random
 import re
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -24,11 +23,9 @@ from typing import IO, Any, cast
 import msgspec
 import numpy as np
 import pytest
-import trustme
 from click.testing import CliRunner
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from speechrnn.audio import Resampler, Samples, from_int16, to_int16
 from speechrnn.cli.main import cli
@@ -39,13 +36,15 @@ from speechrnn.recognizer import Recognizer
 from speechrnn.serving import app as server
 from speechrnn.serving import conversation, http1, transcription, uploads
 from speechrnn.spotter import KeywordSpotter
-from tests.helpers import COMMAND, fake_recognizer, noise, silence, word, write_audio
+from tests.helpers import COMMAND, PATIENCE_S, fake_recognizer, noise, silence, word, write_audio
 from tests.serving.server import (
     BINARY,
     EXAMPLES,
     ROOT,
+    SETTINGS,
     Serving,
     closed,
+    connect,
     converse,
     counters,
     found_in,
@@ -112,7 +111,7 @@ def test_every_step_is_answered_with_its_posteriors_and_the_end_with_the_last_wo
 def test_the_first_answer_and_the_model_address_say_the_same(serving: Serving) -> None:
     with serving.connect() as websocket:
         websocket.send(start())
-        ready = json.loads(websocket.recv(timeout=30))
+        ready = json.loads(websocket.recv(timeout=PATIENCE_S))
     assert ready == json.loads(serving.request("/v1/model")[2])
     assert ready["labels"] == ["yes", "no", "unknown", "silence"]
     assert ready["keywords"] == ["yes", "no"]
@@ -337,7 +336,10 @@ def test_who_reads_no_answer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "], ids=["nothing", "half a request"])
 def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     monkeypatch.setattr(http1, "_HEAD_S", 0.3)
-    with Serving(fake_recognizer()) as running, socket.create_connection(("127.0.0.1", running.port), 30) as plain:
+    with (
+        Serving(fake_recognizer()) as running,
+        socket.create_connection(("127.0.0.1", running.port), PATIENCE_S) as plain,
+    ):
         plain.sendall(sent)
         with pytest.raises(ConnectionResetError):
             raise_at_end(plain)
@@ -358,7 +360,7 @@ def test_who_has_no_place_makes_room_for_newer_connections(
         kept = [clients.enter_context(running.connect()) for _ in range(2)]
         for websocket in kept:
             websocket.send(start())
-            websocket.recv(timeout=30)
+            websocket.recv(timeout=PATIENCE_S)
         first, second = (clients.enter_context(plain(running)) for _ in range(2))
         with pytest.raises(ConnectionResetError):
             raise_at_end(first)
@@ -366,12 +368,12 @@ def test_who_has_no_place_makes_room_for_newer_connections(
         assert second.recv(4096).startswith(b"HTTP/1.1 200")
         for websocket in kept:
             websocket.send('{"type": "finish"}')
-            assert json.loads(websocket.recv(timeout=30))["type"] == "finished"
+            assert json.loads(websocket.recv(timeout=PATIENCE_S))["type"] == "finished"
 
 
 def plain(running: Serving) -> socket.socket:
     """A connection on which nothing has been sent."""
-    return socket.create_connection(("127.0.0.1", running.port), 30)
+    return socket.create_connection(("127.0.0.1", running.port), PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +408,7 @@ def test_only_its_own_pages_and_names_are_welcome(host: str | None, origin: str 
 
 def upgrade(port: int, head: str) -> int:
     """The status of the answer to a WebSocket's first request."""
-    with socket.create_connection(("127.0.0.1", port), 30) as plain:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as plain:
         plain.sendall(f"GET /v1/listen HTTP/1.1\r\n{head}{UPGRADE}\r\n".encode())
         return int(plain.recv(4096).split()[1])
 
@@ -550,7 +552,7 @@ def test_a_recording_that_is_too_large_is_refused(serving: Serving, monkeypatch:
 
 def test_a_recording_that_comes_too_slowly_is_refused(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "_UPLOAD_S", 0.3)
-    with socket.create_connection(("127.0.0.1", serving.port), 30) as plain:
+    with socket.create_connection(("127.0.0.1", serving.port), PATIENCE_S) as plain:
         plain.sendall(b"POST /v1/transcribe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nRIFF")
         assert plain.recv(4096).startswith(b"HTTP/1.1 408")
 
@@ -637,7 +639,7 @@ async def pester(host: str, seed: int, n_messages: int) -> int:
     """Send random messages, coming again whenever the server has had enough; the number that was sent."""
     randomness, n_sent = random.Random(seed), 0
     while n_sent < n_messages:
-        async with connect_async(f"ws://{host}/v1/listen", proxy=None, compression=None, open_timeout=30) as websocket:
+        async with connect_async(f"ws://{host}/v1/listen", **SETTINGS) as websocket:
             try:
                 if randomness.random() < 0.5:
                     await websocket.send(start())
@@ -663,7 +665,7 @@ def shout(port: int, seed: int, n: int) -> None:
     ]
     heads.append(heads[-1] + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
     for _ in range(n):
-        with socket.create_connection(("127.0.0.1", port), 30) as plain, suppress(ConnectionError):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as plain, suppress(ConnectionError):
             plain.sendall(randomness.choice(heads) + randomness.randbytes(randomness.randrange(200)))
             plain.shutdown(socket.SHUT_WR)
             while plain.recv(4096):
@@ -742,7 +744,7 @@ class Process:
 
     def end(self, by: signal.Signals) -> int:
         self.process.send_signal(by)
-        _, rest = self.process.communicate(timeout=30)
+        _, rest = self.process.communicate(timeout=PATIENCE_S)
         self.lines += rest.splitlines()
         return self.process.returncode
 
@@ -751,9 +753,9 @@ class Process:
 def test_the_program_says_where_its_page_is_and_ends_quietly(by: signal.Signals) -> None:
     program = Process()
     assert program.lines[0].startswith("open http://127.0.0.1:")
-    with connect(f"ws://{program.host}/v1/listen", proxy=None) as websocket:
+    with connect(program.host) as websocket:
         websocket.send(start())
-        assert json.loads(websocket.recv(timeout=30))["model"] == "commands10"
+        assert json.loads(websocket.recv(timeout=PATIENCE_S))["model"] == "commands10"
         assert program.end(by) == 0
         assert closed(websocket)[0] == 1012
     assert program.lines[1:] == ["Ctrl-C ends it"]
@@ -773,16 +775,6 @@ def test_for_others_the_program_warns_that_browsers_want_https(monkeypatch: pyte
 def test_only_the_loopback_interface_is_for_this_machine_alone(address: str, expected: bool) -> None:
     listening = cast("socket.socket", SimpleNamespace(getsockname=lambda: (address, 8000)))
     assert server.is_loopback(listening) is expected
-
-
-def test_with_a_certificate_the_server_speaks_https(authority: trustme.CA, certificate: Path) -> None:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    with (
-        Serving(fake_recognizer(), certfile=certificate) as running,
-        connect(f"wss://{running.host}/v1/listen", ssl=context, proxy=None) as websocket,
-    ):
-        assert found_in(converse(websocket, SPEECH)) == spotted(SPEECH)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from speechrnn.clients.connections import Pace
 from speechrnn.clients.ends import End, ProtocolError
 from speechrnn.recognizer import Recognizer, load
 from speechrnn.serving import transcription
-from tests.helpers import fake_recognizer, silence, word
+from tests.helpers import PATIENCE_S, fake_recognizer, silence, word
 from tests.serving.server import (
     BINARY,
     CONTINUATION,
@@ -57,7 +57,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="as
 
 def sent(running: Serving, request: str) -> bytes:
     """The answer to a request, to its end."""
-    with socket.create_connection(("127.0.0.1", running.port), 30) as plain:
+    with socket.create_connection(("127.0.0.1", running.port), PATIENCE_S) as plain:
         plain.sendall(request.encode())
         return answers_until_end(plain)
 
@@ -99,7 +99,7 @@ def test_what_is_refused_is_told_in_the_protocols_words_counted_and_closed(
 
 def test_a_handshake_may_have_many_headers(serving: Serving) -> None:
     more = "".join(f"X{number}: y\r\n" for number in range(200))
-    with socket.create_connection(("127.0.0.1", serving.port), 30) as plain:
+    with socket.create_connection(("127.0.0.1", serving.port), PATIENCE_S) as plain:
         plain.sendall(f"{HANDSHAKE}{more}\r\n".encode())
         assert plain.recv(4096).startswith(b"HTTP/1.1 101 ")
 
@@ -116,7 +116,7 @@ def test_a_connection_may_ask_again_and_need_not_wait_for_the_answer(serving: Se
     [("Content-Length: 8", "no audio"), ("Transfer-Encoding: chunked", "8\r\nno audio\r\n0\r\n\r\n")],
 )
 def test_a_client_that_waits_to_be_asked_for_its_recording_is_asked(serving: Serving, head: str, body: str) -> None:
-    with socket.create_connection(("127.0.0.1", serving.port), 30) as plain:
+    with socket.create_connection(("127.0.0.1", serving.port), PATIENCE_S) as plain:
         plain.sendall(
             f"POST /v1/transcribe HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n{head}\r\n\r\n".encode()
         )
@@ -137,7 +137,7 @@ def test_a_server_that_fails_says_so_and_goes_on(serving: Serving, monkeypatch: 
 def test_who_never_says_the_first_word_of_tls_is_closed(monkeypatch: pytest.MonkeyPatch, certificate: Path) -> None:
     monkeypatch.setattr(connections, "_HANDSHAKE_S", 0.3)
     with Serving(fake_recognizer(), certfile=certificate) as running:
-        with socket.create_connection(("127.0.0.1", running.port), 30) as plain:
+        with socket.create_connection(("127.0.0.1", running.port), PATIENCE_S) as plain:
             assert answers_until_end(plain) == b""
         wait_until(lambda: not running.server.connections)
 
@@ -159,8 +159,8 @@ def test_more_connections_than_descriptors_leave_the_log_empty_and_the_server_we
         port = int(server.stderr.readline().rpartition(":")[2].strip(" /\n"))
         assert server.stderr.readline() == "Ctrl-C ends it\n"
         for _ in range(200):
-            clients.enter_context(socket.create_connection(("127.0.0.1", port), 30))
-        plain = clients.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+            clients.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
+        plain = clients.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
         plain.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert plain.recv(4096).startswith(b"HTTP/1.1 200 ")
         server.terminate()
@@ -348,7 +348,7 @@ def test_who_is_sent_away_is_told_why_and_the_others_go_on(monkeypatch: pytest.M
     with Serving(fake_recognizer()) as running, running.connect() as first, running.connect() as second:
         for websocket in (first, second):
             websocket.send(start())
-            websocket.recv(timeout=30)
+            websocket.recv(timeout=PATIENCE_S)
         monkeypatch.setattr(admission, "_TOO_LATE_S", 0.0)
         first.send(pcm(silence(0.1)))
         code, said = closed(second)
@@ -383,7 +383,7 @@ def an_hour() -> bytes:
 
 def post(port: int, body: bytes) -> socket.socket:
     """A connection that has sent a recording."""
-    plain = socket.create_connection(("127.0.0.1", port), 30)
+    plain = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
     head = f"POST /v1/transcribe HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     plain.sendall(head.encode() + body)
     return plain
