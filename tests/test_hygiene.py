@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "evaluation": {"core", "data"},
     "training": {"core", "data", "model", "evaluation.metrics"},
     "clients": {"core"},
-    "serving": {"core", "clients"},
+    "serving": {"core", "clients", "teaching.judging"},
     "wyoming": {"core", "clients"},
     "sinks": {"core"},
     "bulk": {"core"},

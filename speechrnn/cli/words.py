@@ -154,8 +154,9 @@ def _play(samples: Samples) -> None:
 def teach(folder: Path, output: Path, model: str, only: bool, keep: str | None, minutes: float, voices: bool) -> None:
     """Teach a model the words of FOLDER, which holds FOLDER/WORD/*.wav, and report what will go wrong.
 
-    Three recordings of a word are needed, ten are good. Recordings in FOLDER/_not_ are not to be taken for a word,
-    those in FOLDER/_background_noise_ are of the room.
+    FOLDER may be a zip archive, such as the page of speechrnn serve makes. Three recordings of a word are needed, ten
+    are good. Recordings in FOLDER/_not_ are not to be taken for a word, those in FOLDER/_background_noise_ are of the
+    room.
     """
     from speechrnn.recognizer import load
     from speechrnn.teaching.lesson import taught

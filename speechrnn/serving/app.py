@@ -25,6 +25,7 @@ from speechrnn.serving import protocol, uploads
 from speechrnn.serving.conversation import Conversation, Service
 from speechrnn.serving.guard import SECURITY_HEADERS, Guard
 from speechrnn.serving.http1 import Http, HttpError, Request, Response
+from speechrnn.serving.takes import Takes
 from speechrnn.serving.uploads import Uploads
 from speechrnn.serving.websocket import WebSocket
 from speechrnn.spec import Options
@@ -59,6 +60,7 @@ class App:
         self.batcher = Batcher(recognizer, lambda n_contexts: self.metrics.batches.inc())
         self.admission = Admission(max_clients, options.step_ms / 1000, lambda: self.batcher.context_s)
         self.uploads = Uploads(recognizer.path, labels, options, self.metrics)
+        self._takes = Takes()
         self.max_connections = max(_MAX_CONNECTIONS, max_clients + _N_WITHOUT_PLACE)
         self._ready = protocol.ready(recognizer.path.stem, recognizer.info, options, uploads.MAX_UPLOAD_BYTES)
         shared = Shared(recognizer, self.batcher, self.admission, self.metrics)
@@ -75,6 +77,9 @@ class App:
         if request.path == protocol.TRANSCRIBE_PATH:
             _check_method(request, "POST")
             return await self.uploads.handle(http, request)
+        if request.path == protocol.TAKE_PATH:
+            _check_method(request, "POST")
+            return await self._takes.handle(http, request)
         if request.path not in self._constants and request.path not in self._pages:
             raise HttpError(HTTPStatus.NOT_FOUND, f"nothing is served at {request.path}")
         _check_method(request, "GET", "HEAD")

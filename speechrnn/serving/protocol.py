@@ -14,10 +14,11 @@ from speechrnn.detector import Detection
 from speechrnn.spec import ModelInfo, Options
 
 VERSION = 1
-LISTEN_PATH, TRANSCRIBE_PATH, MODEL_PATH = "/v1/listen", "/v1/transcribe", "/v1/model"
+LISTEN_PATH, TRANSCRIBE_PATH, TAKE_PATH, MODEL_PATH = "/v1/listen", "/v1/transcribe", "/v1/take", "/v1/model"
 MAX_MESSAGE_BYTES = 1 << 16
 _Message = TypeVar("_Message")
 _Threshold = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_RateHz = Annotated[int, msgspec.Meta(ge=8000, le=192000)]
 
 
 class ClientChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,13 +37,20 @@ class ClientChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class Start(ClientChoice, frozen=True, kw_only=True, tag_field="type", tag="start"):
     """The first message: the rate of the audio that follows, and what the client chooses."""
 
-    rate_hz: Annotated[int, msgspec.Meta(ge=8000, le=192000)]
+    rate_hz: _RateHz
 
 
 class UploadQuery(ClientChoice, frozen=True, kw_only=True):
     """The query of an upload: what its sender calls it, a name to show and not a path to open."""
 
     name: Annotated[str, msgspec.Meta(max_length=255)] = "recording"
+
+
+class TakeQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query of a take of an own word."""
+
+    rate_hz: _RateHz
+    """The rate of its audio in Hz."""
 
 
 class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="finish"):
@@ -151,6 +159,14 @@ def decode_upload_query(query: Mapping[str, str]) -> UploadQuery:
         ) from None
     shown = "".join(letter for letter in recording.name.replace("\\", "/").split("/")[-1] if letter.isprintable())
     return msgspec.structs.replace(recording, name=shown or "recording")
+
+
+def decode_take_query(query: Mapping[str, str]) -> TakeQuery:
+    """The query of a take. Raises ProtocolError for anything else."""
+    try:
+        return msgspec.convert({**query}, type=TakeQuery, strict=False)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(End.MALFORMED, f"expected rate_hz, got something else ({error})") from None
 
 
 def encode(message: Ready | Decision | Finished | Error) -> str:

@@ -34,7 +34,7 @@ from speechrnn.teaching.measuring import (
 )
 from speechrnn.teaching.model_file import Columns, Layer, base_scores, extended
 from speechrnn.teaching.negatives import N_POSITIONS, Negatives, embed_all, find_negatives
-from speechrnn.teaching.recordings import OwnRecordings, Take, read_folder
+from speechrnn.teaching.recordings import OwnRecordings, Take, read_folder, unpacked
 from speechrnn.teaching.report import CHOSEN, Point, TeachReport, WordReport, bound_per_hour, figures
 from speechrnn.teaching.voices import speak_word
 
@@ -90,10 +90,11 @@ def teach(
 ) -> Recognizer:
     """Add own words to a model, from recordings `FOLDER/WORD/*.wav`, at least three of each; ten are good.
 
-    All keywords of the model stay, or those of `keep` (none if it is empty). In `minutes` of work the recordings are
-    varied; with 0 they are learned as they are. With `voices` espeak-ng says the words, too. The model is written to
-    `output` if that is given. Raises DataError for recordings that will not do, ConfigError for words that are keywords
-    already, ModelFileError for a model that cannot be taught.
+    A zip archive of such a folder is taken, too. All keywords of the model stay, or those of `keep` (none if it is
+    empty). In `minutes` of work the recordings are varied; with 0 they are learned as they are. With `voices` espeak-ng
+    says the words, too. The model is written to `output` if that is given. Raises DataError for
+    recordings that will not do, ConfigError for words that are keywords already, ModelFileError for a
+    model that cannot be taught.
     """
     return taught(folder, model=model, output=output, keep=keep, minutes=minutes, voices=voices).recognizer
 
@@ -114,7 +115,8 @@ def taught(
         check_place(Path(output))
     recognizer = load(model)
     negatives = find_negatives(recognizer)
-    recordings = read_folder(Path(folder), recognizer.info.spec.sample_rate_hz, problem)
+    with unpacked(Path(folder)) as place:
+        recordings = read_folder(place, recognizer.info.spec.sample_rate_hz, problem)
     words = tuple(recordings.takes)
     labels, columns = plan_labels(recognizer.info.spec.labels, words, keep)
     lesson = _Lesson(recognizer, negatives, labels, columns, words)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import unicodedata
+import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +21,7 @@ from speechrnn.decoding import read
 from speechrnn.errors import AudioError, DataError, MissingDataError, Report, results_of
 from speechrnn.folders import find_audio
 from speechrnn.labels import FOLDER_LABELS, SILENCE
+from speechrnn.teaching.judging import MIN_WORD_MS, stretches
 
 NOT = "_not_"
 """The folder of what must not be taken for a word, such as false alarms; `_unknown_` is another name for it."""
@@ -27,10 +32,9 @@ MIN_TAKES = 3
 MAX_TAKES = 300
 """Files of a word that are read at most, evenly chosen."""
 
-_FRAME_MS = 10
-_MIN_WORD_MS, _MAX_GAP_MS, _AROUND_MS = 80, 350, 500
+_AROUND_MS = 500
 _SINGLE_S = 2.5  # a file up to this length holds one word
-_RANGE_DB, _ABOVE_FLOOR_DB = 35.0, 9.0
+_MAX_UNPACKED_BYTES = 2 << 30
 _MIN_PEAK = 0.003  # -50 dB of full scale
 
 
@@ -84,6 +88,35 @@ def read_folder(folder: Path, rate_hz: int, report: Report) -> OwnRecordings:
         [take for name in _role_folders(folder, silence=False) for take in _read_word(folder / name, rate_hz, report)],
         [room for name in _role_folders(folder, silence=True) for room in _read_rooms(folder / name, rate_hz, report)],
     )
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """The folder of own words that a zip archive holds, as long as it is used; a folder is its own.
+
+    Raises DataError for an archive that is damaged or too large.
+    """
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="speechrnn-") as place:
+        folder = Path(place) / path.stem
+        _unpack(path, folder)
+        inside = [one for one in folder.iterdir() if not one.name.startswith("__")]
+        is_wrapped = len(inside) == 1 and any(one.is_dir() for one in inside[0].glob("*"))
+        yield inside[0] if is_wrapped else folder
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            if sum(one.file_size for one in opened.infolist()) > _MAX_UNPACKED_BYTES:
+                raise DataError(
+                    f"{archive}: expected at most {_MAX_UNPACKED_BYTES >> 30} GiB in it; unpack it yourself"
+                )
+            opened.extractall(folder)
+    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error}); make it again, or unpack it yourself") from None
 
 
 def _word_folders(folder: Path) -> list[str]:
@@ -152,20 +185,5 @@ def words_in(samples: Samples, rate_hz: int) -> list[tuple[int, int]]:
         return []
     if len(samples) <= _SINGLE_S * rate_hz:
         start, end = word_extent(to_int16(samples))
-        return [(start, end)] if end - start >= _MIN_WORD_MS * rate_hz // 1000 else []
+        return [(start, end)] if end - start >= MIN_WORD_MS * rate_hz // 1000 else []
     return stretches(samples, rate_hz)
-
-
-def stretches(samples: Samples, rate_hz: int) -> list[tuple[int, int]]:
-    """The stretches [first, last) of speech, joined over pauses shorter than a third of a second."""
-    size = _FRAME_MS * rate_hz // 1000
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    levels = 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-12)
-    floor, peak = float(np.percentile(levels, 20)), float(np.percentile(levels, 99.5))
-    loud = np.flatnonzero(levels > max(floor + _ABOVE_FLOOR_DB, peak - _RANGE_DB))
-    parts = np.split(loud, np.flatnonzero(np.diff(loud) > _MAX_GAP_MS // _FRAME_MS) + 1) if len(loud) else []
-    return [
-        (int(part[0]) * size, (int(part[-1]) + 1) * size)
-        for part in parts
-        if (part[-1] + 1 - part[0]) * _FRAME_MS >= _MIN_WORD_MS
-    ]

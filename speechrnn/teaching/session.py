@@ -6,57 +6,24 @@ import difflib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
-from speechrnn.audio import Samples, rms_db, to_int16
+from speechrnn.audio import Samples, to_int16
 from speechrnn.data.lexicon import words
 from speechrnn.errors import AudioError, DeviceError
 from speechrnn.files import writing
 from speechrnn.folders import find_audio
 from speechrnn.sources import AudioSource
-from speechrnn.teaching.recordings import NOT, ROOM, stretches
+from speechrnn.teaching.judging import Refused, judge
+from speechrnn.teaching.recordings import NOT, ROOM
 
 COUNT_DOWN_S, TAKE_S = 1.5, 2.5
-_AROUND_S = 0.3
-_CLIPPED, _N_CLIPPED = 0.985, 4
-_EMPTY_DB, _FAINT_DB, _MIN_ABOVE_ROOM_DB = -60.0, -45.0, 12.0
 _MAX_REFUSED = 5
 
 Show = Callable[[str, float, Samples], None]
 """Takes what is to be said (or `ready`), the seconds left of it, and the block that has just come."""
-
-
-class Refused(NamedTuple):
-    """A take that is not kept."""
-
-    reason: str
-    """Why, and what to do."""
-
-
-def judge(samples: Samples, rate_hz: int) -> Samples | Refused:
-    """The word of a take [T], with a little of what is around it, or why it is not kept."""
-    loudest = float(np.abs(samples).max(initial=0))
-    if np.count_nonzero(np.abs(samples) >= _CLIPPED) >= _N_CLIPPED:
-        return Refused("clipped: hold the microphone further away, or turn it down")
-    found = stretches(samples, rate_hz)
-    if loudest == 0 or rms_db(samples) < _EMPTY_DB or not found:
-        return Refused("nothing heard: speak after the count-down, and see whether this is the right microphone")
-    if len(found) > 1:
-        return Refused(f"{len(found)} words heard: say it once, in one go")
-    start, end = found[0]
-    outside = np.concatenate([samples[:start], samples[end:]])
-    if start == 0 or end >= len(samples) - rate_hz // 100:
-        return Refused("cut off: begin after the count-down, and end in time")
-    level_db = rms_db(samples[start:end])
-    if level_db < _FAINT_DB:
-        return Refused(f"too faint ({level_db:.0f} dB): come closer, or turn the microphone up")
-    if level_db < rms_db(outside) + _MIN_ABOVE_ROOM_DB:
-        return Refused("hardly louder than the room: come closer, or turn off what sounds")
-    around = round(_AROUND_S * rate_hz)
-    return samples[max(0, start - around) : end + around]
 
 
 class Session:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import trustme
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from speechrnn.clients import admission
 from speechrnn.recognizer import Recognizer, load
 from tests.helpers import fake_recognizer
+from tests.serving.browser import SpotResult, launch
 from tests.serving.server import Serving
 
 
@@ -53,3 +55,27 @@ def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("certificate") / "server.pem"
     authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(str(path))
     return path
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    """What drives a browser."""
+    with sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hearing(playwright: Playwright) -> Iterator[SpotResult]:
+    """A browser whose microphone plays a file, once or again and again."""
+    browsers: dict[str, Browser] = {}
+
+    def browser(path: Path, *, once: bool = False) -> Browser:
+        capture = f"{path}{'%noloop' if once else ''}"
+        if capture not in browsers:
+            allow = "--use-fake-ui-for-media-stream"
+            browsers[capture] = launch(playwright, allow, f"--use-file-for-fake-audio-capture={capture}")
+        return browsers[capture]
+
+    yield browser
+    for running in browsers.values():
+        running.close()

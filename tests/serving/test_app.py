@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -23,6 +24,8 @@ from typing import IO, Any, cast
 import msgspec
 import numpy as np
 import pytest
+import soundfile
+import soxr
 from click.testing import CliRunner
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed
@@ -34,9 +37,10 @@ from speechrnn.clients.batching import Batcher
 from speechrnn.decoding import read
 from speechrnn.recognizer import Recognizer
 from speechrnn.serving import app as server
-from speechrnn.serving import conversation, http1, transcription, uploads
+from speechrnn.serving import conversation, http1, takes, transcription, uploads
 from speechrnn.spotter import KeywordSpotter
-from tests.helpers import COMMAND, PATIENCE_S, fake_recognizer, noise, silence, word, write_audio
+from speechrnn.teaching.judging import Refused, judge
+from tests.helpers import COMMAND, PATIENCE_S, fake_recognizer, noise, silence, sine, word, write_audio
 from tests.serving.server import (
     BINARY,
     EXAMPLES,
@@ -417,9 +421,8 @@ def upgrade(port: int, head: str) -> int:
 
 
 def test_the_page_and_all_that_it_names_are_served_with_headers_that_keep_others_out(serving: Serving) -> None:
-    names = {"index.html": "/"} | {
-        path.name: f"/{path.name}" for path in WEB.iterdir() if path.suffix in (".js", ".css", ".svg")
-    }
+    names = {path.name: f"/{path.name}" for path in WEB.iterdir() if path.suffix in (".html", ".js", ".css", ".svg")}
+    names["index.html"] = "/"
     named = set()
     for name, path in names.items():
         status, headers, body = serving.request(path)
@@ -427,7 +430,7 @@ def test_the_page_and_all_that_it_names_are_served_with_headers_that_keep_others
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         named |= set(re.findall(r'(?:src|href)="([^"#]+)"|from "\./([^"]+)"|addModule\("([^"]+)"', body.decode()))
-    assert {next(filter(None, groups)) for groups in named} == names.keys() - {"index.html"}
+    assert {next(filter(None, groups)) for groups in named} - {"/"} == names.keys() - {"index.html"}
 
 
 def test_nothing_on_the_page_is_loaded_from_elsewhere() -> None:
@@ -588,6 +591,60 @@ def test_what_was_sent_has_no_name_to_outlive_the_server(
     assert [upload(real_serving, body)[0] for body in bodies] == [200, 422]
     assert seen == [len(body) for body in bodies]
     assert list(tmp_path.iterdir()) == []
+
+
+# Takes of own words
+
+
+def take(serving: Serving, body: bytes, query: str = "rate_hz=16000") -> tuple[int, bytes]:
+    """Status and answer of a take that is sent."""
+    status, _, answer = serving.request(f"/v1/take?{query}", method="POST", body=body)
+    return status, answer
+
+
+@pytest.mark.parametrize("rate_hz", [16000, 48000])
+def test_a_take_is_given_back_as_record_would_keep_it(serving: Serving, rate_hz: int) -> None:
+    samples = np.concatenate([silence(0.8), sine(300, 0.4), silence(1.3)])
+    samples = samples + 0.01 * noise(len(samples))
+    sent = soxr.resample(samples, 16000, rate_hz)
+    status, answer = take(serving, pcm(sent), f"rate_hz={rate_hz}")
+    kept, kept_hz = soundfile.read(io.BytesIO(answer), dtype="float32")
+    expected = judge(from_int16(to_int16(samples)), 16000)
+    assert (status, kept_hz) == (200, 16000)
+    assert not isinstance(expected, Refused)
+    assert len(kept) == pytest.approx(len(expected), abs=320)
+    assert kept[: len(expected)] == pytest.approx(expected[: len(kept)], abs=0.02 if rate_hz != 16000 else 1e-6)
+
+
+def test_a_take_that_will_not_do_is_refused_with_the_reason_of_record(serving: Serving) -> None:
+    status, answer = take(serving, pcm(silence(2.5)))
+    assert (status, json.loads(answer)["message"]) == (422, judge(silence(2.5), 16000)[0])
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "status", "said"),
+    [
+        (b"", "rate_hz=16000", 400, "empty message"),
+        (b"abc", "rate_hz=16000", 400, "whole 16-bit samples"),
+        (b"abcd", "rate_hz=7", 400, "expected rate_hz"),
+        (b"abcd", "", 400, "expected rate_hz"),
+        (bytes(2 * 5 * 16000 + 2), "rate_hz=16000", 413, "at most 5 s"),
+    ],
+)
+def test_what_is_no_take_is_one_clear_line(serving: Serving, body: bytes, query: str, status: int, said: str) -> None:
+    got, answer = take(serving, body, query)
+    assert got == status
+    assert said in json.loads(answer)["message"]
+
+
+def test_a_take_that_comes_too_slowly_is_refused_and_one_too_many_is(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takes, "_MAX_TAKES", 0)
+    assert take(serving, pcm(silence(1)))[0] == 503
+    monkeypatch.undo()
+    monkeypatch.setattr(takes, "_TAKE_S", 0.0)
+    assert take(serving, pcm(silence(1)))[0] == 408
 
 
 def test_peaks_are_the_loudest_of_each_stretch_however_the_stream_is_cut() -> None:

@@ -9,68 +9,28 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 
 from speechrnn.audio import Samples
 from speechrnn.decoding import read
 from speechrnn.recognizer import Recognizer
 from speechrnn.serving import uploads
 from tests.helpers import COMMAND, RATE_HZ, fake_recognizer, silence, sine, write_audio
+from tests.serving.browser import NEEDS_CHROMIUM, SpotResult, launch, open_page
 from tests.serving.server import EXAMPLES, ROOT, Serving, wait_until
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; see tests/install-system-packages"),
-]
-WAIT_MS = 30_000
-expect.set_options(timeout=WAIT_MS)
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
 def serving(recognizer: Recognizer) -> Iterator[Serving]:
     with Serving(recognizer) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as running:
-        yield running
-
-
-def launch(playwright: Playwright, *arguments: str) -> Browser:
-    return playwright.chromium.launch(
-        executable_path=CHROMIUM,
-        args=["--no-sandbox", "--use-fake-device-for-media-stream", *arguments],
-    )
-
-
-SpotResult = Callable[..., Browser]
-
-
-@pytest.fixture(scope="module")
-def hearing(playwright: Playwright) -> Iterator[SpotResult]:
-    """A browser whose microphone plays a file, once or again and again."""
-    browsers: dict[str, Browser] = {}
-
-    def browser(path: Path, *, once: bool = False) -> Browser:
-        capture = f"{path}{'%noloop' if once else ''}"
-        if capture not in browsers:
-            allow = "--use-fake-ui-for-media-stream"
-            browsers[capture] = launch(playwright, allow, f"--use-file-for-fake-audio-capture={capture}")
-        return browsers[capture]
-
-    yield browser
-    for running in browsers.values():
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +50,6 @@ def browser(hearing: SpotResult, words: Path) -> Browser:
 def page(browser: Browser, serving: Serving) -> Iterator[Page]:
     with open_page(browser, serving) as shown:
         yield shown
-
-
-@contextmanager
-def open_page(browser: Browser, serving: Serving, *, before: str = "", **settings: Any) -> Iterator[Page]:
-    """A page that is ready; at its end, nothing may have failed in it or been kept out by its own policy."""
-    page = browser.new_context(**settings).new_page()
-    page.set_default_timeout(WAIT_MS)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text))
-    page.add_init_script(before)
-    page.goto(f"http://{serving.host}/")
-    expect(page.locator("#listen")).to_be_enabled()
-    yield page
-    page.context.close()
-    assert [text for text in problems if "Failed to load resource" not in text and "ERR_CONNECTION" not in text] == []
 
 
 def transcribed(path: Path, *arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from speechrnn.errors import DataError, SpeechRnnError
 from speechrnn.teaching.augmentation import augmented, place, plain
-from speechrnn.teaching.recordings import Take, read_folder, takes_of
+from speechrnn.teaching.recordings import Take, read_folder, takes_of, unpacked
 from tests.helpers import RATE_HZ, assert_one_line, noise, silence, sine, write_audio
 
 
@@ -125,3 +126,37 @@ def test_plain_contexts_hold_the_recording_as_it_is() -> None:
     samples = np.concatenate([silence(0.3), sine(500, 0.3), silence(0.3)])
     contexts = plain(take_of(samples, 4800, 9600), 16000)
     assert all(np.square(row).sum() == pytest.approx(np.square(samples).sum(), rel=1e-3) for row in contexts)
+
+
+def zipped(folder: Path, archive: Path, above: str = "") -> Path:
+    with zipfile.ZipFile(archive, "w") as opened:
+        for file in sorted(folder.rglob("*.wav")):
+            opened.write(file, above + file.relative_to(folder).as_posix())
+    return archive
+
+
+@pytest.mark.parametrize("above", ["", "my-words/"])
+@pytest.mark.parametrize("words", [("lights",), ("lights", "music")])
+def test_an_archive_serves_as_the_folder_that_it_holds(tmp_path: Path, above: str, words: tuple[str, ...]) -> None:
+    for word in words:
+        fill(tmp_path / "folder", word, 3)
+    with unpacked(zipped(tmp_path / "folder", tmp_path / "my.zip", above)) as place:
+        assert {word: len(takes) for word, takes in read_folder(place, RATE_HZ, fail).takes.items()} == dict.fromkeys(
+            words, 3
+        )
+    assert not place.exists()
+    with unpacked(tmp_path / "folder") as place:
+        assert place == tmp_path / "folder"
+
+
+def test_an_archive_that_is_damaged_or_too_large_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "folder", "lights", 3)
+    whole = zipped(tmp_path / "folder", tmp_path / "my.zip").read_bytes()
+    (tmp_path / "damaged.zip").write_bytes(whole[:2000] + b"x" * 2000 + whole[4000:])
+    with pytest.raises(DataError) as raised, unpacked(tmp_path / "damaged.zip"):
+        pass
+    assert_one_line(raised.value, "damaged.zip: cannot be unpacked", "make it again")
+    monkeypatch.setattr("speechrnn.teaching.recordings._MAX_UNPACKED_BYTES", 1000)
+    with pytest.raises(DataError) as raised, unpacked(tmp_path / "my.zip"):
+        pass
+    assert_one_line(raised.value, "my.zip: expected at most")

@@ -14,8 +14,9 @@ import soundfile
 from speechrnn.audio import Samples
 from speechrnn.errors import DeviceError, OutputError
 from speechrnn.sources import ArraySource
+from speechrnn.teaching.judging import Refused, judge
 from speechrnn.teaching.recordings import takes_of
-from speechrnn.teaching.session import COUNT_DOWN_S, TAKE_S, Refused, Session, alike, judge
+from speechrnn.teaching.session import COUNT_DOWN_S, TAKE_S, Session, alike
 from tests import virtual_microphone
 from tests.helpers import COMMAND, RATE_HZ, ROOT, assert_one_line, noise, run, silence, sine
 from tests.virtual_microphone import VirtualMicrophone

@@ -62,8 +62,12 @@ export class Microphone {
   }
 }
 
-/** Microphones as { deviceId, label }; without permission, browsers hide their names. */
-export async function microphones() {
+/** Fills a list with the microphones; without permission, browsers hide their names. */
+export async function listMicrophones(select, selected = select.value) {
   const devices = await navigator.mediaDevices?.enumerateDevices() ?? [];
-  return devices.filter(({ kind, deviceId }) => kind === "audioinput" && deviceId && deviceId !== "default");
+  const options = devices
+    .filter(({ kind, deviceId }) => kind === "audioinput" && deviceId && deviceId !== "default")
+    .map(({ deviceId, label }, i) => new Option(label || `Microphone ${i + 1}`, deviceId));
+  select.replaceChildren(new Option("Default", ""), ...options);
+  if (options.some(({ value }) => value === selected)) select.value = selected;
 }

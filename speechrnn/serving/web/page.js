@@ -2,12 +2,10 @@
 
 import { Connection } from "./connection.js";
 import { Strip } from "./draw.js";
-import { Microphone, microphones } from "./microphone.js";
+import { showLevel } from "./level.js";
+import { listMicrophones, Microphone } from "./microphone.js";
 import * as recording from "./recording.js";
 
-const CLIPPED = 0.999;
-const HOLD_MS = 1500;
-const QUIETEST_DB = -60;
 const N_SHOWN = 12;
 
 const $ = (id) => document.getElementById(id);
@@ -43,7 +41,7 @@ async function listen() {
     const connection = new Connection({ ...choice(), rate_hz: microphone.rate }, { onMessage: answer, onState: show });
     live = { microphone, connection };
     requestAnimationFrame(draw);
-    await listMicrophones(microphone.deviceId);
+    await listMicrophones($("microphone"), microphone.deviceId);
   } catch (error) {
     say(error.message, "problem");
   }
@@ -55,7 +53,7 @@ function stop() {
   live?.microphone.close();
   live?.connection.close();
   live = null;
-  setLevel(0);
+  showLevel(0, false);
   showButton();
 }
 
@@ -72,19 +70,8 @@ function showButton() {
 
 function push(block) {
   if (!live) return;
-  setLevel(strip.push(block));
+  showLevel(strip.push(block), true);
   live.connection.push(block);
-}
-
-function setLevel(peak) {
-  const db = Math.max(QUIETEST_DB, 20 * Math.log10(Math.max(peak, 1e-6)));
-  $("level").setAttribute("aria-valuenow", String(Math.round(db)));
-  $("level").firstElementChild.style.transform = `scaleX(${1 - db / QUIETEST_DB})`;
-  $("level-text").textContent = live ? `${Math.round(db)} dB` : "level";
-  if (peak < CLIPPED) return;
-  $("clipping").hidden = false;
-  clearTimeout(setLevel.timer);
-  setLevel.timer = setTimeout(() => { $("clipping").hidden = true; }, HOLD_MS);
 }
 
 /** A message of the server, whose clock began when `began` samples had been pushed. */
@@ -131,12 +118,6 @@ function draw() {
   if (!live) return;
   if (calm.matches) setTimeout(draw, 250);
   else requestAnimationFrame(draw);
-}
-
-async function listMicrophones(selected = "") {
-  const options = (await microphones()).map(({ deviceId, label }, i) => new Option(label || `Microphone ${i + 1}`, deviceId));
-  $("microphone").replaceChildren(new Option("Default", ""), ...options);
-  if (options.some(({ value }) => value === selected)) $("microphone").value = selected;
 }
 
 function makeKeywords() {
@@ -191,7 +172,7 @@ function wire() {
     document.body.classList.remove("dragging");
     if (event.dataTransfer.files[0]) transcribe(event.dataTransfer.files[0]);
   };
-  navigator.mediaDevices?.addEventListener("devicechange", () => listMicrophones($("microphone").value));
+  navigator.mediaDevices?.addEventListener("devicechange", () => listMicrophones($("microphone")));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     strip.draw();
     recording.redraw();
@@ -213,7 +194,7 @@ async function begin() {
   recording.begin();
   wire();
   strip.draw();
-  await listMicrophones();
+  await listMicrophones($("microphone"));
   $("listen").disabled = false;
 }
 
