@@ -68,8 +68,14 @@ class Recognizer:
 
         Raises ModelFileError where the network gives another number of scores, or some that are not finite.
         """
-        logits = self._logits(np.ascontiguousarray(samples, dtype=np.float32))
-        expected = len(samples), len(self.labels)
+        return self.checked(self._logits(np.ascontiguousarray(samples, dtype=np.float32)), len(samples))
+
+    def checked(self, logits: Array, n: int) -> Array:
+        """What the network gave for `n` contexts, as it is, if it is a finite score of each class for each of them.
+
+        Raises ModelFileError if not.
+        """
+        expected = n, len(self.labels)
         name = self.path or "the model"
         if logits.shape != expected:
             raise ModelFileError(

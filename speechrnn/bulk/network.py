@@ -1,24 +1,27 @@
-"""A model's network in two halves, so that the frames which overlapping contexts have in common are computed once.
+"""A model's network in pieces, so that what overlapping contexts have in common is computed once.
 
-A frame depends on its own samples alone, so this changes nothing but the order of rounding: posteriors differ by some
-1e-6 from those of whole contexts.
+That is their features, and where an LSTM over convolutions follows these, what the convolutions make of a frame that no
+edge of the context is near, and what the gates of the LSTM get of that. Nothing changes but the order of rounding:
+posteriors differ by some 1e-6 from those of whole contexts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechrnn.audio import Samples
-from speechrnn.recognizer import Recognizer, open_session
+from speechrnn.bulk import graphs
+from speechrnn.recognizer import Recognizer, open_session, softmax
 
 Array = NDArray[np.float32]
+Contexts = Sequence[Array] | Array
+"""The frames [N, F] of contexts."""
 _MAX_DIFFERENCE = 1e-3
 _N_TRIED = 8
-_MIXING = ("Conv", "GRU", "LSTM", "RNN")
 
 
 class Network(NamedTuple):
@@ -29,105 +32,182 @@ class Network(NamedTuple):
 
     frames: Callable[[Samples], Array]
     """Stretches [B, context_samples] to frames [B, N, F]."""
-    posteriors: Callable[[Array], Array]
-    """Frames [B, N, F] of contexts to class probabilities [B, C], each row a function of its own frames alone."""
+    posteriors: Callable[[Contexts], Array]
+    """Frames [N, F] of B contexts to class probabilities [B, C], each row a function of its own frames alone."""
     hop_samples: int
     """Samples between the starts of two frames."""
     frame_samples: int
-    """Samples that one frame depends on."""
+    """Samples from the start of a frame to the end of those that it depends on."""
     n_frames: int
     """Frames of a context."""
+    silence: Array
+    """Class probabilities [C] of a context that is digital silence."""
+    n_before: int = 0
+    """Frames before it that a frame depends on, too. So many at the beginning of a stretch are not as they are within
+    one; at the beginning of a context it makes no difference."""
 
 
 def whole(recognizer: Recognizer) -> Network:
     """A network that is not cut: its frames are the samples."""
     n_samples = recognizer.info.spec.context_samples
 
-    def posteriors(contexts: Array) -> Array:
-        return recognizer.posteriors(contexts[:, :, 0])
+    def posteriors(contexts: Contexts) -> Array:
+        return recognizer.posteriors(np.stack([*contexts])[:, :, 0])
 
-    return Network(lambda stretches: stretches[:, :, None], _independent(posteriors, (n_samples, 1)), 1, 1, n_samples)
+    return _network(recognizer, lambda stretches: stretches[:, :, None], posteriors, (1, 1, n_samples), 1)
+
+
+def _network(
+    recognizer: Recognizer,
+    frames: Callable[[Samples], Array],
+    posteriors: Callable[[Contexts], Array],
+    sizes: tuple[int, int, int],
+    n_values: int,
+    n_before: int = 0,
+) -> Network:
+    """A network, whose frames are of `n_values`, that knows what silence gives, and runs no stretch of it twice."""
+    silent = frames(np.zeros((1, recognizer.info.spec.context_samples), dtype=np.float32))
+    alone = _independent(posteriors, (sizes[2], n_values))
+
+    def frames_of_audible(stretches: Samples) -> Array:
+        is_audible = stretches.any(axis=1)
+        if is_audible.all():
+            return frames(stretches)
+        found = np.repeat(silent, len(stretches), axis=0)
+        if is_audible.any():
+            found[is_audible] = frames(stretches[is_audible])
+        return found
+
+    return Network(frames_of_audible, alone, *sizes, alone([silent[0]])[0], n_before)
 
 
 def cut(recognizer: Recognizer, step_ms: int) -> Network:
-    """A recognizer cut after its features; whole where its graph or the step does not allow it.
+    """A recognizer cut into as many pieces as its graph and the step allow.
 
-    Needs the onnx package, without which the network stays whole, too, and takes about a third longer.
+    Needs the onnx package, without which the network stays whole, too, and takes twice as long.
     """
-    spec = recognizer.info.spec
-    features, rate_hz = spec.features, spec.sample_rate_hz
-    hop = features.hop_samples(rate_hz)
-    n_frames = features.n_frames(spec.context_samples, rate_hz)
-    if recognizer.path is None or recognizer.path.suffix != ".onnx" or (step_ms * rate_hz // 1000) % hop:
+    hop = recognizer.info.spec.features.hop_samples(recognizer.info.spec.sample_rate_hz)
+    n_samples = step_ms * recognizer.info.spec.sample_rate_hz // 1000
+    if recognizer.path is None or recognizer.path.suffix != ".onnx" or n_samples % hop:
         return whole(recognizer)
     try:
-        halves = _halves(recognizer.path, n_frames, features.n_features)
+        found = (_in_pieces(recognizer, n_samples // hop), _in_halves(recognizer))
     except ImportError:
         return whole(recognizer)
+    return next((network for network in found if network and _is_faithful(network, recognizer)), whole(recognizer))
+
+
+def _shape(recognizer: Recognizer) -> tuple[int, int]:
+    """Frames of a context, and features of a frame."""
+    spec = recognizer.info.spec
+    return spec.features.n_frames(spec.context_samples, spec.sample_rate_hz), spec.features.n_features
+
+
+def _sizes(recognizer: Recognizer) -> tuple[int, int, int]:
+    """Samples between two frames, samples of a frame, and frames of a context."""
+    features, rate_hz = recognizer.info.spec.features, recognizer.info.spec.sample_rate_hz
+    return features.hop_samples(rate_hz), features.n_fft(rate_hz), _shape(recognizer)[0]
+
+
+def _in_halves(recognizer: Recognizer) -> Network | None:
+    """A network cut after its features; None where its graph does not allow it."""
+    assert recognizer.path is not None
+    halves = graphs.halves(recognizer.path, _shape(recognizer))
     if halves is None:
-        return whole(recognizer)
+        return None
     frames, logits = map(_runner, halves)
-    posteriors = _independent(Recognizer(recognizer.info, logits).posteriors, (n_frames, features.n_features))
-    found = Network(frames, posteriors, hop, features.n_fft(rate_hz), n_frames)
-    return found if _is_faithful(found, recognizer) else whole(recognizer)
+
+    def posteriors(contexts: Contexts) -> Array:
+        return softmax(recognizer.checked(logits(np.stack([*contexts])), len(contexts)))
+
+    return _network(recognizer, frames, posteriors, _sizes(recognizer), _shape(recognizer)[1])
 
 
-def _independent(posteriors: Callable[[Array], Array], shape: tuple[int, int]) -> Callable[[Array], Array]:
-    """A function of contexts [B, *shape] such that no row depends on the others, nor on how many there are.
+def _in_pieces(recognizer: Recognizer, step_frames: int) -> Network | None:
+    """A network cut within its first LSTM, too; None where its graph does not allow it, or the step is too long."""
+    assert recognizer.path is not None
+    pieces = graphs.pieces(recognizer.path, _shape(recognizer))
+    if pieces is None or step_frames > pieces.stem.n_inner:
+        return None
+    run = _Pieces(pieces, _shape(recognizer)[1])
+
+    def posteriors(contexts: Contexts) -> Array:
+        return softmax(recognizer.checked(run.logits(contexts), len(contexts)))
+
+    return _network(recognizer, run.frames, posteriors, _sizes(recognizer), run.n_values, 2 * pieces.stem.reach)
+
+
+class _Pieces:
+    """A network in pieces. Its frames hold the features, and behind them what the gates get where no edge is near.
+
+    The latter stands in the last frame that it depends on.
+    """
+
+    def __init__(self, pieces: graphs.Pieces, n_features: int) -> None:
+        stem, size = pieces.stem, pieces.n_gates
+        self._run_features, self._run_inner = _runner(pieces.frames), _runner(pieces.inner)
+        self._run_logits = _runner(pieces.logits)
+        self._edges = [
+            (_runner(pieces.left), stem.left, slice(0, stem.n_left)),
+            (_runner(pieces.right), stem.right, slice(stem.first_right, stem.n_outputs)),
+        ]
+        self._stem, self._size, self._n_features = stem, size, n_features
+        self._directions = [slice(at, at + size) for at in range(0, pieces.n_directions * size, size)]
+        self.n_values = n_features + pieces.n_directions * size
+        """Values of a frame."""
+
+    def frames(self, stretches: Samples) -> Array:
+        """Stretches [B, context_samples] to frames [B, N, F]."""
+        found = np.zeros((len(stretches), self._stem.n_frames, self.n_values), dtype=np.float32)
+        found[:, :, : self._n_features] = features = self._run_features(stretches)
+        found[:, 2 * self._stem.reach :, self._n_features :] = self._run_inner(features).transpose(1, 0, 2)
+        return found
+
+    def logits(self, contexts: Contexts) -> Array:
+        """The frames of contexts to logits [B, C]."""
+        shape = self._stem.n_outputs, len(contexts), self._size
+        directions = [np.empty(shape, dtype=np.float32) for _ in self._directions]
+        for run, frames, target in self._edges:
+            edge = run(np.stack([context[frames, : self._n_features] for context in contexts]))
+            for part, direction in zip(self._directions, directions, strict=True):
+                direction[target] = edge[:, :, part]
+        self._fill(directions, contexts)
+        return self._run_logits(*directions)
+
+    def _fill(self, directions: Sequence[Array], contexts: Contexts) -> None:
+        """Copy what the gates get of all outputs but those of the edges."""
+        source, target = self._stem.inner, slice(self._stem.n_left, self._stem.first_right)
+        for part, direction in zip(self._directions, directions, strict=True):
+            behind = slice(self._n_features + part.start, self._n_features + part.stop)
+            for number, context in enumerate(contexts):
+                direction[target, number] = context[source, behind]
+
+
+def _independent(posteriors: Callable[[Contexts], Array], shape: tuple[int, int]) -> Callable[[Contexts], Array]:
+    """A function of contexts, each [*shape], such that no row depends on the others, nor on how many there are.
 
     Networks in 8 bits scale a batch as a whole, so their contexts are run one by one. Others only round a context that
     is alone differently, so that it is run twice.
     """
 
-    def together(frames: Array) -> Array:
-        return posteriors(frames if len(frames) > 1 else np.repeat(frames, 2, axis=0))[: len(frames)]
+    def together(contexts: Contexts) -> Array:
+        return posteriors(contexts if len(contexts) > 1 else [*contexts, *contexts])[: len(contexts)]
 
-    def one_by_one(frames: Array) -> Array:
-        return np.concatenate([posteriors(frame[None]) for frame in frames])
+    def one_by_one(contexts: Contexts) -> Array:
+        return np.concatenate([posteriors([context]) for context in contexts])
 
     noise = np.random.default_rng(0).normal(0, np.logspace(-2, 0, _N_TRIED)[:, None, None], (_N_TRIED, *shape))
-    tried = noise.astype(np.float32)
-    is_independent = np.array_equal(together(tried), np.concatenate([together(frame[None]) for frame in tried]))
+    tried = [*noise.astype(np.float32)]
+    is_independent = np.array_equal(together(tried), np.concatenate([together([context]) for context in tried]))
     return together if is_independent else one_by_one
 
 
-def _halves(path: Any, n_frames: int, n_features: int) -> tuple[bytes, bytes] | None:
-    """The graphs from samples to frames and from frames to logits; None where no tensor in it has their shape."""
-    import onnx
-    from onnx.utils import Extractor
-
-    model = onnx.shape_inference.infer_shapes(onnx.load(path))
-    name = _frames_of(model.graph, (n_frames, n_features))
-    if name is None:
-        return None
-    first = Extractor(model).extract_model(["samples"], [name])
-    for node in model.graph.node:
-        if node.op_type == "Shape" and node.input[0] == "samples":
-            node.input[0] = name  # of which only the size of the batch is used, as the check of the halves holds
-    second = Extractor(model).extract_model([name], ["logits"])
-    return first.SerializeToString(), second.SerializeToString()
-
-
-def _frames_of(graph: Any, shape: tuple[int, int]) -> str | None:
-    """The last tensor [B, *shape] before what mixes frames."""
-    shapes = {
-        value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim) for value in graph.value_info
-    }
-    found = None
-    for node in graph.node:
-        if node.op_type in _MIXING:
-            break
-        if len(node.output) == 1 and shapes.get(node.output[0], ())[1:] == shape:
-            found = str(node.output[0])
-    return found
-
-
-def _runner(graph: bytes) -> Callable[[Array], Array]:
+def _runner(graph: bytes) -> Callable[..., Array]:
     session = open_session(graph)
-    (name,) = (node.name for node in session.get_inputs())
+    names = [node.name for node in session.get_inputs()]
 
-    def run(values: Array) -> Array:
-        outputs: list[Any] = session.run(None, {name: values})
+    def run(*values: Array) -> Array:
+        outputs: list[Any] = session.run(None, dict(zip(names, values, strict=True)))
         return np.asarray(outputs[0], dtype=np.float32)
 
     return run
@@ -139,7 +219,8 @@ def _is_faithful(network: Network, recognizer: Recognizer) -> bool:
     stream = np.random.default_rng(0).normal(0, 0.1, n_samples + shift * network.hop_samples).astype(np.float32)
     contexts = np.stack([stream[:n_samples], stream[-n_samples:]])
     early, late = frames = network.frames(contexts)
-    if np.abs(early[shift:] - late[: network.n_frames - shift]).max() > _MAX_DIFFERENCE:
+    shared = slice(network.n_before, network.n_frames - shift)
+    if np.abs(early[shift:][shared] - late[shared]).max() > _MAX_DIFFERENCE:
         return False
     difference = network.posteriors(frames) - recognizer.posteriors(contexts)
     return bool(np.abs(difference).max() < _MAX_DIFFERENCE)

@@ -21,6 +21,33 @@ from speechrnn.spotter import TAIL_S, within
 Array = NDArray[np.float32]
 
 
+class _Queue:
+    """Rows [n, F] that are added at the end and dropped at the beginning, and seldom moved."""
+
+    def __init__(self) -> None:
+        self._room: Array = np.zeros((0, 0), dtype=np.float32)
+        self._start = self._end = 0
+
+    @property
+    def rows(self) -> Array:
+        """The rows that are there, where they lie until the next are added."""
+        return self._room[self._start : self._end]
+
+    def add(self, new: Array) -> None:
+        """Add rows [m, F]."""
+        kept, n = self.rows, self._end - self._start
+        if self._end + len(new) > len(self._room):
+            self._room = np.empty((2 * (n + len(new)), new.shape[1]), dtype=np.float32)
+            self._room[:n] = kept if n else self._room[:0]
+            self._start, self._end = 0, n
+        self._room[self._end :][: len(new)] = new
+        self._end += len(new)
+
+    def drop(self, n: int) -> None:
+        """Drop the first rows, at most all."""
+        self._start = min(self._start + n, self._end)
+
+
 class FrameSpotter:
     """Finds keywords in one recording, as `KeywordSpotter` does; contexts may be taken several steps ahead.
 
@@ -41,7 +68,7 @@ class FrameSpotter:
         # kept, and the frames, begin where the context of the next step does.
         self._n_dropped = self._step_samples
         self._samples = np.zeros(self._context_samples - self._step_samples, dtype=np.float32)
-        self._frames: Array | None = None
+        self._frames = _Queue()
         self._silent_until = 0
         self._n_pushed = self._n_decided = 0
         self.is_finished = False
@@ -85,14 +112,20 @@ class FrameSpotter:
         self._samples = self._samples[:0]
         self.detections, self.posteriors = [], []
 
-    def contexts(self, n: int) -> list[Array]:
-        """The frames [N, F] of the contexts of the next steps, at most `n`, as they are if nothing is detected."""
-        n = min(n, self.n_ready)
-        starts = range(0, n * self._step_frames, self._step_frames)
-        if not starts:
-            return []
-        frames = self._computed(starts[-1] + self._network.n_frames)
-        return [frames[start : start + self._network.n_frames] for start in starts]
+    def contexts(self, n: int) -> list[Array | None]:
+        """The frames [N, F] of the contexts of the next steps, at most `n`, as they are if nothing is detected.
+
+        None stands for a context that is digital silence.
+        """
+        starts = [number * self._step_frames for number in range(min(n, self.n_ready)) if self._is_audible(number)]
+        frames = self._computed(starts[-1] + self._network.n_frames) if starts else self._frames.rows
+        found = {start: frames[start : start + self._network.n_frames] for start in starts}
+        return [found.get(number * self._step_frames) for number in range(min(n, self.n_ready))]
+
+    def _is_audible(self, number: int) -> bool:
+        """Whether the context of one of the next steps is more than digital silence."""
+        context = self._samples[number * self._step_samples :][: self._context_samples]
+        return bool(context[-1]) or bool(context.any())
 
     def decide(self, posteriors: Sequence[Array]) -> None:
         """Take the posteriors [C] of contexts that were taken; those behind a detection are left to the next time."""
@@ -121,24 +154,23 @@ class FrameSpotter:
 
     def _computed(self, n_frames: int) -> Array:
         """The frames that are kept, at least so many; their samples are there."""
-        n_known = 0 if self._frames is None else len(self._frames)
+        n_known = len(self._frames.rows)
         if n_known < n_frames:
-            new = self._run(n_known, -(-(n_frames - n_known) // self._network.n_frames))
+            new = self._run(n_known, n_frames - n_known)
             n_whole = (len(self._samples) - self._network.frame_samples) // self._network.hop_samples + 1
-            new = new[: n_whole - n_known]
-            self._frames = new if self._frames is None else np.concatenate([self._frames, new])
-        assert self._frames is not None
-        return self._frames
+            self._frames.add(new[: n_whole - n_known])
+        return self._frames.rows
 
-    def _run(self, first: int, n_stretches: int) -> Array:
-        """Frames [n, F] from the frame `first` of those kept on; the last of them may reach beyond the samples."""
-        hop, length = self._network.hop_samples, self._context_samples
-        advance = self._network.n_frames * hop
-        start = first * hop
-        part = self._samples[start : start + (n_stretches - 1) * advance + length]
-        part = np.pad(part, (0, (n_stretches - 1) * advance + length - len(part)))
-        stretches = np.lib.stride_tricks.sliding_window_view(part, length)[::advance]
-        frames = self._network.frames(np.ascontiguousarray(stretches))
+    def _run(self, first: int, n: int) -> Array:
+        """Frames [m, F] from the frame `first` of those kept on, at least `n`; the last may lie beyond the samples."""
+        network, hop, length = self._network, self._network.hop_samples, self._context_samples
+        n_new = network.n_frames - network.n_before
+        n_stretches, start = -(-n // n_new), (first - network.n_before) * hop
+        part = np.zeros((n_stretches - 1) * n_new * hop + length, dtype=np.float32)
+        known = self._samples[max(0, start) : max(0, start + len(part))]
+        part[max(0, -start) :][: len(known)] = known
+        stretches = np.lib.stride_tricks.sliding_window_view(part, length)[:: n_new * hop]
+        frames = network.frames(np.ascontiguousarray(stretches))[:, network.n_before :]
         return frames.reshape(-1, frames.shape[2])
 
     def _advance(self) -> None:
@@ -146,8 +178,7 @@ class FrameSpotter:
         n_steps, self._n_decided = self._n_decided, 0
         self._n_dropped += n_steps * self._step_samples
         self._samples = self._samples[n_steps * self._step_samples :]
-        if self._frames is not None:
-            self._frames = self._frames[n_steps * self._step_frames :]
+        self._frames.drop(n_steps * self._step_frames)
 
     def _silence(self) -> None:
         """Silence what a keyword was found in and a little more, and compute anew what that changes."""
@@ -155,24 +186,16 @@ class FrameSpotter:
         self._silent_until = completed + self._n_tail
         self._samples = self._samples.copy()
         self._samples[: self._silent_until - self._n_dropped] = 0
-        assert self._frames is not None
-        n_changed = min(len(self._frames), -(-(self._silent_until - self._n_dropped) // self._network.hop_samples))
+        n_silent = -(-(self._silent_until - self._n_dropped) // self._network.hop_samples)
+        n_changed = min(len(self._frames.rows), n_silent + self._network.n_before)
         if n_changed > 0:
-            self._frames = np.concatenate([self._changed(n_changed), self._frames[n_changed:]])
-
-    def _changed(self, n_frames: int) -> Array:
-        """The first frames that are kept, anew: of silence, and of what lies across its end."""
-        return self._run(0, -(-n_frames // self._network.n_frames))[:n_frames]
+            self._frames.rows[:n_changed] = self._run(0, n_changed)[:n_changed]
 
 
 def run_contexts(spotters: Sequence[FrameSpotter], network: Network, n_contexts: int) -> None:
     """Decide the next steps of several recordings in one batch of at most `n_contexts`, the same number of each."""
     taken = [spotter.contexts(max(1, n_contexts // len(spotters))) for spotter in spotters]
-    batch = [context for contexts in taken for context in contexts]
-    if not batch:
-        return
-    posteriors = network.posteriors(np.stack(batch))
-    at = 0
+    batch = [context for contexts in taken for context in contexts if context is not None]
+    posteriors = iter(network.posteriors(batch) if batch else ())
     for spotter, contexts in zip(spotters, taken, strict=True):
-        spotter.decide(list(posteriors[at : at + len(contexts)]))
-        at += len(contexts)
+        spotter.decide([network.silence if context is None else next(posteriors) for context in contexts])
