@@ -231,6 +231,8 @@ class Score(msgspec.Struct, frozen=True):
     """Median time in ms from the end of a word to its decision, of the hits where both are known."""
     delay_p95_ms: float
     """Its 95 % percentile."""
+    end_error_p50_ms: float
+    """Median time in ms from the end of a word to the end that its detection reports, of hits on words with times."""
     per_keyword: dict[str, KeywordScore]
     """Counts by keyword."""
     alarms: list[Alarm]
@@ -263,6 +265,7 @@ def score(recordings: Iterable[ScoredRecording], keywords: Sequence[str], rule: 
     n_matched = sum(word.label in keywords for _, word in at_words) + sum(word is None for _, word in hits)
     delays_s = np.array([found.decided_s - word.end_s for found, word in hits if word is not None])
     delays_s = delays_s[~np.isnan(delays_s)]
+    end_errors_s = np.array([found.end_s - word.end_s for found, word in hits if word is not None])
     hours = sum(r.duration_s for r in recordings) / 3600
     timed = any(not isinstance(r.truth, Counter) for r in recordings)
     untimed = any(isinstance(r.truth, Counter) for r in recordings)
@@ -284,6 +287,7 @@ def score(recordings: Iterable[ScoredRecording], keywords: Sequence[str], rule: 
         false_alarms_per_hour=float(ratio(n_false_alarms, hours)),
         delay_p50_ms=percentile_ms(delays_s, 50),
         delay_p95_ms=percentile_ms(delays_s, 95),
+        end_error_p50_ms=percentile_ms(end_errors_s, 50),
         per_keyword=per_keyword,
         alarms=[
             Alarm(r.audio, f.label, f.decided_s, f.score, v.kind, v.word.label if v.word else "")

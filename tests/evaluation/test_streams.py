@@ -114,6 +114,7 @@ def test_counts_are_summed_over_recordings_and_rates_are_per_keyword() -> None:
     assert [got.match_rate, got.false_alarm_rate] == pytest.approx([1.0, 2 / 3])
     assert got.false_alarms_per_hour == 2.0
     assert [got.delay_p50_ms, got.delay_p95_ms] == pytest.approx([200, 200])
+    assert got.end_error_p50_ms == pytest.approx(100)
     assert msgspec.to_builtins(got.per_keyword["yes"]) == {
         "n_spoken": 1,
         "n_hits": 1,
