@@ -18,6 +18,7 @@ from speechrnn.recognizer import Recognizer
 
 _MAX_CONTEXTS = 16
 _MAX_EARLY = 4
+_MIN_MEASURED = 4  # a context costs half as much again in a batch of its own, of which a server that is full has none
 _N_WARM_UPS = 3
 _N_COSTS = 50
 
@@ -48,7 +49,7 @@ class Batcher:
 
     @property
     def context_s(self) -> float:
-        """Processor time of one context: the median over the last batches."""
+        """Processor time of one context in a batch of several, as where many wait: the median over the last of them."""
         return median(self._costs_s)
 
     async def __aenter__(self) -> Batcher:
@@ -83,7 +84,8 @@ class Batcher:
             except Exception as error:
                 _tell(batch, error)
                 continue
-            self._costs_s.append(cost_s)
+            if len(batch) >= _MIN_MEASURED:
+                self._costs_s.append(cost_s)
             self._on_batch(len(batch))
             for waiting, row in zip(batch, rows, strict=True):
                 if not waiting.future.done():  # the client may have gone meanwhile
