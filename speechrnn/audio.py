@@ -81,6 +81,32 @@ def integer_scale(blocks: Iterable[NDArray[np.float32]]) -> float:
     return _SCALES[fits.index(True)]
 
 
+class _Channel:
+    """Which channel stands for all: none, for their mean does, unless they cancel each other."""
+
+    def __init__(self) -> None:
+        self.n_cancelled = 0
+        self._taken: int | None = None
+
+    def choose(self, second: NDArray[np.float32]) -> None:
+        """Decide anew after this second [T, channels]."""
+        mean, energies = to_mono(second), np.einsum("tc,tc->c", second, second)
+        independent = float(energies.sum()) / second.shape[1] ** 2
+        if independent > _AUDIBLE * len(second):
+            gain = float(np.dot(mean, mean)) / independent
+            if gain > 1.5:
+                self._taken = None
+            elif gain < 0.2 and self._taken is None:
+                self._taken = int((energies > energies.max() / 2).argmax())
+
+    def mixed(self, block: NDArray[np.float32]) -> Samples:
+        """A block [T, channels] as mono samples [T]."""
+        if self._taken is None:
+            return to_mono(block)
+        self.n_cancelled += len(block)
+        return np.ascontiguousarray(block[:, self._taken])
+
+
 class Mixer:
     """The mean of the channels; one alone where they cancel each other, as those of a miswired microphone do.
 
@@ -92,14 +118,13 @@ class Mixer:
     def __init__(self, rate_hz: int, n_channels: int) -> None:
         self._rate_hz = rate_hz
         self._n_channels = n_channels
+        self._channel = _Channel()
         self._waiting = np.zeros((0, n_channels), dtype=np.float32)
-        self._taken: int | None = None
-        self._n_cancelled = 0
 
     @property
     def cancelled_s(self) -> float:
         """For how long one channel alone was taken, in seconds."""
-        return self._n_cancelled / self._rate_hz
+        return self._channel.n_cancelled / self._rate_hz
 
     def push(self, block: NDArray[np.float32]) -> Samples:
         """The mono samples [T] that this block [T, channels] completes."""
@@ -119,18 +144,39 @@ class Mixer:
         return block
 
     def _mixed(self, second: NDArray[np.float32]) -> Samples:
-        mean, energies = to_mono(second), np.einsum("tc,tc->c", second, second)
-        independent = float(energies.sum()) / self._n_channels**2
-        if independent > _AUDIBLE * len(second):
-            gain = float(np.dot(mean, mean)) / independent
-            if gain > 1.5:
-                self._taken = None
-            elif gain < 0.2 and self._taken is None:
-                self._taken = int((energies > energies.max() / 2).argmax())
-        if self._taken is None:
-            return mean
-        self._n_cancelled += len(second)
-        return np.ascontiguousarray(second[:, self._taken])
+        self._channel.choose(second)
+        return self._channel.mixed(second)
+
+
+class LiveMixer:
+    """A mixer that waits for nothing: each second is mixed as the one before it asks for, the first by the mean."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self._rate_hz = rate_hz
+        self._channel = _Channel()
+        self._second: list[NDArray[np.float32]] = []
+        self._n_samples = 0
+
+    @property
+    def has_cancelled(self) -> bool:
+        """Whether one channel alone has been taken."""
+        return self._channel.n_cancelled > 0
+
+    def push(self, block: NDArray[np.float32]) -> Samples:
+        """A block [T, channels] as mono samples [T]."""
+        if block.shape[1] == 1:
+            return to_mono(block)
+        parts = np.split(block, range(self._rate_hz - self._n_samples, len(block), self._rate_hz))
+        return np.concatenate([self._mixed(part) for part in parts])
+
+    def _mixed(self, part: NDArray[np.float32]) -> Samples:
+        mixed = self._channel.mixed(part)
+        self._second.append(part)
+        self._n_samples += len(part)
+        if self._n_samples == self._rate_hz:
+            self._channel.choose(np.concatenate(self._second))
+            self._second, self._n_samples = [], 0
+        return mixed
 
 
 class Resampler:

@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from speechrnn.audio import Resampler, Samples, check_samples, from_int16, resampled, to_mono
+from speechrnn.audio import LiveMixer, Resampler, Samples, check_samples, from_int16, resampled
 from speechrnn.decoding import log_notes, open_audio
 from speechrnn.errors import AudioError, DeviceError, missing_extra
 
@@ -129,7 +129,7 @@ class PipeSource(AudioSource):
 
     def native_blocks(self) -> Iterator[Samples]:
         """Yield what has arrived, at most a tenth of a second at a time, until the pipe is closed."""
-        frame_bytes = 2 * self._channels
+        frame_bytes, mixer = 2 * self._channels, LiveMixer(self.sample_rate_hz)
         first = rest = b""
         while data := os.read(self._pipe.fileno(), frame_bytes * self.sample_rate_hz // 10):
             if len(first) < 4:
@@ -139,7 +139,7 @@ class PipeSource(AudioSource):
             whole = len(data) - len(data) % frame_bytes
             rest = data[whole:]
             if whole:
-                yield to_mono(from_int16(np.frombuffer(data[:whole], dtype="<i2").reshape(-1, self._channels)))
+                yield mixer.push(from_int16(np.frombuffer(data[:whole], dtype="<i2").reshape(-1, self._channels)))
 
     def _check_raw(self, first: bytes) -> None:
         if first in _MAGIC:
@@ -174,7 +174,7 @@ class RealTimeSource(AudioSource):
 
 
 class Microphone(AudioSource):
-    """A microphone through PortAudio, opened at the rate it offers, its channels mixed.
+    """A microphone through PortAudio, opened at the rate it offers, its channels mixed, unless they cancel each other.
 
     `device` is a number or a part of a name, the default input for None. The audio callback copies into a bounded
     queue of `queue_s` and does nothing else. Samples that the consumer was too slow for are counted in
@@ -245,7 +245,7 @@ class Microphone(AudioSource):
 
     def native_blocks(self) -> Iterator[Samples]:
         """Yield what the microphone records until the source is closed, at the rate of the first opening."""
-        resampler, is_gone = Resampler(self._opened_hz, self.sample_rate_hz), False
+        (resampler, mixer), is_gone = self._converters(), False
         while not self._closed:
             try:
                 n_missed, data = self._queue.get(timeout=_LOST_AFTER_S)
@@ -256,15 +256,24 @@ class Microphone(AudioSource):
                     self._on_event(f"{self.name}: the microphone is gone; waiting for it to come back")
                 is_gone = True
                 yield from self._reopen()
-                resampler = Resampler(self._opened_hz, self.sample_rate_hz)
+                resampler, mixer = self._converters()
                 continue
             if is_gone:  # said when there is sound again, for a device may open and stay mute a while
                 self._on_event(f"{self.name}: the microphone is back")
                 is_gone = False
-            for part in (np.zeros(n_missed, dtype=np.float32), to_mono(data)):
+            for part in (np.zeros(n_missed, dtype=np.float32), self._mixed(data, mixer)):
                 block = resampler.push(part)
                 if len(block):
                     yield block
+
+    def _converters(self) -> tuple[Resampler, LiveMixer]:
+        return Resampler(self._opened_hz, self.sample_rate_hz), LiveMixer(self._opened_hz)
+
+    def _mixed(self, data: NDArray[np.float32], mixer: LiveMixer) -> Samples:
+        had_cancelled, mixed = mixer.has_cancelled, mixer.push(data)
+        if mixer.has_cancelled and not had_cancelled:
+            self._on_event(f"{self.name}: its channels cancel each other; from here on one alone is taken")
+        return mixed
 
     def _reopen(self) -> Iterator[Samples]:
         """Wait until the device can be opened again, and yield an empty block before each attempt."""

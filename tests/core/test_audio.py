@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from speechrnn.audio import Mixer, Resampler, Samples, check_samples, from_int16, rms_db, to_int16, to_mono
+from speechrnn.audio import LiveMixer, Mixer, Resampler, Samples, check_samples, from_int16, rms_db, to_int16, to_mono
 from speechrnn.errors import AudioError
 from tests.helpers import RATE_HZ, assert_one_line, cut, cuts, every, noise, sine
 
@@ -37,6 +37,16 @@ def test_mixing_does_not_depend_on_the_blocks(places: list[int]) -> None:
 def test_the_mean_is_taken_unless_the_channels_cancel_each_other(degrees: float, is_mean: bool) -> None:
     samples = stereo(degrees, 2500)
     np.testing.assert_array_equal(mixed([samples]), to_mono(samples) if is_mean else samples[:, 0])
+
+
+@given(places=cuts(5000))
+def test_live_each_second_is_mixed_as_the_one_before_asks_for_however_it_is_cut(places: list[int]) -> None:
+    samples = np.concatenate([stereo(degrees, 1000) for degrees in (0, 180, 180, 0, 0)])
+    mixer = LiveMixer(1000)
+    live = np.concatenate([mixer.push(block) for block in np.split(samples, places)])
+    expected = [to_mono(samples[:2000]), samples[2000:4000, 0], to_mono(samples[4000:])]
+    np.testing.assert_array_equal(live, np.concatenate(expected))
+    assert mixer.has_cancelled
 
 
 def test_every_int16_survives_the_way_to_float_and_back() -> None:
