@@ -51,6 +51,14 @@ class SmallModel(NamedTuple):
     contexts: Samples
 
 
+def wait_until(true: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
 def sine(frequency_hz: float, duration_s: float, rate_hz: int = RATE_HZ) -> Samples:
     """A sine of half of full scale [T]."""
     time_s = np.arange(round(duration_s * rate_hz)) / rate_hz

@@ -20,7 +20,7 @@ from speechrnn import sources
 from speechrnn.cli.main import cli
 from speechrnn.config import load_experiment
 from tests.conftest import CONFIGS
-from tests.helpers import PlayedSound
+from tests.helpers import PATIENCE_S, PlayedSound
 from tests.test_project import PROJECT, TARGETS
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +60,7 @@ def played_sound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PlayedSound
     """A microphone that plays the first example, in a folder that has `examples/`."""
     sound = PlayedSound(ROOT / "examples" / "audio" / "commands.wav")
     monkeypatch.setattr(sources, "_import_sounddevice", lambda: sound)
-    monkeypatch.setattr("builtins.input", lambda prompt: sound.ended.wait(30))
+    monkeypatch.setattr("builtins.input", lambda prompt: sound.ended.wait(PATIENCE_S))
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return sound

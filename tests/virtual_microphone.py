@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from tests.helpers import PATIENCE_S
+
 _ALSA = """\
 </usr/share/alsa/alsa.conf>
 pcm.!default { type pulse }
@@ -54,7 +56,7 @@ class VirtualMicrophone:
         command += [part for module in modules for part in ("-L", module)]
         quiet = subprocess.DEVNULL
         self._server = subprocess.Popen(command, env=self.environment, stdout=quiet, stderr=quiet)
-        for _ in range(100):
+        for _ in range(10 * PATIENCE_S):
             ready = ["pactl", "set-default-source", "speaker.monitor"]
             if subprocess.run(ready, env=self.environment, stdout=quiet, stderr=quiet, check=False).returncode == 0:
                 return
@@ -72,7 +74,7 @@ class VirtualMicrophone:
     def play(self, path: Path) -> None:
         """Play a file into the microphone and wait for its end."""
         command = ["paplay", "--device=speaker", str(path)]
-        subprocess.run(command, env=self.environment, check=True, timeout=60)
+        subprocess.run(command, env=self.environment, check=True, timeout=PATIENCE_S)
 
     def __enter__(self) -> Self:
         self.start()

@@ -16,7 +16,7 @@ import soundfile
 
 from speechrnn.cli.console import name_of
 from speechrnn.cli.main import VERBS
-from tests.helpers import COMMAND, EXAMPLE, assert_one_line, run
+from tests.helpers import COMMAND, EXAMPLE, PATIENCE_S, assert_one_line, run
 
 NOT_DONE_BY_DEFAULT = {
     "overrides",
@@ -116,7 +116,7 @@ def test_an_operating_point_is_chosen_by_name(verb: str) -> None:
 def program(redirections: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """The command line in a process of its own, its streams as a shell's redirections say."""
     words = ["sh", "-c", f'"$@" {redirections}', "sh", *COMMAND, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, check=False, timeout=60, env=os.environ | environment)
+    return subprocess.run(words, capture_output=True, check=False, timeout=PATIENCE_S, env=os.environ | environment)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_pipe_that_does_not_block_is_read_to_its_end() -> None:
         samples, _ = soundfile.read(EXAMPLE, dtype="int16")
         with os.fdopen(writing, "wb") as pipe:
             pipe.write(samples.tobytes())
-        found, said = listening.communicate(timeout=60)
+        found, said = listening.communicate(timeout=PATIENCE_S)
     assert (listening.returncode, said) == (0, b"")
     expected = [b"yes", b"no", b"up", b"down", b"left", b"right", b"stop", b"go"]
     assert [line.split()[2] for line in found.splitlines()] == expected
@@ -175,7 +175,9 @@ def test_warnings_of_libraries_are_shown_to_those_who_ask() -> None:
         "import warnings; from speechrnn.cli import main; main.cli.callback = lambda: warnings.warn('oh'); main.main()"
     )
     for options, said in (((), b""), (("-W", "default"), b"oh")):
-        result = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, check=False, timeout=60)
+        result = subprocess.run(
+            [sys.executable, *options, "-c", code], capture_output=True, check=False, timeout=PATIENCE_S
+        )
         assert (said in result.stderr) and (bool(said) == bool(result.stderr))
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from speechrnn.cli import serve
-from tests.helpers import COMMAND, assert_one_line, run
+from tests.helpers import COMMAND, PATIENCE_S, assert_one_line, run
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +88,6 @@ def test_a_server_says_in_json_where_it_listens(verb: str, options: list[str]) -
         said = json.loads(running.stderr.readline())
         os.kill(running.pid, signal.SIGTERM)
         lines = running.stderr.read().splitlines()
-        assert running.wait(30) == 0
+        assert running.wait(PATIENCE_S) == 0
     assert "127.0.0.1:" in said["message"]
     assert [json.loads(line)["level"] for line in lines if "Ctrl-C" not in line] == []

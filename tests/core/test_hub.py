@@ -36,7 +36,7 @@ def command(
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     words = [*COMMAND, *map(str, arguments)]
     return subprocess.run(
-        words, capture_output=True, text=True, check=False, cwd=cwd, timeout=120,
+        words, capture_output=True, text=True, check=False, cwd=cwd, timeout=300,
         env=os.environ | given | paths | environment,
     )  # fmt: skip
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, Queue
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 import soundfile
 
 from tests import virtual_microphone
-from tests.helpers import COMMAND
+from tests.helpers import COMMAND, PATIENCE_S, wait_until
 from tests.virtual_microphone import VirtualMicrophone
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ class Listening:
         for line in self.process.stderr:
             self._notes.put(line)
 
-    def wait_for(self, text: str, timeout_s: float = 30) -> str:
+    def wait_for(self, text: str, timeout_s: float = PATIENCE_S) -> str:
         """The next note with this text."""
         end = time.monotonic() + timeout_s
         seen = []
@@ -70,9 +70,9 @@ class Listening:
     def end(self, by: signal.Signals = signal.SIGTERM) -> int:
         """End it by a signal and wait; its exit code."""
         self.process.send_signal(by)
-        code = self.process.wait(20)
+        code = self.process.wait(PATIENCE_S)
         for thread in self._threads:
-            thread.join(20)
+            thread.join(PATIENCE_S)
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -119,9 +119,9 @@ def test_the_microphone_gives_what_the_file_gives(
     listening = Listening(microphone.environment, "--save", str(saved))
     listening.wait_for("listening")
     microphone.play(excerpt)
-    time.sleep(1)
-    assert listening.end(by) == 0
     expected = of_file(excerpt)
+    wait_until(lambda: len(listening.found) >= len(expected))
+    assert listening.end(by) == 0
     assert listening.labels() == [item["label"] for item in expected]
     assert after_first_s(listening.found) == pytest.approx(after_first_s(expected), abs=0.101)
     assert [item["label"] for item in of_file(saved)] == listening.labels()
@@ -139,16 +139,17 @@ def test_a_microphone_that_goes_away_is_opened_again_when_it_is_back(
     microphone.start()
     listening.wait_for("is back")
     microphone.play(excerpt)
-    time.sleep(1)
+    expected = of_file(excerpt)
+    wait_until(lambda: len(listening.found) >= len(expected))
     assert listening.end() == 0
-    assert listening.labels() == [item["label"] for item in of_file(excerpt)]
+    assert listening.labels() == [item["label"] for item in expected]
 
 
 def test_no_sound_server_is_one_clear_line(microphone: VirtualMicrophone) -> None:
     microphone.kill()
     command = [*COMMAND, "listen", "--duration", "1"]
     environment = {**microphone.environment, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=PATIENCE_S)
     assert result.returncode == 2
     assert "no microphone found" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
@@ -164,10 +165,16 @@ def test_devices_and_doctor_know_the_microphone(microphone: VirtualMicrophone, e
     silent = run("doctor")
     assert silent.returncode == 2
     assert "nothing but silence" in silent.stdout
-    player = Thread(target=microphone.play, args=(excerpt,))
+    ended = Event()
+
+    def play() -> None:
+        while not ended.is_set():
+            microphone.play(excerpt)
+
+    player = Thread(target=play)
     player.start()
-    time.sleep(0.5)
     result = run("doctor")
+    ended.set()
     player.join()
     assert result.returncode == 0, result.stdout
     assert "opened at 44100 Hz" in result.stdout

@@ -36,7 +36,7 @@ from speechrnn.data.speech_commands import split_of
 from speechrnn.errors import DataError
 from tests import made_data
 from tests.conftest import CONFIGS, KilledError
-from tests.helpers import assert_one_line
+from tests.helpers import PATIENCE_S, assert_one_line
 
 COMMANDS = "SpeechCommands/speech_commands_v0.02"
 
@@ -205,7 +205,7 @@ def test_of_two_processes_that_prepare_the_same_one_does_and_the_other_waits(own
 
     with ThreadPoolExecutor() as pool:
         first = pool.submit(prepare, made_data.data(own_dir), slowly)
-        assert began.wait(10)
+        assert began.wait(PATIENCE_S)
         second = pool.submit(prepare, made_data.data(own_dir), slowly)
         assert first.result().clips == second.result().clips
     assert len(packed) == 1
@@ -584,7 +584,7 @@ def test_of_two_processes_that_download_the_same_one_does_and_the_other_waits(
     host = fetch_from(monkeypatch, Slow(tar_of(*TEST_CLIPS)))
     with ThreadPoolExecutor() as pool:
         first = pool.submit(speech_commands.download_test_set, tmp_path, "v0.02")
-        assert began.wait(10)
+        assert began.wait(PATIENCE_S)
         second = pool.submit(speech_commands.download_test_set, tmp_path, "v0.02")
         assert first.result() == second.result() == tmp_path / TEST_SET
     assert len(host.fetched) == 1

@@ -16,8 +16,8 @@ from pipelines.benchmarks import attacks, bulk, load, ratios, speed
 from pipelines.studies import ablation
 from speechrnn.config import load_experiment
 from tests.conftest import CONFIGS
-from tests.helpers import PATIENCE_S, fake_recognizer
-from tests.serving.server import EXAMPLES, Serving, counters, wait_until
+from tests.helpers import PATIENCE_S, fake_recognizer, wait_until
+from tests.serving.server import EXAMPLES, Serving, counters
 
 
 def test_the_made_pack_is_what_the_configuration_trains_on() -> None:

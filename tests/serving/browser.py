@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect
 
+from tests.helpers import PATIENCE_S
 from tests.serving.server import Serving
 
 CHROMIUM = shutil.which("chromium")
@@ -17,7 +18,7 @@ NEEDS_CHROMIUM = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; see tests/install-system-packages"),
 ]
-WAIT_MS = 30_000
+WAIT_MS = 1000 * PATIENCE_S
 expect.set_options(timeout=WAIT_MS)
 SpotResult = Callable[..., Browser]
 

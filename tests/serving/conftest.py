@@ -9,7 +9,7 @@ import pytest
 import trustme
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from speechrnn.clients import admission
+from speechrnn.clients import admission, server
 from speechrnn.recognizer import Recognizer, load
 from tests.helpers import fake_recognizer
 from tests.serving.browser import SpotResult, launch
@@ -21,6 +21,8 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is refused or sent away because this machine is slow; tests of that set their own limits."""
     monkeypatch.setattr(admission, "_LATE_S", 100.0)
     monkeypatch.setattr(admission, "_TOO_LATE_S", 100.0)
+    monkeypatch.setattr(admission, "_SILENT_S", 100.0)
+    monkeypatch.setattr(server, "_GRACE_S", 100.0)
 
 
 @pytest.fixture(scope="module")

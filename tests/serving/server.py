@@ -6,7 +6,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -134,14 +133,6 @@ def answers_until_end(plain: socket.socket) -> bytes:
         if not piece:
             return answers
         answers += piece
-
-
-def wait_until(true: Any, timeout_s: float = PATIENCE_S) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 def pcm(samples: Samples) -> bytes:

@@ -40,7 +40,7 @@ from speechrnn.serving import app as server
 from speechrnn.serving import conversation, http1, takes, transcription, uploads
 from speechrnn.spotter import KeywordSpotter
 from speechrnn.teaching.judging import Refused, judge
-from tests.helpers import COMMAND, PATIENCE_S, fake_recognizer, noise, silence, sine, word, write_audio
+from tests.helpers import COMMAND, PATIENCE_S, fake_recognizer, noise, silence, sine, wait_until, word, write_audio
 from tests.serving.server import (
     BINARY,
     EXAMPLES,
@@ -57,7 +57,6 @@ from tests.serving.server import (
     raw_client,
     start,
     upload,
-    wait_until,
 )
 
 WEB = ROOT / "speechrnn" / "serving" / "web"

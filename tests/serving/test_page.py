@@ -20,9 +20,9 @@ from speechrnn.audio import Samples
 from speechrnn.decoding import read
 from speechrnn.recognizer import Recognizer
 from speechrnn.serving import uploads
-from tests.helpers import COMMAND, RATE_HZ, fake_recognizer, silence, sine, write_audio
+from tests.helpers import COMMAND, RATE_HZ, fake_recognizer, silence, sine, wait_until, write_audio
 from tests.serving.browser import NEEDS_CHROMIUM, SpotResult, launch, open_page
-from tests.serving.server import EXAMPLES, ROOT, Serving, wait_until
+from tests.serving.server import EXAMPLES, ROOT, Serving
 
 pytestmark = NEEDS_CHROMIUM
 

@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 from speechrnn.audio import Samples
 from speechrnn.decoding import read
 from speechrnn.recognizer import load
-from tests.helpers import RATE_HZ, ROOT, noise, run, silence, sine, write_audio
+from tests.helpers import RATE_HZ, ROOT, noise, run, silence, sine, wait_until, write_audio
 from tests.serving.browser import NEEDS_CHROMIUM, SpotResult, open_page
-from tests.serving.server import Serving, wait_until
+from tests.serving.server import Serving
 
 pytestmark = NEEDS_CHROMIUM
 CURTAINS = ROOT / "examples" / "own-words" / "curtains"

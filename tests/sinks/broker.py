@@ -14,7 +14,7 @@ from typing import Any, Self
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.serving.server import wait_until
+from tests.helpers import PATIENCE_S, wait_until
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 
@@ -77,7 +77,7 @@ class Told:
         self.client.on_message = lambda client, data, message: self._take(message)
         self.client.connect("127.0.0.1", broker.port)
         self.client.loop_start()
-        assert self._subscribed.wait(30)
+        assert self._subscribed.wait(PATIENCE_S)
 
     def _take(self, message: Any) -> None:
         self.messages.append((message.topic, message.payload.decode(), message.retain))
@@ -88,7 +88,7 @@ class Told:
 
     def say(self, topic: str, message: str) -> None:
         """Publish, and wait until the broker has it."""
-        self.client.publish(topic, message, qos=1).wait_for_publish(30)
+        self.client.publish(topic, message, qos=1).wait_for_publish(PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self

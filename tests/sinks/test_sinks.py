@@ -25,7 +25,7 @@ from speechrnn.sinks.recorder import Recorder
 from speechrnn.sinks.running import run
 from speechrnn.sources import ArraySource, FileSource
 from speechrnn.spotter import KeywordSpotter, Step
-from tests.helpers import noise, write_audio
+from tests.helpers import PATIENCE_S, noise, write_audio
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "audio" / "commands.wav"
 WORD = Detection("yes", 0.9, 1.3, 0.95, 1.6)
@@ -99,9 +99,9 @@ def test_a_recording_that_was_ended_by_force_can_be_read(how: signal.Signals, su
             process.stdout.readline()
         process.send_signal(how)
         with suppress(subprocess.TimeoutExpired):  # a signal just before a read is seen at the next block
-            process.wait(10)
+            process.wait(30)
         process.stdin.close()
-        process.wait(30)
+        process.wait(PATIENCE_S)
     missing_s = len(samples) / 16000 - recorded_s(saved)
     assert missing_s < (2.5 if suffix == ".wav" or how is not signal.SIGKILL else 8)
     if suffix == ".wav" or how is not signal.SIGKILL:
@@ -153,7 +153,7 @@ def test_programs_that_hang_or_fail_are_reported_and_never_waited_for() -> None:
     hanging = CommandRunner("sleep 60", reports.append)
     started = time.monotonic()
     hanging.write(step(*[WORD] * 9))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert len(reports) == 1
     assert "skipped one for yes" in reports[0]
     hanging.close(patience_s=0.1)

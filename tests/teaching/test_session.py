@@ -18,7 +18,7 @@ from speechrnn.teaching.judging import Refused, judge
 from speechrnn.teaching.recordings import takes_of
 from speechrnn.teaching.session import COUNT_DOWN_S, TAKE_S, Session, alike
 from tests import virtual_microphone
-from tests.helpers import COMMAND, RATE_HZ, ROOT, assert_one_line, noise, run, silence, sine
+from tests.helpers import COMMAND, PATIENCE_S, RATE_HZ, ROOT, assert_one_line, noise, run, silence, sine
 from tests.virtual_microphone import VirtualMicrophone
 
 HISS = 0.01
@@ -150,7 +150,7 @@ def microphone(tmp_path: Path) -> Iterator[VirtualMicrophone]:
 @pytest.mark.slow
 @pytest.mark.skipif(bool(LACKING), reason=f"no virtual microphone: {LACKING} missing")
 def test_words_that_are_played_into_a_microphone_are_recorded(microphone: VirtualMicrophone, tmp_path: Path) -> None:
-    recording = np.concatenate([take(sine(300 + 20 * n, 0.4), gap_s=0.7) for n in range(30)])
+    recording = np.concatenate([take(sine(300 + 10 * n, 0.4), gap_s=0.7) for n in range(90)])
     soundfile.write(tmp_path / "played.wav", recording, RATE_HZ)
     player = subprocess.Popen(["paplay", str(tmp_path / "played.wav")], env=microphone.environment)
     command = [*COMMAND, "record", str(tmp_path / "mine"), "--label", "lights", "--count", "2", "--room", "0"]
@@ -161,7 +161,7 @@ def test_words_that_are_played_into_a_microphone_are_recorded(microphone: Virtua
             env={**microphone.environment, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
     finally:

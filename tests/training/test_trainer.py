@@ -504,7 +504,7 @@ def test_two_processes_train_to_what_one_does(tiny: Experiment, made_pack: Pack,
     run(experiment, made_pack, tmp_path / "one")
     command = [sys.executable, "-m", "speechrnn", "train", str(config), "--run-dir", str(tmp_path / "two")]
     options = ["--accelerator", "cpu", "--devices", "2"]
-    result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("best.pt") == 1
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
@@ -520,7 +520,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(tiny: Experiment, made_p
     config.write_text(tomli_w.dumps(to_tree(change(tiny, batch_size=7))))
     command = [sys.executable, "-m", "speechrnn", "train", str(config), "--run-dir", str(tmp_path / "run")]
     options = ["--accelerator", "cpu", "--devices", "2"]
-    result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode != 0
     assert "expected a train.batch_size that 2 processes can share, got 7" in result.stderr
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from speechrnn.clients import admission
+from speechrnn.clients import admission, server
 from tests.helpers import fake_recognizer
 from tests.wyoming.server import Serving
 
@@ -16,6 +16,8 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is refused or sent away because this machine is slow; tests of that set their own limits."""
     monkeypatch.setattr(admission, "_LATE_S", 100.0)
     monkeypatch.setattr(admission, "_TOO_LATE_S", 100.0)
+    monkeypatch.setattr(admission, "_SILENT_S", 100.0)
+    monkeypatch.setattr(server, "_GRACE_S", 100.0)
 
 
 @pytest.fixture(scope="module")

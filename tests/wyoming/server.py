@@ -18,6 +18,7 @@ from speechrnn.audio import Samples, to_int16
 from speechrnn.recognizer import Recognizer
 from speechrnn.spec import Options
 from speechrnn.wyoming.server import Server, bound, parse
+from tests.helpers import PATIENCE_S
 
 LAST = ("not-detected", "transcript", "error")
 
@@ -40,13 +41,13 @@ class Serving:
         self.uri = uri if uri.startswith("unix") else "tcp://{}:{}".format(*self.listening.getsockname())
         self._thread = threading.Thread(target=self.server.run, args=(self.listening,))
         self._thread.start()
-        assert self.server.started.wait(30)
+        assert self.server.started.wait(PATIENCE_S)
 
     def stop(self) -> None:
         """Ctrl-C."""
         if self._thread.is_alive():
             self.server.stop()
-            self._thread.join(30)
+            self._thread.join(PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +68,7 @@ class Serving:
 async def converse(uri: str, said: Sequence[Eventable], until: Sequence[str] = LAST, n: int = 1) -> list[Event]:
     """What a server answers, its last answer at last; sending and receiving go on at the same time."""
     answers: list[Event] = []
-    async with asyncio.timeout(60), AsyncClient.from_uri(uri) as client:
+    async with asyncio.timeout(PATIENCE_S), AsyncClient.from_uri(uri) as client:
 
         async def send() -> None:
             for event in said:

@@ -20,8 +20,7 @@ from wyoming.satellite import RunSatellite
 from speechrnn.audio import to_int16
 from speechrnn.decoding import read
 from speechrnn.recognizer import load
-from tests.helpers import EXAMPLE, silence
-from tests.serving.server import wait_until
+from tests.helpers import EXAMPLE, PATIENCE_S, silence, wait_until
 from tests.wyoming.server import Serving
 
 pytestmark = pytest.mark.slow
@@ -47,7 +46,7 @@ def free_port() -> int:
 async def home(port: int) -> list[str]:
     """What Home Assistant is told by a satellite until two pipelines were started; it ends each with a transcript."""
     told: list[str] = []
-    async with asyncio.timeout(60), AsyncClient.from_uri(f"tcp://127.0.0.1:{port}") as client:
+    async with asyncio.timeout(2 * PATIENCE_S), AsyncClient.from_uri(f"tcp://127.0.0.1:{port}") as client:
         await client.write_event(RunSatellite().event())
         while told.count("run-pipeline") < 2:
             event = await client.read_event()
@@ -60,7 +59,7 @@ async def home(port: int) -> list[str]:
 
 def test_a_satellite_starts_a_pipeline_at_each_word_and_listens_again(satellite: Path, tmp_path: Path) -> None:
     spoken = np.concatenate([read(EXAMPLE, 16000)[int(9.8 * 16000) : int(11.6 * 16000)], silence(1)])
-    (tmp_path / "spoken.raw").write_bytes(to_int16(spoken).tobytes() * 20)
+    (tmp_path / "spoken.raw").write_bytes(to_int16(spoken).tobytes() * 60)
     player = tmp_path / "play.py"
     player.write_text(
         "import sys, time\n"

@@ -35,8 +35,7 @@ from speechrnn.recognizer import Recognizer, load
 from speechrnn.sources import ArraySource
 from speechrnn.spotter import KeywordSpotter
 from speechrnn.wyoming import server, session
-from tests.helpers import EXAMPLE, ROOT, assert_one_line, fake_recognizer, run, silence, word
-from tests.serving.server import wait_until
+from tests.helpers import EXAMPLE, PATIENCE_S, ROOT, assert_one_line, fake_recognizer, run, silence, wait_until, word
 from tests.wyoming.server import Serving, audio, converse, found_in
 
 STREAM = np.concatenate([silence(0.5), word("yes"), silence(1), word("no"), silence(1)])
@@ -208,17 +207,15 @@ def test_a_client_that_asks_for_what_is_not_there_is_told_and_logged(
 
 def test_a_client_that_goes_silent_gives_its_place_back_and_keeps_its_connection() -> None:
     async def pause(running: Serving) -> list[Event]:
-        async with asyncio.timeout(60), AsyncClient.from_uri(running.uri) as client:
+        async with asyncio.timeout(PATIENCE_S), AsyncClient.from_uri(running.uri) as client:
             await client.write_event(CHUNK.event())
-            while running.server.admission.n_clients == 0:
-                await asyncio.sleep(0.01)
-            while running.server.admission.n_clients == 1:
+            while running.counted("idle") == 0 or running.server.admission.n_clients > 0:
                 await asyncio.sleep(0.01)
             for event in audio(STREAM):
                 await client.write_event(event.event())
             return [event async for event in _first(client, 2)]
 
-    with Serving(fake_recognizer(), idle_s=0.3) as running:
+    with Serving(fake_recognizer(), idle_s=2) as running:
         answers = asyncio.run(pause(running))
         assert [event.data["name"] for event in answers] == ["yes", "no"]
         assert running.counted("idle") == 1
@@ -241,7 +238,7 @@ def test_a_connection_on_which_nothing_comes_is_closed(monkeypatch: pytest.Monke
 
 def test_no_more_are_let_in_than_there_are_places() -> None:
     async def two(uri: str) -> Any:
-        async with asyncio.timeout(60), AsyncClient.from_uri(uri) as first, AsyncClient.from_uri(uri) as second:
+        async with asyncio.timeout(PATIENCE_S), AsyncClient.from_uri(uri) as first, AsyncClient.from_uri(uri) as second:
             await first.write_event(CHUNK.event())
             await first.write_event(Ping().event())
             assert (await first.read_event()) is not None  # so that the place is taken
@@ -256,7 +253,7 @@ def test_no_more_are_let_in_than_there_are_places() -> None:
 
 def test_clients_are_told_when_the_server_ends() -> None:
     async def listen(running: Serving) -> Any:
-        async with asyncio.timeout(60), AsyncClient.from_uri(running.uri) as client:
+        async with asyncio.timeout(PATIENCE_S), AsyncClient.from_uri(running.uri) as client:
             await client.write_event(CHUNK.event())
             await client.write_event(Ping().event())
             assert (await client.read_event()) is not None
@@ -295,7 +292,7 @@ made = st.builds(
 @given(st.lists(made | st.binary(max_size=60), min_size=1, max_size=8))
 def test_a_server_outlives_whatever_bytes_are_sent(fake_serving: Serving, sent: list[bytes]) -> None:
     broken = fake_serving.counted("broken")
-    with socket.create_connection(fake_serving.listening.getsockname(), 30) as client:
+    with socket.create_connection(fake_serving.listening.getsockname(), PATIENCE_S) as client:
         client.sendall(b"".join(sent))
         client.shutdown(socket.SHUT_WR)
         try:
@@ -330,7 +327,7 @@ def test_standard_streams_are_served_until_they_end() -> None:
         payload, encoded = event.payload or b"", json.dumps(event.data).encode()
         head = {"type": event.type, "data_length": len(encoded), "payload_length": len(payload)}
         data += json.dumps(head).encode() + b"\n" + encoded + payload
-    done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=60, cwd=ROOT)
+    done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=PATIENCE_S, cwd=ROOT)
     lines = done.stdout.split(b"\n")
     assert [json.loads(line[line.find(b'{"type"') :])["type"] for line in lines[:-1]] == ["detection", "pong"]
     assert b'"timestamp":10890' in done.stdout
@@ -341,7 +338,7 @@ def test_counters_are_shown_where_they_were_asked_for(fake_serving: Serving) -> 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server.show_counters(fake_serving.server.metrics, port)
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S).read().decode()
     assert "speechrnn_clients 0.0" in text
     assert "speechrnn_capacity " in text
     with pytest.raises(DeviceError, match=f"--metrics-port {port}: cannot listen there"):
