@@ -1,12 +1,14 @@
 """Measure `speechrnn bulk`, each figure as a ratio within this run: python -m pipelines.benchmarks.bulk.
 
 Needs the bulk extra, and train and ray for some of the figures. Run it on an idle machine of two cores; what was
-measured is in docs/bulk.md. `--only` takes some of: speed, eight-bit, workers, ray, memory, ledger.
+measured is in docs/bulk.md. `--only` takes some of: speed, network, eight-bit, workers, ray,
+memory, listing, ledger.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
@@ -21,15 +23,21 @@ import numpy as np
 import soundfile
 
 from pipelines.benchmarks.ratios import CLI, Row, to_table
+from speechrnn.audio import Samples
+from speechrnn.bulk.network import Network, in_halves, in_pieces, whole
 from speechrnn.bulk.report import report_on
 from speechrnn.bulk.run import WHOLE
 from speechrnn.bulk.shards import all_rows, open_job
+from speechrnn.bulk.spotting import FrameSpotter, run_contexts
 from speechrnn.bulk.store import open_store
 from speechrnn.cli.console import note, run_program
 from speechrnn.decoding import read
+from speechrnn.recognizer import Recognizer, load
+from speechrnn.spec import DEFAULT_MODEL
 
 _RATE_HZ = 16000
 _SECONDS = 10
+_N_ROUNDS = 3
 _PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
 _OWN_PEAK = "print(next(x for x in open('/proc/self/status') if 'VmHWM' in x).split()[1], file=sys.stderr)"
 _WORDS = Path("examples/audio/commands.wav")
@@ -93,6 +101,55 @@ def speed_rows(folder: Path, n: int) -> list[Row]:
             "at most 0.007",
         ),
     ]
+
+
+def network_rows() -> list[Row]:
+    """What a decision costs by each way to cut the network, by the size of a batch, and of digital silence."""
+    recognizer = load(DEFAULT_MODEL)
+    step_ms = recognizer.info.options.step_ms
+    hop_samples = recognizer.info.spec.features.hop_samples(_RATE_HZ)
+    pieces, halves = in_pieces(recognizer, step_ms * _RATE_HZ // 1000 // hop_samples), in_halves(recognizer)
+    assert pieces
+    assert halves
+    noise = np.random.default_rng(0).normal(0, 0.01, 60 * _RATE_HZ).astype(np.float32)
+    work: dict[str, Callable[[], float]] = {
+        "whole": lambda: decision_ms(recognizer, whole(recognizer), noise, 32),
+        "halves": lambda: decision_ms(recognizer, halves, noise, 32),
+        "pieces": lambda: decision_ms(recognizer, pieces, noise, 32),
+        "silence": lambda: decision_ms(recognizer, pieces, np.zeros_like(noise), 32),
+        **{f"{n}": functools.partial(decision_ms, recognizer, pieces, noise, n) for n in (4, 8, 16, 64, 128, 256)},
+    }
+    rounds = [{name: measure() for name, measure in work.items()} for _ in range(_N_ROUNDS)]
+    cost_ms = {name: min(each[name] for each in rounds) for name in work}
+    ways = (
+        ("shared features", "halves", "whole"),
+        ("shared convolutions, too", "pieces", "halves"),
+        ("of digital silence", "silence", "pieces"),
+    )
+    rows = [
+        Row(
+            f"a decision, {what}",
+            f"{cost_ms[name]:.3f} ms",
+            f"{other}: {cost_ms[other]:.3f} ms",
+            f"{cost_ms[other] / cost_ms[name]:.2f} times faster",
+            "",
+        )
+        for what, name, other in ways
+    ]
+    sizes = ", ".join(f"{size}: {cost_ms[size]:.3f}" for size in work if size.isdecimal())
+    return [*rows, Row("contexts in a batch", f"32: {cost_ms['pieces']:.3f} ms", sizes, "", "")]
+
+
+def decision_ms(recognizer: Recognizer, network: Network, samples: Samples, n_contexts: int) -> float:
+    """Processor time of one decision on a recording [T], so many contexts at a time."""
+    spotter = FrameSpotter(recognizer, recognizer.info.options, network)
+    started_s = time.process_time()
+    spotter.push(samples)
+    spotter.finish()
+    n_steps = spotter.n_ready
+    while not spotter.is_done:
+        run_contexts([spotter], network, n_contexts)
+    return 1000 * (time.process_time() - started_s) / n_steps
 
 
 def eight_bit_rows(folder: Path, n: int) -> list[Row]:
@@ -163,7 +220,41 @@ def memory_rows(folder: Path, hours: float) -> list[Row]:
     cost = run("bulk", audio, "--output", folder / "memory", "--workers", 1, code=code)
     peak_mb = int(cost.stderr.split()[-1]) / 1000
     what = f"memory of a worker, {hours:g} hours in one file among 20 of 10 s"
-    return [Row(what, f"{peak_mb:.0f} MB", "", f"{cost.cpu_s:.0f} s of one core", "under 400 MB")]
+    factor = cost.cpu_s / (hours * 3600 + 20 * _SECONDS)
+    took = f"{cost.cpu_s:.0f} s of one core, real-time factor {factor:.4f}"
+    return [Row(what, f"{peak_mb:.0f} MB", "", took, "under 400 MB")]
+
+
+def listing_rows(folder: Path, n: int) -> list[Row]:
+    """What listing and planning cost, of a manifest whose recordings are not there, beside one of a tenth of it."""
+    seconds, peaks_mb = [], []
+    for size in (n // 10, n):
+        manifest = folder / f"{size}.jsonl"
+        with manifest.open("w") as file:
+            for number in range(size):
+                name = f"/recordings/2026/{number // 1000:05}/call-{number:08}.wav"
+                file.write(f'{{"audio_filepath": "{name}", "duration": 10.0, "text": "nothing"}}\n')
+        place = folder / f"listing-{size}"
+        none_of_it = ("--shard-files", 1000, "--part", f"{size}/{size}")
+        cost = run(
+            "bulk",
+            manifest,
+            "--output",
+            place,
+            *none_of_it,
+            code=f"import sys\ntry:\n    {CLI}\nfinally:\n    {_OWN_PEAK}",
+        )
+        seconds.append(cost.wall_s)
+        peaks_mb.append(int(cost.stderr.split()[-1]) / 1000)
+    return [
+        Row(
+            f"listing of {n} entries of a manifest, and planning",
+            f"{seconds[1]:.1f} s, {peaks_mb[1]:.0f} MB",
+            f"{n // 10} entries: {seconds[0]:.1f} s, {peaks_mb[0]:.0f} MB",
+            f"{peaks_mb[1] / peaks_mb[0]:.2f} times the memory",
+            "memory does not grow",
+        )
+    ]
 
 
 def ledger_rows(folder: Path, n: int) -> list[Row]:
@@ -236,7 +327,7 @@ def _words(place: Path) -> Counter[str]:
     return report_on(store, open_job(store), WHOLE).words
 
 
-PARTS = ("speed", "eight-bit", "workers", "ray", "memory", "ledger")
+PARTS = ("speed", "network", "eight-bit", "workers", "ray", "memory", "listing", "ledger")
 
 
 def measured(only: Iterable[str], folder: Path, n_files: int, n_entries: int, hours: float) -> list[Row]:
@@ -244,16 +335,18 @@ def measured(only: Iterable[str], folder: Path, n_files: int, n_entries: int, ho
     write_recordings(folder / "audio", n_files)
     work: dict[str, Callable[[], list[Row]]] = {
         "speed": lambda: speed_rows(folder, n_files),
+        "network": network_rows,
         "eight-bit": lambda: eight_bit_rows(folder, n_files),
         "workers": lambda: workers_rows(folder, n_files),
         "ray": lambda: ray_rows(folder, n_files),
         "memory": lambda: memory_rows(folder, hours),
+        "listing": lambda: listing_rows(folder, 10 * n_entries),
         "ledger": lambda: ledger_rows(folder, n_entries),
     }
     rows: list[Row] = []
     for part in only:
         rows += work[part]()
-        note("\n".join(" | ".join(row) for row in rows[-4:]))
+        note("\n".join(" | ".join(row) for row in rows[-5:]))
     return rows
 
 
@@ -262,7 +355,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--files", type=int, default=200, help="recordings of 10 s")
-    parser.add_argument("--entries", type=int, default=100_000, help="entries of the ledger")
+    parser.add_argument(
+        "--entries", type=int, default=100_000, help="entries of the ledger, and a tenth of those of the listing"
+    )
     parser.add_argument("--hours", type=float, default=3.0, help="length of the long recording")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

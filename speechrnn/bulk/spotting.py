@@ -156,13 +156,13 @@ class FrameSpotter:
         """The frames that are kept, at least so many; their samples are there."""
         n_known = len(self._frames.rows)
         if n_known < n_frames:
-            new = self._run(n_known, n_frames - n_known)
             n_whole = (len(self._samples) - self._network.frame_samples) // self._network.hop_samples + 1
-            self._frames.add(new[: n_whole - n_known])
+            for new in self._run(n_known, n_frames - n_known):
+                self._frames.add(new[: n_whole - len(self._frames.rows)])
         return self._frames.rows
 
     def _run(self, first: int, n: int) -> Array:
-        """Frames [m, F] from the frame `first` of those kept on, at least `n`; the last may lie beyond the samples."""
+        """Frames [B, M, F] from the frame `first` of those kept on, at least `n`, the last perhaps past the end."""
         network, hop, length = self._network, self._network.hop_samples, self._context_samples
         n_new = network.n_frames - network.n_before
         n_stretches, start = -(-n // n_new), (first - network.n_before) * hop
@@ -170,8 +170,7 @@ class FrameSpotter:
         known = self._samples[max(0, start) : max(0, start + len(part))]
         part[max(0, -start) :][: len(known)] = known
         stretches = np.lib.stride_tricks.sliding_window_view(part, length)[:: n_new * hop]
-        frames = network.frames(np.ascontiguousarray(stretches))[:, network.n_before :]
-        return frames.reshape(-1, frames.shape[2])
+        return network.frames(np.ascontiguousarray(stretches))[:, network.n_before :]
 
     def _advance(self) -> None:
         """Drop what no context needs after the steps that were decided."""
@@ -189,7 +188,7 @@ class FrameSpotter:
         n_silent = -(-(self._silent_until - self._n_dropped) // self._network.hop_samples)
         n_changed = min(len(self._frames.rows), n_silent + self._network.n_before)
         if n_changed > 0:
-            self._frames.rows[:n_changed] = self._run(0, n_changed)[:n_changed]
+            self._frames.rows[:n_changed] = np.concatenate(self._run(0, n_changed))[:n_changed]
 
 
 def run_contexts(spotters: Sequence[FrameSpotter], network: Network, n_contexts: int) -> None:
