@@ -54,6 +54,8 @@ _TOLERANCE_S = 0.01  # between the length that a header gives and what FFmpeg de
 _TOLERANCES_S = {"ogg": 0.03, "matroska,webm": 0.03}  # where the header counts the delay of the codec, too
 _MAX_PLANES = 8
 _CHECKED = ("flac", "tta", "wavpack")  # codecs whose packets have a checksum, which FFmpeg looks at if it is told to
+_EVEN = ("ac3", "eac3", "mp2", "mp2float")  # whose files have no header that gives their length
+_PADDING_BYTES = 2
 _RAW = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _LITTLE_ENDIAN = ("WAV", "WAVEX", "RF64", "W64")
 _DEMUXERS = (
@@ -520,13 +522,41 @@ class _FfmpegDecoder:
         return packed
 
     def _packets(self) -> Iterator[Any]:
+        sizes = _Sizes()
         try:
-            yield from self._container.demux(self._stream)
+            for packet in self._container.demux(self._stream):
+                yield packet
+                sizes.add(packet.size)
         except (self._av.FFmpegError, ValueError) as error:
             self.problem = f"damaged ({_reason(error)})"
+        if self._stream.codec_context.name in _EVEN and not self.problem:
+            self.problem = sizes.problem()
 
     def close(self) -> None:
         self._container.close()
+
+
+class _Sizes:
+    """The sizes of packets. Where all but the last are the same, but for padding, a shorter one was cut."""
+
+    def __init__(self) -> None:
+        self._before: set[int] = set()
+        self._last = 0
+
+    def add(self, n_bytes: int) -> None:
+        """Take note of one more, but for the empty one at the end."""
+        if n_bytes:
+            self._before |= {self._last} if self._last else set()
+            self._last = n_bytes
+
+    def problem(self) -> str:
+        """What is missing; empty if nothing is, or it cannot be known."""
+        if not self._before or max(self._before) - min(self._before) > _PADDING_BYTES:
+            return ""
+        missing = min(self._before) - self._last
+        return (
+            f"truncated within its last packet: {missing} bytes are missing, and what came after" if missing > 0 else ""
+        )
 
 
 def _import_av() -> Any:

@@ -217,6 +217,18 @@ def test_of_every_kind_that_is_truncated_the_rest_is_read_and_the_loss_is_told(
     assert_one_line(caught.value, str(path), recording.problem)
 
 
+@pytest.mark.slow
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["a.mp2", "a.ac3", "a.eac3"])
+def test_of_a_stream_without_a_length_a_cut_within_a_packet_is_told(name: str, tmp_path: Path) -> None:
+    path = converted(tmp_path, speech_like(3.3, 48000), 48000, name, "-b:a", "128k")
+    whole = read(path, 48000)
+    path.write_bytes(path.read_bytes()[:-100])
+    recording = read_recording(path, 48000)
+    assert recording.problem == "truncated within its last packet: 100 bytes are missing, and what came after"
+    assert len(whole) - 2 * 1536 <= len(recording.samples) <= len(whole)
+
+
 MADE = {
     "low.mp3": ["-b:a", "32k"],
     "variable.mp3": ["-q:a", "7"],
