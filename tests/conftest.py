@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from speechrnn.data.clips import Pack
 from speechrnn.data.pack import prepare
@@ -23,7 +23,9 @@ from tests.helpers import SmallModel, noise
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell; programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-settings.register_profile("speechrnn", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile(
+    "speechrnn", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("speechrnn")
 CONFIGS = Path(__file__).parents[1] / "configs"
 

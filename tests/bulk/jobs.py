@@ -14,7 +14,7 @@ from speechrnn.detector import Detection
 from speechrnn.recognizer import find_model, load
 from tests.helpers import noise, write_audio
 
-SETTINGS = Settings(n_retries=1, timeout_s=60)
+SETTINGS = Settings(n_retries=1, timeout_s=600)
 
 
 def clips(folder: Path, n: int) -> Path:

@@ -27,6 +27,7 @@ def launch(playwright: Playwright, *arguments: str) -> Browser:
     """A browser whose devices are made up."""
     return playwright.chromium.launch(
         executable_path=CHROMIUM,
+        timeout=WAIT_MS,
         args=["--no-sandbox", "--use-fake-device-for-media-stream", *arguments],
     )
 

@@ -52,6 +52,13 @@ def wait_for(hall: MqttSink, true: Callable[[], object]) -> None:
     wait_until(goes_on)
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No broker is given up because this machine is slow."""
+    monkeypatch.setattr(mqtt, "_CONNECT_S", PATIENCE_S)
+    monkeypatch.setattr(mqtt, "_CLOSE_S", PATIENCE_S)
+
+
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     with Broker(tmp_path) as running:
@@ -241,7 +248,8 @@ def deaf_broker() -> Iterator[int]:
 
 
 @pytest.mark.slow
-def test_a_broker_that_takes_nothing_costs_bounded_memory_and_no_time() -> None:
+def test_a_broker_that_takes_nothing_costs_bounded_memory_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "_CLOSE_S", 0.2)
     said: list[str] = []
     with deaf_broker() as port, closing(MqttSink(parse(f"mqtt://127.0.0.1:{port}"), said.append)) as hall:
         longest_s = 0.0
