@@ -8,7 +8,6 @@ memory, listing, ledger.
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import subprocess
 import sys
@@ -103,24 +102,9 @@ def speed_rows(folder: Path, n: int) -> list[Row]:
     ]
 
 
-def network_rows() -> list[Row]:
+def network_rows(n: int) -> list[Row]:
     """What a decision costs by each way to cut the network, by the size of a batch, and of digital silence."""
-    recognizer = load(DEFAULT_MODEL)
-    step_ms = recognizer.info.options.step_ms
-    hop_samples = recognizer.info.spec.features.hop_samples(_RATE_HZ)
-    pieces, halves = in_pieces(recognizer, step_ms * _RATE_HZ // 1000 // hop_samples), in_halves(recognizer)
-    assert pieces
-    assert halves
-    noise = np.random.default_rng(0).normal(0, 0.01, 60 * _RATE_HZ).astype(np.float32)
-    work: dict[str, Callable[[], float]] = {
-        "whole": lambda: decision_ms(recognizer, whole(recognizer), noise, 32),
-        "halves": lambda: decision_ms(recognizer, halves, noise, 32),
-        "pieces": lambda: decision_ms(recognizer, pieces, noise, 32),
-        "silence": lambda: decision_ms(recognizer, pieces, np.zeros_like(noise), 32),
-        **{f"{n}": functools.partial(decision_ms, recognizer, pieces, noise, n) for n in (4, 8, 16, 64, 128, 256)},
-    }
-    rounds = [{name: measure() for name, measure in work.items()} for _ in range(_N_ROUNDS)]
-    cost_ms = {name: min(each[name] for each in rounds) for name in work}
+    cost_ms = _costs_ms(np.random.default_rng(0).normal(0, 0.01, min(n, 6) * _SECONDS * _RATE_HZ).astype(np.float32))
     ways = (
         ("shared features", "halves", "whole"),
         ("shared convolutions, too", "pieces", "halves"),
@@ -136,8 +120,27 @@ def network_rows() -> list[Row]:
         )
         for what, name, other in ways
     ]
-    sizes = ", ".join(f"{size}: {cost_ms[size]:.3f}" for size in work if size.isdecimal())
+    sizes = ", ".join(f"{size}: {cost_ms[size]:.3f}" for size in cost_ms if size.isdecimal())
     return [*rows, Row("contexts in a batch", f"32: {cost_ms['pieces']:.3f} ms", sizes, "", "")]
+
+
+def _costs_ms(noise: Samples) -> dict[str, float]:
+    """The least that a decision on noise [T] took in several rounds, in each of which every way has its turn."""
+    recognizer = load(DEFAULT_MODEL)
+    step_samples = recognizer.info.options.step_ms * _RATE_HZ // 1000
+    pieces = in_pieces(recognizer, step_samples // recognizer.info.spec.features.hop_samples(_RATE_HZ))
+    halves = in_halves(recognizer)
+    assert pieces
+    assert halves
+    work: dict[str, tuple[Network, Samples, int]] = {
+        "whole": (whole(recognizer), noise, 32),
+        "halves": (halves, noise, 32),
+        "pieces": (pieces, noise, 32),
+        "silence": (pieces, np.zeros_like(noise), 32),
+        **{f"{size}": (pieces, noise, size) for size in (4, 8, 16, 64, 128, 256)},
+    }
+    rounds = [{name: decision_ms(recognizer, *what) for name, what in work.items()} for _ in range(_N_ROUNDS)]
+    return {name: min(each[name] for each in rounds) for name in work}
 
 
 def decision_ms(recognizer: Recognizer, network: Network, samples: Samples, n_contexts: int) -> float:
@@ -335,7 +338,7 @@ def measured(only: Iterable[str], folder: Path, n_files: int, n_entries: int, ho
     write_recordings(folder / "audio", n_files)
     work: dict[str, Callable[[], list[Row]]] = {
         "speed": lambda: speed_rows(folder, n_files),
-        "network": network_rows,
+        "network": lambda: network_rows(n_files),
         "eight-bit": lambda: eight_bit_rows(folder, n_files),
         "workers": lambda: workers_rows(folder, n_files),
         "ray": lambda: ray_rows(folder, n_files),
