@@ -6,8 +6,8 @@ WORDS is a folder of real recordings, WORD/SPEAKER_nohash_N.wav, of words that t
 word, number of recordings and draw a model is taught, from many speakers or from one, and measured on speakers that it
 did not learn from: hits at 1 and 5 % false acceptance of the official test clips of Speech Commands; false alarms per
 hour of `speech/test` at the threshold that misses one in ten; misses and false alarms at the operating point `balanced`
-beside those that the report of `teach` foretold. `--together` teaches several words at once, and also tells how often
-the ten commands are right before and after.
+beside those that the report of `teach` foretold. `--together` teaches all words at once instead, and also tells how
+often the ten commands are right before and after.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=_COUNTS)
     parser.add_argument("--draws", type=int, default=_N_DRAWS)
     parser.add_argument(
-        "--together", type=int, default=0, metavar="N", help="also all words at once, N recordings each"
+        "--together", type=int, default=0, metavar="N", help="all words at once instead, N recordings each"
     )
     parser.add_argument("--output", type=Path, default=Path("scores.json"))
     arguments = parser.parse_args()
@@ -302,9 +302,10 @@ def main() -> None:
                 outcomes, together = together_of(material, arguments.together, draw, output)
                 study.outcomes += outcomes
                 study.together.append(together)
-        for found in outcomes_of(material, arguments.counts, arguments.draws, output):
-            study.outcomes += found
-            write_json(arguments.output, study)
+        else:
+            for found in outcomes_of(material, arguments.counts, arguments.draws, output):
+                study.outcomes += found
+                write_json(arguments.output, study)
     write_json(arguments.output, study)
     print("\n".join(to_table(study).to_markdown()))
     for one in study.together:

@@ -150,8 +150,15 @@ def _play(samples: Samples) -> None:
     show_default=True,
     help="About how long to work; 0 learns from the recordings as they are, in seconds.",
 )
-@click.option("--voices", is_flag=True, help="Learn from synthetic voices that say the words, too; needs espeak-ng.")
-def teach(folder: Path, output: Path, model: str, only: bool, keep: str | None, minutes: float, voices: bool) -> None:
+@click.option(
+    "--voices/--no-voices",
+    default=None,
+    show_default="if espeak-ng is installed",
+    help="Learn from synthetic voices that say the words, too.",
+)
+def teach(
+    folder: Path, output: Path, model: str, only: bool, keep: str | None, minutes: float, voices: bool | None
+) -> None:
     """Teach a model the words of FOLDER, which holds FOLDER/WORD/*.wav, and report what will go wrong.
 
     FOLDER may be a zip archive, such as the page of speechrnn serve makes. Three recordings of a word are needed, ten

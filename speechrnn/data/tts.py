@@ -27,7 +27,8 @@ from speechrnn.data.lexicon import Excluded, words
 from speechrnn.errors import DataError
 
 TTS_RATE_HZ = 16000
-_PROGRAM = "espeak-ng"
+PROGRAM = "espeak-ng"
+"""The synthesiser."""
 _ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
 _REFERENCE_ACCENT = "en-gb"
 _VARIANTS = (
@@ -120,7 +121,7 @@ def pronunciations(folder: Path, words: tuple[str, ...]) -> dict[str, Sounds]:
 
 def _sounds(word: str) -> Sounds:
     options = ["-v", _REFERENCE_ACCENT, "-q", "-x", "--sep=_"]
-    said = subprocess.run([_PROGRAM, *options, "--", word], capture_output=True, check=True, text=True).stdout
+    said = subprocess.run([PROGRAM, *options, "--", word], capture_output=True, check=True, text=True).stdout
     return tuple(sound for part in said.split("_") if (sound := part.strip().strip(_STRESS)))
 
 
@@ -161,9 +162,9 @@ def synthesise(
 
 
 def _check_program() -> None:
-    if shutil.which(_PROGRAM) is None:
+    if shutil.which(PROGRAM) is None:
         raise DataError(
-            f"{_PROGRAM}: not found; install it (Debian: apt install espeak-ng), "
+            f"{PROGRAM}: not found; install it (Debian: apt install espeak-ng), "
             "or set data.n_tts_per_keyword, data.unknown.tts.n_per_word and data.unknown.confusable.n_per_keyword to 0"
         )
 
@@ -171,9 +172,9 @@ def _check_program() -> None:
 def speak(spoken: TtsClip) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
     """The word as espeak-ng says it, int16 [T] at 16 kHz, without the silence around it."""
     options = ["-v", spoken.voice, "-p", str(spoken.pitch), "-s", str(spoken.words_per_minute), "--stdout"]
-    wav = subprocess.run([_PROGRAM, *options, spoken.word], capture_output=True, check=True).stdout
+    wav = subprocess.run([PROGRAM, *options, "--", spoken.word], capture_output=True, check=True).stdout
     samples, rate_hz = soundfile.read(io.BytesIO(wav), dtype="float32")
     samples = soxr.resample(samples, rate_hz, TTS_RATE_HZ)
     loud = np.flatnonzero(np.abs(samples) > _QUIET)
     samples = samples[loud[0] : loud[-1] + 1] if len(loud) else samples
-    return to_int16(samples * (_PEAK / max(float(np.abs(samples).max()), 1e-9)))
+    return to_int16(samples * (_PEAK / max(float(np.abs(samples).max(initial=0)), 1e-9)))

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
-POSITIVE_WEIGHT = 1.0
-"""Of all positive examples of a word, where that of all negative ones is 1."""
 _PENALTY = 0.03
 _N_STEPS, _N_HALVINGS, _TOLERANCE = 25, 6, 1e-6
 _RIDGE = 1e-9
@@ -87,19 +85,22 @@ class _Regression(NamedTuple):
         return line
 
 
-def fit(positives: Examples, negatives: Sequence[tuple[Examples, float]], within: Array) -> Line:
-    """The line that tells positives from negatives, each group of which has a total weight. Deterministic."""
-    groups = [(positives, POSITIVE_WEIGHT), *((one, weight) for one, weight in negatives if len(one.rows))]
+def fit(
+    positives: Sequence[tuple[Examples, float]], negatives: Sequence[tuple[Examples, float]], within: Array
+) -> Line:
+    """The line that tells positives from negatives; each group of both has a total weight. Deterministic."""
+    groups = [(one, weight) for one, weight in (*positives, *negatives) if len(one.rows)]
+    n_positive = sum(len(one.rows) for one, _ in positives)
     rows = np.concatenate([one.rows for one, _ in groups])
     start = np.zeros(rows.shape[1] + 1)
-    start[-1] = float(np.median(positives.offsets)) - 1
+    start[-1] = float(np.median(np.concatenate([one.offsets for one, _ in positives]))) - 1
     penalty = np.zeros((len(start), len(start)))
     penalty[:-1, :-1] = _PENALTY * within
     found = _Regression(
         np.concatenate([rows, np.ones((len(rows), 1), dtype=np.float32)], axis=1),
         np.concatenate([one.offsets for one, _ in groups]),
         np.concatenate([np.full(len(one.rows), weight / len(one.rows)) for one, weight in groups]),
-        np.arange(len(rows)) < len(positives.rows),
+        np.arange(len(rows)) < n_positive,
         penalty,
     ).solve(start)
     return Line(found[:-1], float(found[-1]))

@@ -26,7 +26,7 @@ from speechrnn.teaching.measuring import (
     LEVELS,
     Result,
     SpeechPosteriors,
-    choose_level,
+    choose_levels,
     contexts_around,
     counted,
     summed,
@@ -36,14 +36,16 @@ from speechrnn.teaching.model_file import Columns, Layer, base_scores, extended
 from speechrnn.teaching.negatives import N_POSITIONS, Negatives, embed_all, find_negatives
 from speechrnn.teaching.recordings import OwnRecordings, Take, read_folder, unpacked
 from speechrnn.teaching.report import CHOSEN, Point, TeachReport, WordReport, bound_per_hour, figures
-from speechrnn.teaching.voices import speak_word
+from speechrnn.teaching.voices import can_speak, speak_word
 
 RATES = {"strict": 0.5, "balanced": 2.0, "sensitive": 10.0}
 """False alarms per hour of all own words together that each operating point is chosen for."""
 _CONTEXTS_PER_MINUTE = 6000
 _MAX_PER_TAKE = 200
 _N_FOLDS = 5
-_OTHERS_WEIGHT = 1.0
+_POSITIVE_WEIGHT, _VOICES_RATE = 2.0, 0.5  # of all positive examples of a word, and of these the part of voices
+_SPEECH_WEIGHT, _CLIPS_WEIGHT, _KEPT_WEIGHT, _OTHERS_WEIGHT = 2.0, 0.3, 2.0, 1.0
+_MAX_PER_VOICE, _MIN_ALIKE, _OTHERS_QUANTILE = 20, 0.3, 0.95
 _MIN_CONFUSED, _MIN_CLIPS, _N_CONFUSED = 0.05, 40, 3  # a clip counts once for each fold
 
 Array = NDArray[np.float32]
@@ -86,14 +88,14 @@ def teach(
     output: str | Path | None = None,
     keep: Iterable[str] | None = None,
     minutes: float = 1.0,
-    voices: bool = False,
+    voices: bool | None = None,
 ) -> Recognizer:
     """Add own words to a model, from recordings `FOLDER/WORD/*.wav`, at least three of each; ten are good.
 
     A zip archive of such a folder is taken, too. All keywords of the model stay, or those of `keep` (none if it is
     empty). In `minutes` of work the recordings are varied; with 0 they are learned as they are. With `voices` espeak-ng
-    says the words, too. The model is written to `output` if that is given. Raises DataError for
-    recordings that will not do, ConfigError for words that are keywords already, ModelFileError for a
+    says the words, too; with None, where it is installed. The model is written to `output` if that is given. Raises
+    DataError for recordings that will not do, ConfigError for words that are keywords already, ModelFileError for a
     model that cannot be taught.
     """
     return taught(folder, model=model, output=output, keep=keep, minutes=minutes, voices=voices).recognizer
@@ -106,7 +108,7 @@ def taught(
     output: str | Path | None = None,
     keep: Iterable[str] | None = None,
     minutes: float = 1.0,
-    voices: bool = False,
+    voices: bool | None = None,
     problem: Report = lambda error: None,
     note: Note = lambda line: None,
 ) -> Taught:
@@ -121,7 +123,7 @@ def taught(
     labels, columns = plan_labels(recognizer.info.spec.labels, words, keep)
     lesson = _Lesson(recognizer, negatives, labels, columns, words)
     note(f"{sum(map(len, recordings.takes.values()))} recordings of {len(words)} words")
-    studied, others = lesson.study(recordings, minutes, voices)
+    studied, others = lesson.study(recordings, minutes, can_speak() if voices is None else voices, note)
     note("learning, and measuring what is left out")
     report, points = lesson.measure(studied, others)
     lines = lesson.learn(studied, others, None)
@@ -180,6 +182,8 @@ class _Lesson:
         kept = {word: info.options.thresholds[word] for word in labels.keywords if word in info.options.thresholds}
         self._options = msgspec.structs.replace(info.options, keywords=(), thresholds=kept)
         flat = negatives.words.rows.reshape(-1, space.directions.shape[1])
+        is_kept = [name in labels.keywords for name in negatives.words.names]
+        self._is_kept = np.repeat(np.array(is_kept, dtype=bool), N_POSITIONS)
         self._speech, self._clips, self._noise = map(self._scored, (negatives.speech.rows, flat, negatives.noise))
 
     def _scored(self, rows: Array) -> Scored:
@@ -190,18 +194,21 @@ class _Lesson:
         return Scored(self._negatives.space.reduce(embeddings), self._scores_before(embeddings))
 
     def study(
-        self, recordings: OwnRecordings, minutes: float, voices: bool
+        self, recordings: OwnRecordings, minutes: float, voices: bool, note: Note
     ) -> tuple[dict[str, list[Studied]], Scored | None]:
         """Embed varied contexts of all recordings, as many as the minutes allow, and those of others, if any."""
-        takes = {word: [*some] for word, some in recordings.takes.items()}
-        spoken = {word: speak_word(word, self._spec.sample_rate_hz) if voices else [] for word in takes}
-        n_all = sum(map(len, takes.values())) + sum(map(len, spoken.values())) + len(recordings.others)
+        n_all = sum(map(len, recordings.takes.values())) + len(recordings.others)
         n = min(_MAX_PER_TAKE, round(minutes * _CONTEXTS_PER_MINUTE / n_all))
         studied = {
             word: [self._study(take, n, recordings.rooms, number) for number, take in enumerate(some)]
-            + [self._study_voice(take, n, recordings.rooms, number) for number, take in enumerate(spoken[word])]
-            for word, some in takes.items()
+            for word, some in recordings.takes.items()
         }
+        for word in studied if voices else ():
+            spoken = self._study_voices(word, min(n, _MAX_PER_VOICE), recordings.rooms)
+            if self._are_alike(word, studied[word], spoken):
+                studied[word] += spoken
+            else:
+                note(f"'{word}': synthetic voices do not say it as the recordings do, and are left out")
         others = [self._vary(take, n, recordings.rooms, number) for number, take in enumerate(recordings.others)]
         return studied, _joined(others) if others else None
 
@@ -209,9 +216,24 @@ class _Lesson:
         stream = self._embedded(contexts_around(take.samples, (take.start, take.end), self._options, self._spec))
         return Studied(take, self._vary(take, n, rooms, seed), stream)
 
-    def _study_voice(self, take: Take, n: int, rooms: Sequence[Array], seed: int) -> Studied:
+    def _study_voices(self, word: str, n: int, rooms: Sequence[Array]) -> list[Studied]:
         nothing = Scored(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
-        return Studied(take, self._vary(take, n, rooms, seed), nothing)
+        takes = speak_word(word, self._spec.sample_rate_hz)
+        return [Studied(take, self._vary(take, n, rooms, number), nothing) for number, take in enumerate(takes)]
+
+    def _are_alike(self, word: str, takes: Sequence[Studied], voices: Sequence[Studied]) -> bool:
+        """Whether enough voices are nearer to the recordings of a word than all but a few clips of other words are."""
+        line = self._learn(word, {word: takes}, None, self._in_half(None))
+        others = self._margins(line, self._clips).reshape(-1, N_POSITIONS).mean(axis=1)
+        bar = np.quantile(
+            others[[name.casefold() != word.casefold() for name in self._negatives.words.names]], _OTHERS_QUANTILE
+        )
+        spoken = [self._margins(line, one.examples).mean() >= bar for one in voices]
+        return bool(spoken) and bool(np.mean(spoken) >= _MIN_ALIKE)
+
+    def _margins(self, line: Line, one: Scored) -> Array:
+        """How far the score of a word is above all that competes with it [n]."""
+        return line.apply(one.rows) - self._competed(one).offsets
 
     def _vary(self, take: Take, n: int, rooms: Sequence[Array], seed: int) -> Scored:
         """Varied contexts of a recording, or with none of them the recording as it is."""
@@ -223,22 +245,31 @@ class _Lesson:
 
     def learn(self, studied: Mapping[str, Sequence[Studied]], others: Scored | None, half: int | None) -> list[Line]:
         """A line for each word, from these recordings and one half of the negatives, or all."""
-        examples = {word: _joined([one.examples for one in some]) for word, some in studied.items()}
         in_half = self._in_half(half)
-        return [self._learn(word, examples, others, in_half) for word in self._words]
+        return [self._learn(word, studied, others, in_half) for word in self._words]
 
     def _learn(
-        self, word: str, examples: Mapping[str, Scored], others: Scored | None, in_half: Sequence[NDArray[np.bool_]]
+        self,
+        word: str,
+        studied: Mapping[str, Sequence[Studied]],
+        others: Scored | None,
+        in_half: Sequence[NDArray[np.bool_]],
     ) -> Line:
         not_said = in_half[0] & ~self._negatives.speech.says(word)
         not_named = in_half[1] & ~np.repeat(
             [name.casefold() == word.casefold() for name in self._negatives.words.names], N_POSITIONS
         )
-        shipped = _joined([_picked(self._speech, not_said), _picked(self._clips, not_named), self._noise])
-        own = [one for other, one in examples.items() if other != word] + ([] if others is None else [others])
-        groups = [(self._competed(shipped), 1.0)]
-        groups += [(self._competed(one), _OTHERS_WEIGHT) for one in own]
-        return fit(self._competed(examples[word]), groups, self._negatives.space.within)
+        shipped = [
+            (_joined([_picked(self._speech, not_said), self._noise]), _SPEECH_WEIGHT),
+            (_picked(self._clips, not_named & ~self._is_kept), _CLIPS_WEIGHT),
+            (_picked(self._clips, not_named & self._is_kept), _KEPT_WEIGHT),
+        ]
+        own = [_joined([one.examples for one in some]) for other, some in studied.items() if other != word]
+        groups = shipped + [(one, _OTHERS_WEIGHT) for one in own + ([] if others is None else [others])]
+        return fit(self._weighted(_positives(studied[word])), self._weighted(groups), self._negatives.space.within)
+
+    def _weighted(self, groups: Sequence[tuple[Scored, float]]) -> list[tuple[Examples, float]]:
+        return [(self._competed(one), weight) for one, weight in groups]
 
     def _competed(self, one: Scored) -> Examples:
         columns = self._columns
@@ -275,7 +306,7 @@ class _Lesson:
             learned.append(self.learn(known, others, fold % 2))
             results.append(self._counted(learned[-1], left_out, 1 - fold % 2))
         result = summed(results)
-        levels = {name: self._levels(result, rate) for name, rate in RATES.items()}
+        levels = {name: choose_levels(result.tallies, rate * result.hours) for name, rate in RATES.items()}
         confused = self._confused(learned, levels[CHOSEN])
         report = TeachReport(
             [self._word_report(word, studied[word], result, levels, confused[word]) for word in self._words],
@@ -294,10 +325,6 @@ class _Lesson:
             self._posteriors(lines, self._speech), negatives.speech, self._words, half, negatives.step_ms
         )
         return counted(takes, speech, self._labels, self._options)
-
-    def _levels(self, result: Result, rate: float) -> dict[str, int]:
-        budget = rate * result.hours / len(self._words)
-        return {word: choose_level(tallies, budget) for word, tallies in result.tallies.items()}
 
     def _confused(self, learned: Sequence[Sequence[Line]], levels: Mapping[str, int]) -> dict[str, dict[str, float]]:
         """Of each own word, the other words most often taken for it, and how often."""
@@ -429,6 +456,18 @@ def _largest(rates: Mapping[str, float]) -> dict[str, float]:
     """The few largest of these rates, if they are worth a line."""
     order = sorted(rates, key=lambda name: -rates[name])[:_N_CONFUSED]
     return {name: round(rates[name], 3) for name in order if rates[name] >= _MIN_CONFUSED}
+
+
+def _positives(studied: Sequence[Studied]) -> list[tuple[Scored, float]]:
+    """The examples of a word: those of its recordings, and those of synthetic voices, with their weights."""
+    takes = [one.examples for one in studied if len(one.stream.rows)]
+    voices = [one.examples for one in studied if not len(one.stream.rows)]
+    if not voices:
+        return [(_joined(takes), _POSITIVE_WEIGHT)]
+    return [
+        (_joined(takes), _POSITIVE_WEIGHT * (1 - _VOICES_RATE)),
+        (_joined(voices), _POSITIVE_WEIGHT * _VOICES_RATE),
+    ]
 
 
 def _joined(parts: Sequence[Scored]) -> Scored:

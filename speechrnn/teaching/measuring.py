@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -188,6 +189,24 @@ def choose_level(tallies: Sequence[Tally], budget: float) -> int:
     fewest = min((tallies[index].n_missed for index in within), default=0)
     best = [index for index in within if tallies[index].n_missed == fewest]
     return best[len(best) // 2] if best else len(tallies) - 1
+
+
+def choose_levels(tallies: Mapping[str, Sequence[Tally]], budget: float) -> dict[str, int]:
+    """For each word the index of its threshold: fewest misses of all words, with so many false alarms in all.
+
+    The highest threshold of a word is always allowed.
+    """
+    plans: dict[int, tuple[int, dict[str, int]]] = {0: (0, {})}  # by false alarms: misses, and those of each word
+    for word, some in tallies.items():
+        further: dict[int, tuple[int, dict[str, int]]] = {}
+        for n_false, (n_missed, allotted) in plans.items():
+            for one in (*some[:-1], Tally(some[-1].n_missed, 0)):
+                total, plan = n_false + one.n_false, (n_missed + one.n_missed, {**allotted, word: one.n_false})
+                if total <= budget and plan[0] < further.get(total, (math.inf,))[0]:
+                    further[total] = plan
+        plans = further
+    _, allotted = min(plans.values(), key=lambda plan: plan[0])
+    return {word: choose_level(some, allotted[word]) for word, some in tallies.items()}
 
 
 def taken(posteriors: Array, words: Words, half: int, column: int, level: float) -> tuple[Counter[str], Counter[str]]:

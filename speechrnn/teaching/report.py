@@ -14,7 +14,7 @@ from speechrnn.spec import ModelInfo
 CHOSEN = "balanced"
 """The operating point by which the model decides where none is named."""
 _SHORT_S, _LONG_S = 0.35, 1.0
-_GOOD, _MANY = 10, 30
+_SOME, _GOOD, _MANY = 5, 10, 30
 _N_NAMED = 3
 _TAKES, _MISSED, _FALSE = "taught {}", "taught {}: missed", "taught {}: false alarms/h"
 _ADVICE = "choose a longer word, or one that sounds less like it"
@@ -131,9 +131,10 @@ def _told(report: WordReport) -> Iterator[str]:
         yield f"'{word}': {100 * rate:.0f} % of recordings of '{other}' are taken for it; {_ADVICE}"
     for other, rate in report.taken_for.items():
         yield f"'{word}': {100 * rate:.0f} % of its recordings are taken for '{other}'; {_ADVICE}"
-    if report.odd and 2 * len(report.odd) >= report.n_takes:
+    n_unlike = max(len(report.odd), report.points[CHOSEN].n_missed if report.n_takes >= _SOME else 0)
+    if n_unlike and 2 * n_unlike >= report.n_takes:
         yield (
-            f"'{word}': its recordings do not sound alike, {len(report.odd)} of {report.n_takes} are not found "
+            f"'{word}': its recordings do not sound alike, {n_unlike} of {report.n_takes} are not found "
             "from the others; is it one word, said the same way?"
         )
     elif report.odd:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from speechrnn.audio import from_int16
-from speechrnn.data.tts import TTS_RATE_HZ, draw_voices, speak
+from speechrnn.data.tts import PROGRAM, TTS_RATE_HZ, draw_voices, speak
+from speechrnn.teaching.judging import MIN_WORD_MS
 from speechrnn.teaching.recordings import Take
 
 N_VOICES = 30
 """Synthetic voices that say a word."""
+
+
+def can_speak() -> bool:
+    """Whether espeak-ng is installed."""
+    return shutil.which(PROGRAM) is not None
 
 
 def speak_word(word: str, rate_hz: int) -> list[Take]:
@@ -19,7 +26,8 @@ def speak_word(word: str, rate_hz: int) -> list[Take]:
     import soxr
 
     takes = []
-    for voice in draw_voices(word, N_VOICES):
+    for voice in draw_voices(word.replace("_", " "), N_VOICES):
         samples = np.asarray(soxr.resample(from_int16(speak(voice)), TTS_RATE_HZ, rate_hz), dtype=np.float32)
-        takes.append(Take(Path(voice.path), samples, 0, len(samples), voice.voice))
+        if len(samples) >= MIN_WORD_MS * rate_hz // 1000:
+            takes.append(Take(Path(voice.path), samples, 0, len(samples), voice.voice))
     return takes

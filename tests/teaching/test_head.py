@@ -15,7 +15,7 @@ from speechrnn.recognizer import load, softmax
 from speechrnn.spec import Options
 from speechrnn.teaching.head import Examples, fit
 from speechrnn.teaching.lesson import plan_labels
-from speechrnn.teaching.measuring import LEVELS, Tally, choose_level, smoothed
+from speechrnn.teaching.measuring import LEVELS, Tally, choose_level, choose_levels, smoothed
 from speechrnn.teaching.model_file import Columns, Layer, base_scores, extended
 from speechrnn.teaching.negatives import Negatives, Space, Speech, Words, find_negatives, path_of
 from tests.helpers import fake_recognizer, noise
@@ -28,7 +28,7 @@ def examples(rows: np.ndarray, offset: float = 0.0) -> Examples:
 def test_the_line_is_that_of_logistic_regression() -> None:
     random = np.random.default_rng(0)
     positive, negative = random.normal(1, 1, (30, 4)), random.normal(0, 1, (200, 4))
-    line = fit(examples(positive), [(examples(negative), 1.0)], np.eye(4, dtype=np.float32))
+    line = fit([(examples(positive), 1.0)], [(examples(negative), 1.0)], np.eye(4, dtype=np.float32))
     weights = np.r_[np.full(30, 1 / 30), np.full(200, 1 / 200)]
     expected = LogisticRegression(C=1 / 0.03, tol=1e-8, max_iter=1000).fit(
         np.concatenate([positive, negative]), np.r_[np.ones(30), np.zeros(200)], sample_weight=weights
@@ -41,7 +41,7 @@ def test_an_offset_moves_the_bias_and_nothing_else() -> None:
     random = np.random.default_rng(0)
     positive, negative = random.normal(1, 1, (30, 4)), random.normal(0, 1, (200, 4))
     lines = [
-        fit(examples(positive, offset), [(examples(negative, offset), 1.0)], np.eye(4, dtype=np.float32))
+        fit([(examples(positive, offset), 1.0)], [(examples(negative, offset), 1.0)], np.eye(4, dtype=np.float32))
         for offset in (0.0, 5.0)
     ]
     assert lines[1].weights == pytest.approx(lines[0].weights, abs=1e-2)
@@ -142,6 +142,15 @@ def test_the_threshold_misses_fewest_within_the_budget(
     missed: list[int], false: list[int], budget: float, index: int
 ) -> None:
     assert choose_level([Tally(*pair) for pair in zip(missed, false, strict=True)], budget) == index
+
+
+def test_thresholds_of_several_words_share_the_false_alarms_that_are_allowed() -> None:
+    easy = [Tally(0, 0), Tally(0, 0), Tally(4, 0)]
+    hard = [Tally(0, 5), Tally(1, 3), Tally(6, 0)]
+    assert choose_levels({"a": easy, "b": hard}, 3.0) == {"a": 1, "b": 1}
+    assert choose_levels({"a": hard, "b": hard}, 6.0) == {"a": 1, "b": 1}
+    assert choose_levels({"a": hard, "b": hard}, 2.0) == {"a": 2, "b": 2}
+    assert choose_levels({"a": [Tally(0, 9), Tally(2, 9)]}, 1.0) == {"a": 1}
 
 
 def test_levels_rise() -> None:

@@ -24,7 +24,7 @@ OWN = ROOT / "examples" / "own-words"
 
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory: pytest.TempPathFactory) -> Taught:
-    return taught(OWN, output=tmp_path_factory.mktemp("own") / "my.onnx", minutes=0)
+    return taught(OWN, output=tmp_path_factory.mktemp("own") / "my.onnx", minutes=0, voices=False)
 
 
 def detected(words: list[Path], model: Path | None) -> list[str]:
@@ -78,6 +78,40 @@ def test_the_report_counts_recordings_left_out_and_false_alarms(lesson: Taught) 
     assert "'music': 5 recordings are few; 10 are asked for" in text
 
 
+def test_own_words_want_quiet_before_them_as_the_shipped_ones_do(lesson: Taught) -> None:
+    before, after = load("commands10").info.options, lesson.recognizer.info.options
+    assert before.quiet_before > 0
+    assert (after.quiet_before, after.quiet_from_ms, after.quiet_to_ms) == (
+        before.quiet_before,
+        before.quiet_from_ms,
+        before.quiet_to_ms,
+    )
+
+
+def test_an_interrupted_lesson_leaves_the_model_as_it_was(lesson: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lesson.recognizer.path
+    assert path is not None
+    before = path.read_bytes()
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("speechrnn.teaching.lesson.extended", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        taught(OWN, output=path, minutes=0)
+    assert (path.read_bytes(), [*path.parent.iterdir()]) == (before, [path])
+
+
+def test_different_words_under_one_label_are_told(tmp_path: Path) -> None:
+    words = [read(path, RATE_HZ) for path in sorted(OWN.rglob("m*.ogg"))] + [
+        read(EXAMPLE, RATE_HZ)[round(start * RATE_HZ) : round((start + 1) * RATE_HZ)] for start in (0.7, 2.2, 3.7, 5.2)
+    ]
+    for number, samples in enumerate(words):
+        write_audio(tmp_path / "words" / "lights" / f"{number}.wav", samples)
+    text = "\n".join(taught(tmp_path / "words", minutes=0).report.to_lines())
+    assert "'lights': its recordings do not sound alike" in text
+
+
 def test_the_model_file_says_what_was_measured(lesson: Taught) -> None:
     info = lesson.recognizer.info
     assert [*info.operating_points] == ["strict", "balanced", "sensitive"]
@@ -124,6 +158,7 @@ def test_a_model_without_an_embedding_is_not_taught(tmp_path: Path) -> None:
         ((OWN, "--output", "my.bin"), "ends in .onnx"),
         ((OWN, "--output", "my.onnx", "--only", "--keep", "yes"), "contradicts --only"),
         ((OWN / "music", "--output", "my.onnx"), "a folder for each word"),
+        ((OWN, "--output", ROOT / "README.md" / "my.onnx"), "cannot write there"),
     ],
 )
 def test_what_cannot_be_taught_is_one_line(arguments: tuple[str, ...], part: str, tmp_path: Path) -> None:
@@ -133,7 +168,10 @@ def test_what_cannot_be_taught_is_one_line(arguments: tuple[str, ...], part: str
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_synthetic_voices_are_learned_from_and_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("speechrnn.teaching.voices.N_VOICES", 3)
+    monkeypatch.setattr("speechrnn.teaching.voices.N_VOICES", 5)
     shutil.copytree(OWN / "music", tmp_path / "words" / "music")
-    result = taught(tmp_path / "words", minutes=0, voices=True)
-    assert [one.n_takes for one in result.report.words] == [5]
+    shutil.copytree(OWN / "curtains", tmp_path / "words" / "rhubarb")
+    notes: list[str] = []
+    result = taught(tmp_path / "words", minutes=0, voices=True, note=notes.append)
+    assert [one.n_takes for one in result.report.words] == [5, 5]
+    assert [note.partition(":")[0] for note in notes if "synthetic voices" in note] == ["'rhubarb'"]

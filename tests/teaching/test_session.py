@@ -13,7 +13,7 @@ import soundfile
 
 from speechrnn.audio import Samples
 from speechrnn.errors import DeviceError, OutputError
-from speechrnn.sources import ArraySource
+from speechrnn.sources import ArraySource, AudioSource
 from speechrnn.teaching.judging import Refused, judge
 from speechrnn.teaching.recordings import takes_of
 from speechrnn.teaching.session import COUNT_DOWN_S, TAKE_S, Session, alike
@@ -126,6 +126,16 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as raised:
         Session(tmp_path / "file", spoken(sine(300, 0.4)), RATE_HZ).record_word("lights", 1)
     assert_one_line(raised.value, "cannot write there")
+
+
+def test_a_machine_without_a_microphone_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str | None, **settings: object) -> AudioSource:
+        raise DeviceError("no microphone found; plug one in")
+
+    monkeypatch.setattr("speechrnn.sources.open_source", refuse)
+    done = run("record", tmp_path / "words", "--label", "lights")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "speechrnn: no microphone found; plug one in")
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
