@@ -84,7 +84,7 @@ class Detector:
         self._rose[(self._last[-1] < self._rise_levels) & (row >= self._rise_levels)] = self._step
         self._last[:-1] = self._last[1:]
         self._last[-1] = row
-        mean = np.add.reduce(self._last) / self._n_smoothed  # in a quarter of the time of `mean`, to the same bits
+        mean = np.add.reduce(self._last) / self._n_smoothed  # as `mean`, to the same bits, in half its time
         rested = self._step - self._fired >= self._n_refractory
         self._held &= ~((mean < self._options.release * self._thresholds) & rested)
         best = int(mean.argmax())

@@ -155,6 +155,8 @@ def bulk(
     else:
         if output is None:
             raise ConfigError("--output: expected the folder of the results; give --output out/")
+        if engine == "ray":
+            import ray  # noqa: F401 (missing, it is said before the work)
         store = open_store(output)
         options = (model, operating_point, threshold, in_speech)
         job = _job(store, inputs, options, posteriors, format_, (path_column, audio_column), shard_files)

@@ -318,10 +318,24 @@ def test_misuse_is_one_line(tmp_path: Path, arguments: tuple[str, ...], parts: l
     assert_one_line(run("bulk", *arguments, cwd=tmp_path), *parts)
 
 
-def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    assert_one_line(bulk(EXAMPLE, "--output", tmp_path / "out"), "pip install 'speechrnn[bulk]'")
+@pytest.mark.parametrize(
+    ("modules", "arguments", "extra"),
+    [
+        (("pyarrow", "pyarrow.parquet"), (EXAMPLE,), "bulk"),
+        (("fsspec",), ("s3://bucket/calls",), "bulk"),
+        (("ray",), (EXAMPLE, "--engine", "ray"), "ray"),
+    ],
+)
+def test_a_missing_library_names_the_extra(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    modules: tuple[str, ...],
+    arguments: tuple[str | Path, ...],
+    extra: str,
+) -> None:
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    assert_one_line(bulk(*arguments, "--output", tmp_path / "out"), f"pip install 'speechrnn[{extra}]'")
 
 
 @pytest.mark.slow
@@ -336,7 +350,10 @@ def test_killed_at_any_point_the_union_is_that_of_a_clean_run(tmp_path: Path) ->
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         ) as p:
-            time.sleep(0.3 + random_.random() * 2.5)
+            while len(list((tmp_path / "out").glob("part-*"))) < attempt:
+                assert p.poll() is None
+                time.sleep(0.01)
+            time.sleep(random_.random() * 0.5)
             if attempt % 2:
                 os.killpg(p.pid, signal.SIGKILL)
             else:
