@@ -34,7 +34,7 @@ def expected(folder: Path, place: Path) -> list[object]:
 
 def test_ray_gives_the_rows_of_one_process(tmp_path: Path) -> None:
     folder = clips(tmp_path / "audio", 12)
-    done = subprocess.run(command(folder, tmp_path / "out"), capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command(folder, tmp_path / "out"), capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("13 of 13 recordings done, 0 failed")
     assert content(rows_in(tmp_path / "out")) == expected(folder, tmp_path / "clean")
