@@ -133,7 +133,8 @@ def test_scores_that_are_smoothed_are_means_of_what_was() -> None:
 @pytest.mark.parametrize(
     ("missed", "false", "budget", "index"),
     [
-        ([0, 0, 0, 0, 5], [9, 3, 1, 0, 0], 1.0, 3),  # as few missed at the third and the fourth
+        ([0, 0, 0, 0, 5], [9, 3, 1, 0, 0], 1.0, 2),  # as few missed at the third and the fourth
+        ([0, 0, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 0, 0], 1.0, 2),
         ([0, 1, 2, 3, 5], [9, 3, 1, 1, 0], 3.0, 1),
         ([0, 0, 0, 0, 0], [9, 9, 9, 9, 9], 1.0, 4),
     ],
@@ -147,7 +148,7 @@ def test_the_threshold_misses_fewest_within_the_budget(
 def test_thresholds_of_several_words_share_the_false_alarms_that_are_allowed() -> None:
     easy = [Tally(0, 0), Tally(0, 0), Tally(4, 0)]
     hard = [Tally(0, 5), Tally(1, 3), Tally(6, 0)]
-    assert choose_levels({"a": easy, "b": hard}, 3.0) == {"a": 1, "b": 1}
+    assert choose_levels({"a": easy, "b": hard}, 3.0) == {"a": 0, "b": 1}
     assert choose_levels({"a": hard, "b": hard}, 6.0) == {"a": 1, "b": 1}
     assert choose_levels({"a": hard, "b": hard}, 2.0) == {"a": 2, "b": 2}
     assert choose_levels({"a": [Tally(0, 9), Tally(2, 9)]}, 1.0) == {"a": 1}
