@@ -38,7 +38,8 @@ class _Queue:
         kept, n = self.rows, self._end - self._start
         if self._end + len(new) > len(self._room):
             self._room = np.empty((2 * (n + len(new)), new.shape[1]), dtype=np.float32)
-            self._room[:n] = kept if n else self._room[:0]
+            if n:
+                self._room[:n] = kept
             self._start, self._end = 0, n
         self._room[self._end :][: len(new)] = new
         self._end += len(new)
