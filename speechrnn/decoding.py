@@ -43,10 +43,6 @@ Block = tuple[int, NDArray[np.float32]]
 """A rate in Hz, and samples [T, channels] at that rate."""
 _LOGGER = logging.getLogger(__name__)
 _AGAIN = "copy or record it again"
-_SYNC = tuple(
-    bytes((0xFF, second)) for second in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2, 0xF1, 0xF9, 0xFD, 0xFC, 0xF5, 0xF4)
-)
-"""The first bytes of MPEG audio and ADTS."""
 _RATES_HZ = range(1_000, 1_000_001)
 _MAX_VALUES = 2**16  # of a block, whatever rate and channels a header gives
 _ENDLESS = 2**62  # libsndfile's count of frames where a header gives none
@@ -361,10 +357,15 @@ def _open_part(file: IO[bytes], part: Part, name: str) -> _Decoder:
 
 
 def _is_for_ffmpeg(head: bytes) -> bool:
-    """Whether libsndfile need not be asked: it seeks in MP3, knows one of the codecs in Ogg, stops at damaged FLAC."""
+    """Whether libsndfile need not be asked: it seeks in MP3, knows one of the codecs in Ogg, stops at damaged FLAC.
+
+    Of eleven bits that are set, as at the beginning of MPEG audio and ADTS, it would also try to make MP3 in any case,
+    and write what it thinks of it to standard error.
+    """
     if head[:4] == b"OggS":
         return b"\x01vorbis" not in head
-    return head[:4] in (b"fLaC", b"\x1aE\xdf\xa3") or head[:3] == b"ID3" or head[4:8] == b"ftyp" or head[:2] in _SYNC
+    is_synchronised = head[:1] == b"\xff" and head[1:2] >= b"\xe0"
+    return is_synchronised or head[:4] in (b"fLaC", b"\x1aE\xdf\xa3") or head[:3] == b"ID3" or head[4:8] == b"ftyp"
 
 
 class _NotReadableError(Exception):

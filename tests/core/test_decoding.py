@@ -217,6 +217,16 @@ def test_of_every_kind_that_is_truncated_the_rest_is_read_and_the_loss_is_told(
     assert_one_line(caught.value, str(path), recording.problem)
 
 
+@pytest.mark.parametrize("second", [0xE4, 0xE7, 0xF6, 0xFF])
+def test_what_hardly_begins_as_mp3_is_read_without_a_word_of_a_library(
+    second: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = encoded(noise(RATE_HZ // 2), "MP3", "MPEG_LAYER_III")
+    (tmp_path / "damaged").write_bytes(content[:1] + bytes([second]) + content[2:])
+    assert len(read_recording(tmp_path / "damaged", RATE_HZ).samples) > RATE_HZ / 4
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.slow
 @needs_ffmpeg
 @pytest.mark.parametrize("name", ["a.mp2", "a.ac3", "a.eac3"])
