@@ -30,7 +30,7 @@ from pipelines.benchmarks.load import Client, blocks_of, serving, usage, words_i
 from speechrnn.evaluation.tables import Table
 
 _AUDIO = Path("examples/audio/commands.wav")
-_PATIENCE_S = 30.0
+_PATIENCE_S = 60.0
 _PAUSE_S = 0.01
 _MAX_VISITS = 10_000
 _MAX_SENDS = 100_000

@@ -21,7 +21,7 @@ from tests.serving.server import Serving
 pytestmark = NEEDS_CHROMIUM
 CURTAINS = ROOT / "examples" / "own-words" / "curtains"
 PERIOD_S = 3.2  # so long that a take has one word in it, and so short that few of them have none
-RECORDED_MS = 120_000  # takes that come between two words are refused, and recorded again
+RECORDED_MS = 300_000  # takes that come between two words are refused, and recorded again
 
 
 def spoken() -> Samples:
