@@ -111,7 +111,7 @@ class Client:
     async def _receive(self, websocket: ClientConnection) -> None:
         async for message in websocket:
             now_s, answer = time.perf_counter(), json.loads(message)
-            self.detections += answer["detections"]
+            self.detections += answer.get("detections", [])  # none in an error, before who is sent away is closed
             if answer["type"] == "decision" and answer["time_s"] > _WARM_UP_S:
                 last_block = min(self.n_blocks - 1, round(answer["time_s"] * 20))
                 self.lags_s.append(now_s - self._sent_s[last_block])
