@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OUTPUTS = {Path("runs/cells"), Path("scores.json")}
+OUTPUTS = {Path("clips"), Path("runs/cells"), Path("scores.json")}
 """Default paths that a pipeline makes."""
 _COMMAND = re.compile(r"python -m (pipelines\.[\w.]*\w)([^`\n]*)")
 
