@@ -33,6 +33,7 @@ def run_all(place: Path, job: Job, part: Part = WHOLE) -> None:
         run_shard(str(place), task, SETTINGS)
 
 
+@pytest.mark.slow
 def test_rows_hold_what_transcribe_finds(tmp_path: Path) -> None:
     files = find_audio(EXAMPLE.parent)
     run_all(tmp_path / "out", begin(tmp_path / "out", [EXAMPLE.parent], shard_files=2))
@@ -48,6 +49,7 @@ def test_rows_hold_what_transcribe_finds(tmp_path: Path) -> None:
         assert (row.error, row.etag) == (None, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
+@pytest.mark.slow
 def test_the_result_depends_on_no_size_of_shards_and_no_order_of_them(tmp_path: Path) -> None:
     clips(tmp_path / "audio", 9)
     write_audio(tmp_path / "audio" / "words.wav", *_samples(EXAMPLE))
@@ -198,6 +200,7 @@ def test_a_recording_that_kills_its_process_becomes_a_row(tmp_path: Path, monkey
     assert_one_line(Exception(rows[2].error), "clip002.wav: 2 processes ended while they read it")
 
 
+@pytest.mark.slow
 def test_a_process_that_makes_no_progress_ends(tmp_path: Path) -> None:
     begin(tmp_path / "out", [clips(tmp_path / "audio", 1)])
     code = (

@@ -63,6 +63,7 @@ def test_recordings_together_give_what_each_gives_alone(
 
 @pytest.mark.parametrize("threshold", [None, 0.3])
 @pytest.mark.parametrize("n_contexts", [1, 7, 32])
+@pytest.mark.slow
 def test_frames_that_are_computed_once_give_the_detections_of_whole_contexts(
     threshold: float | None, n_contexts: int
 ) -> None:

@@ -130,6 +130,7 @@ def program(redirections: str, *arguments: str | Path, **environment: str) -> su
         ("2>&-", ["transcribe", EXAMPLE], 0, ""),
     ],
 )
+@pytest.mark.slow
 def test_a_standard_stream_that_is_closed_or_full_is_one_line_where_it_is_needed(
     redirections: str, arguments: list[str | Path], code: int, said: str
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_pipe_that_does_not_block_is_read_to_its_end() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.slow
 def test_names_that_standard_output_cannot_hold_lose_no_results(encoding: str, tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.wav", "日本.wav", "🙂.wav")]
     for path in paths:

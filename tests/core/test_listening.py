@@ -94,6 +94,7 @@ def test_transcribe_listen_the_background_and_the_command_line_find_the_same(nam
         ({"operating_point": "sensitive", "keywords": ["go"], "threshold": 0.5}, ["--operating-point", "sensitive"]),
     ],
 )
+@pytest.mark.slow
 def test_a_choice_means_in_python_what_it_means_on_the_command_line(
     choice: dict[str, Any], arguments: list[str], recognizer: Recognizer
 ) -> None:
@@ -127,6 +128,7 @@ def test_listen_yields_and_the_background_calls(recognizer: Recognizer) -> None:
 
 
 @pytest.mark.parametrize("rate_hz", [16000, 22050, 44100, 48000])
+@pytest.mark.slow
 def test_the_words_do_not_depend_on_the_rate_of_the_source(recognizer: Recognizer, rate_hz: int) -> None:
     found = list(listen(ArraySource(read(EXAMPLE, rate_hz), rate_hz), model=recognizer))
     assert [detection.label for detection in found] == ["yes", "no", "up", "down", "left", "right", "stop", "go"]
@@ -172,6 +174,7 @@ def test_a_callback_may_stop_the_listening(recognizer: Recognizer) -> None:
     assert source.threads == ["speechrnn", "speechrnn"]
 
 
+@pytest.mark.slow
 def test_stopping_waits_for_the_thread_and_reports_no_more(recognizer: Recognizer) -> None:
     called: list[Detection] = []
     detected = threading.Event()

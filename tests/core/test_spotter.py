@@ -196,6 +196,7 @@ def test_a_word_said_twice_is_detected_twice(pause_s: float) -> None:
 
 
 @pytest.mark.parametrize("block_samples", [1, 7, 160, 1599, 1600, 1601, 16000, 160000])
+@pytest.mark.slow
 def test_blocks_of_any_length_give_the_posteriors_and_detections_of_one_push(block_samples: int) -> None:
     blocks = every(block_samples, SPEECH)
     np.testing.assert_array_equal(rows_of(blocks), rows_of([SPEECH]))

@@ -234,6 +234,7 @@ def test_the_page_of_a_single_clip_is_whole(silent: Evaluation) -> None:
 
 
 @pytest.mark.parametrize("name", ["curve.png", "CURVE.PNG", "new/curve.svg", "curve.pdf", "curve.jpg"])
+@pytest.mark.slow
 def test_a_picture_that_matplotlib_writes_may_go_there(name: str, tmp_path: Path) -> None:
     check_picture(tmp_path / name)
     Figure().savefig(tmp_path / name)

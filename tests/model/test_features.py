@@ -199,6 +199,7 @@ def scipy_frames(spec: Mfcc | LogMel, samples: NDArray[np.float32]) -> Floats:
 @every_front_end
 @pytest.mark.parametrize("oracle", [librosa_frames, scipy_frames])
 @pytest.mark.parametrize("level", [1.0, 1e-3])
+@pytest.mark.slow
 def test_two_other_programs_compute_the_same_numbers(spec: Mfcc | LogMel, oracle: Oracle, level: float) -> None:
     samples = level * speech()
     expected = oracle(spec, samples[0].numpy())

@@ -265,6 +265,7 @@ def test_who_comes_when_all_seats_are_taken_is_told_so_and_may_come_again() -> N
             assert found_in(converse(again, SPEECH)) == spotted(SPEECH)
 
 
+@pytest.mark.slow
 def test_no_more_are_served_than_can_be_in_real_time() -> None:
     fake = fake_recognizer()
 
@@ -302,6 +303,7 @@ def test_nobody_is_added_while_answers_come_late(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("messages", [[], [start()], [start(), *[b"\0\0"] * 40]], ids=["silent", "only starts", "slow"])
+@pytest.mark.slow
 def test_who_sends_no_audio_is_closed(messages: list[str | bytes]) -> None:
     with Serving(fake_recognizer(), idle_s=1) as running, running.connect() as websocket:
         sender = threading.Thread(target=send_slowly, args=(websocket, messages))
@@ -728,6 +730,7 @@ def shout(port: int, seed: int, n: int) -> None:
                 pass
 
 
+@pytest.mark.slow
 def test_thousands_of_random_messages_do_not_disturb_the_good_client_beside_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -806,6 +809,7 @@ class Process:
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_the_program_says_where_its_page_is_and_ends_quietly(by: signal.Signals) -> None:
     program = Process()
     assert program.lines[0].startswith("open http://127.0.0.1:")

@@ -177,6 +177,7 @@ def test_an_empty_message_is_refused(serving: Serving) -> None:
         assert closed(websocket) == (1007, "expected audio, got an empty message; leave it out")
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_while_a_client_is_being_sent_away_ends_in_order() -> None:
     running = Serving(fake_recognizer())
     with raw_client(running) as plain:
@@ -224,6 +225,7 @@ def test_who_sends_more_than_is_allowed_waits_his_turn(monkeypatch: pytest.Monke
     [frame(BINARY, b"\0\0"), frame(PING), frame(PING, b"x" * 125)],
     ids=["two bytes", "empty pings", "pings"],
 )
+@pytest.mark.slow
 def test_a_flood_of_frames_is_read_no_faster_than_a_microphone_could_send(
     monkeypatch: pytest.MonkeyPatch, flood: bytes
 ) -> None:

@@ -70,6 +70,7 @@ def recorded_s(path: Path) -> float:
 
 
 @pytest.mark.parametrize("suffix", RECORDED)
+@pytest.mark.slow
 def test_a_recording_is_whole_up_to_where_the_disk_was_full(suffix: str, tmp_path: Path) -> None:
     saved, source = tmp_path / f"heard{suffix}", write_audio(tmp_path / "noise.wav", noise(60 * 16000))
     limit = 40_000 if suffix in (".ogg", ".mp3") else 300_000
@@ -87,6 +88,7 @@ def test_a_recording_is_whole_up_to_where_the_disk_was_full(suffix: str, tmp_pat
 
 @pytest.mark.parametrize("suffix", RECORDED)
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_a_recording_that_was_ended_by_force_can_be_read(how: signal.Signals, suffix: str, tmp_path: Path) -> None:
     saved = tmp_path / f"heard{suffix}"
     command = [sys.executable, "-m", "speechrnn", "listen", "--source", "-", "--jsonl", "--save", str(saved)]

@@ -205,6 +205,7 @@ def test_a_client_that_asks_for_what_is_not_there_is_told_and_logged(
     wait_until(lambda: expected in caplog.text)
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_silent_gives_its_place_back_and_keeps_its_connection() -> None:
     async def pause(running: Serving) -> list[Event]:
         async with asyncio.timeout(PATIENCE_S), AsyncClient.from_uri(running.uri) as client:
@@ -251,6 +252,7 @@ def test_no_more_are_let_in_than_there_are_places() -> None:
         assert (refused.type, refused.data["code"]) == ("error", "full")
 
 
+@pytest.mark.slow
 def test_clients_are_told_when_the_server_ends() -> None:
     async def listen(running: Serving) -> Any:
         async with asyncio.timeout(PATIENCE_S), AsyncClient.from_uri(running.uri) as client:
