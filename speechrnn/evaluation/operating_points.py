@@ -177,13 +177,13 @@ def allocate_thresholds(errors: Counts, alarms: Counts, budget: float) -> list[i
     """Index of the threshold of each keyword with fewest errors and at most `budget` false alarms in all.
 
     Takes counts [n keywords, n thresholds], thresholds rising. A Lagrangian search: one price of a false alarm in
-    errors holds for all keywords; the lowest that keeps the budget is taken, and of equally good thresholds one in
-    their lower quarter: through other microphones the same words have lower posteriors.
+    errors holds for all keywords; the lowest that keeps the budget is taken, and of equally good thresholds the middle
+    one.
     """
     indices = [errors.shape[1] - 1] * len(errors)
     for price in _PRICES[::-1]:
         costs = errors + price * alarms
-        tried = [int(ties[len(ties) // 4]) for row in costs for ties in [np.flatnonzero(row <= row.min() + 1e-9)]]
+        tried = [int(ties[len(ties) // 2]) for row in costs for ties in [np.flatnonzero(row <= row.min() + 1e-9)]]
         if alarms[np.arange(len(alarms)), tried].sum() > budget:
             break
         indices = tried

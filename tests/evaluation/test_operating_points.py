@@ -46,10 +46,8 @@ def test_alarms_are_allocated_where_they_save_most_errors(budget: int, expected:
     assert cost <= ERRORS[[0, 1], expected].sum()
 
 
-@pytest.mark.parametrize(("n_equal", "expected"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 3)])
-def test_of_equally_good_thresholds_one_in_their_lower_quarter_is_taken(n_equal: int, expected: int) -> None:
-    errors = np.array([[3, *[1] * n_equal, 2]])
-    assert allocate_thresholds(errors, np.zeros_like(errors), 0) == [expected]
+def test_of_equally_good_thresholds_the_middle_is_taken() -> None:
+    assert allocate_thresholds(np.array([[3, 1, 1, 1, 2]]), np.zeros((1, 5), dtype=np.int64), 0) == [2]
 
 
 @pytest.mark.parametrize(("allowed", "expected"), [(0, [1, 0]), (1, [2, 0]), (2, [2, 1]), (9, [3, 3])])
@@ -80,7 +78,7 @@ def test_where_speech_shows_no_target_thresholds_rise_while_no_word_is_missed(mo
     places = {name: levels.index(thresholds["yes"]) for name, thresholds in found.items()}
     assert places["balanced"] == 11  # none is missed there; 12 would miss one, with as few errors
     assert places["strict"] == 14  # 5 % of 40 words, and no more
-    assert places["sensitive"] == 3  # low among those that miss none, whatever the false alarms in streams
+    assert places["sensitive"] == 6  # the middle of those that miss none, whatever the false alarms in streams
 
 
 def test_a_target_that_allows_few_alarms_places_one_threshold_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
