@@ -55,7 +55,7 @@ def test_the_websocket_client_prints_the_words(run: Callable[..., str]) -> None:
 
 
 def test_a_recording_is_scored(run: Callable[..., str]) -> None:
-    assert run("score_recording.py").startswith("4 of 5 keywords found, 0 false alarms\nmedian delay")
+    assert run("score_recording.py").startswith("5 of 5 keywords found, 0 false alarms\nmedian delay")
 
 
 def test_one_second_becomes_posteriors_with_the_word_first(run: Callable[..., str]) -> None:

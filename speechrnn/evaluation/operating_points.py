@@ -123,9 +123,9 @@ def calibrate(
 
 
 def typical_lag_ms(options: Options, in_streams: Score) -> int:
-    """The lag with which ends are reported where words end, by the ends that these options report."""
+    """The lag, to 10 ms, with which ends are reported where words end, by the ends that these options report."""
     error_ms = in_streams.end_error_p50_ms
-    return options.lag_ms if math.isnan(error_ms) else options.lag_ms + round(error_ms)
+    return options.lag_ms if math.isnan(error_ms) else options.lag_ms + 10 * round(error_ms / 10)
 
 
 def _check(spec: Spec, material: Material, speech: Sequence[Sound]) -> None:

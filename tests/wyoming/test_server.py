@@ -68,7 +68,7 @@ def test_detections_are_those_of_transcribe_to_the_sample(real: Serving, n_frame
     answers = real.converse(*audio(read(EXAMPLE, 16000), n_frames=n_frames), until=["detection"], n=8)
     assert found_in(answers) == json.loads(result.stdout)["detections"]
     assert [event.data["name"] for event in answers] == WORDS
-    assert [event.data["timestamp"] for event in answers] == [1490, 3090, 4690, 6190, 7690, 9490, 10890, 12590]
+    assert [event.data["timestamp"] for event in answers] == [1450, 3050, 4550, 6150, 7850, 9450, 10850, 12550]
 
 
 @pytest.mark.slow
@@ -332,7 +332,7 @@ def test_standard_streams_are_served_until_they_end() -> None:
     done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=PATIENCE_S, cwd=ROOT)
     lines = done.stdout.split(b"\n")
     assert [json.loads(line[line.find(b'{"type"') :])["type"] for line in lines[:-1]] == ["detection", "pong"]
-    assert b'"timestamp":10890' in done.stdout
+    assert b'"timestamp":10850' in done.stdout
 
 
 def test_counters_are_shown_where_they_were_asked_for(fake_serving: Serving) -> None:
