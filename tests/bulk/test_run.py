@@ -257,6 +257,7 @@ def bulk(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return run("bulk", *arguments)
 
 
+@pytest.mark.slow
 def test_the_verb_does_all_says_what_it_found_and_goes_on(tmp_path: Path) -> None:
     folder = clips(tmp_path / "audio", 3)
     write_audio(folder / "words.wav", *_samples(EXAMPLE))
@@ -277,6 +278,7 @@ def test_the_verb_does_all_says_what_it_found_and_goes_on(tmp_path: Path) -> Non
         assert_one_line(bulk(*command, *changed), "holds results with other settings", "give another --output")
 
 
+@pytest.mark.slow
 def test_failures_are_an_exit_code_and_can_be_tried_again(tmp_path: Path) -> None:
     folder = clips(tmp_path / "audio", 3)
     content_ = (folder / "clip001.wav").read_bytes()

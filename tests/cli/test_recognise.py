@@ -217,6 +217,7 @@ def test_an_output_path_that_cannot_be_written_is_one_clear_line(target: str, tm
     assert_one_line(run("transcribe", EXAMPLE, "--format", "csv", "--output", place), str(place))
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = shlex.join([*COMMAND, "transcribe", *["examples/audio"] * 3])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -120,6 +120,7 @@ def test_a_choice_that_does_not_fit_is_one_line(choice: dict[str, Any], expected
     assert_one_line(caught.value, expected)
 
 
+@pytest.mark.slow
 def test_listen_yields_and_the_background_calls(recognizer: Recognizer) -> None:
     yielded = list(listen(FileSource(EXAMPLE), model=recognizer))
     called: list[Detection] = []

@@ -233,6 +233,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("output", [None, "b.pt"])
+@pytest.mark.slow
 def test_the_command_writes_operating_points_into_the_model(
     output: str | None, checkpoint: Path, made_dir: Path
 ) -> None:

@@ -774,6 +774,7 @@ def test_the_end_of_the_server_closes_its_conversations_properly() -> None:
         assert found_in(converse(websocket, SPEECH)) == spotted(SPEECH)
 
 
+@pytest.mark.slow
 def test_the_end_of_the_server_ends_the_transcription_of_a_recording(recognizer: Recognizer, tmp_path: Path) -> None:
     body, answers = made(tmp_path, seconds=3000), []
     with Serving(recognizer) as running:

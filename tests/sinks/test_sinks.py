@@ -47,6 +47,7 @@ def test_duration_ends_it_on_the_sample_clock(recognizer: Recognizer, tmp_path: 
     assert soundfile.info(tmp_path / "heard.wav").frames == 40000
 
 
+@pytest.mark.slow
 def test_the_saved_file_gives_the_same_words(recognizer: Recognizer, tmp_path: Path) -> None:
     saved = tmp_path / "heard.flac"
     run(FileSource(EXAMPLE), KeywordSpotter(recognizer), [Recorder(saved, 16000)])

@@ -139,6 +139,7 @@ def test_bounds_of_a_difference(parity: Parity, holds: bool) -> None:
     assert parity.holds() is holds
 
 
+@pytest.mark.slow
 def test_the_verb_writes_beside_the_model_and_keeps_scores_of_clips(tmp_path: Path) -> None:
     model = tmp_path / "mine.onnx"
     model.write_bytes(FLOAT.read_bytes())
