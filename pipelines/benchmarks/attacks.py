@@ -26,11 +26,10 @@ import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.frames import Frame, Opcode
 
-from pipelines.benchmarks.load import Client, blocks_of, serving, usage, words_in
+from pipelines.benchmarks.load import PATIENCE_S, Client, blocks_of, serving, usage, words_in
 from speechrnn.evaluation.tables import Table
 
 _AUDIO = Path("examples/audio/commands.wav")
-_PATIENCE_S = 60.0
 _PAUSE_S = 0.01
 _MAX_VISITS = 10_000
 _MAX_SENDS = 100_000
@@ -184,7 +183,7 @@ def _under_attack(name: str, port: int, max_seconds: float) -> Iterator[None]:
 
 def measure(name: str, blocks: list[bytes], seconds: float) -> Row:
     """What one client who sends these messages for so long sees beside an attack."""
-    client, expected, max_seconds = Client(blocks, seconds), words_in(blocks, seconds), seconds + _PATIENCE_S
+    client, expected, max_seconds = Client(blocks, seconds), words_in(blocks, seconds), seconds + PATIENCE_S
     with serving() as server:
         with _under_attack(name, server.port, max_seconds), suppress(TimeoutError):
             asyncio.run(asyncio.wait_for(client.run(server.url, 0), max_seconds))

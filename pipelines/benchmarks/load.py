@@ -38,7 +38,8 @@ from speechrnn.spec import DEFAULT_MODEL
 
 RATE_HZ = 48000
 _BLOCK_SAMPLES = RATE_HZ // 20
-_PATIENCE_S = 60.0
+PATIENCE_S = 60.0
+"""Time that a server has for an answer."""
 _WARM_UP_S = 2.0
 _NEWCOMERS_PER_S = 17  # at no whole fraction of a step, so that their steps do not end together
 
@@ -56,7 +57,7 @@ class Server(NamedTuple):
 
     def get(self, path: str) -> str:
         """What it answers to a request."""
-        with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=_PATIENCE_S) as answer:
+        with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S) as answer:
             return str(answer.read().decode())
 
 
@@ -89,7 +90,7 @@ class Client:
     async def run(self, url: str, start_s: float) -> None:
         """Come after `start_s`, and speak until the end, or until refused."""
         await asyncio.sleep(start_s)
-        async with connect(url, proxy=None, compression=None, open_timeout=_PATIENCE_S) as websocket:
+        async with connect(url, proxy=None, compression=None, open_timeout=PATIENCE_S) as websocket:
             try:
                 await websocket.send(json.dumps({"type": "start", "rate_hz": RATE_HZ}))
                 answer = json.loads(await websocket.recv())

@@ -12,9 +12,6 @@ same clips is too kind: compare classes and look at the ends, not at the level o
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +20,12 @@ import numpy as np
 import soundfile
 from matplotlib.figure import Figure
 
+from pipelines.align_words import to_csv
 from pipelines.inputs import parse_inputs
 from speechrnn.audio import Samples, from_int16, rms_db
 from speechrnn.cli.console import pack_audio, run_program, track
 from speechrnn.config import TRAINING_RATE_HZ, load_experiment
+from speechrnn.data.annotations import with_lists
 from speechrnn.data.clips import Clip, Pack
 from speechrnn.data.examples import ClipsByClass
 from speechrnn.evaluation.plots import check_picture
@@ -37,7 +36,6 @@ from speechrnn.recognizer import Recognizer, load
 
 _MAX_PER_CLASS = 1000
 _N_LISTENED = 20
-_N_AT_ONCE = 64
 _PAUSE_S = 0.5
 _BLUE = "#3d85c8"
 
@@ -69,6 +67,11 @@ def classes_of(clips: ClipsByClass) -> dict[str, list[Clip]]:
     return {name: some for name, some in found.items() if some}
 
 
+def label_of(name: str) -> str:
+    """The label that the clips of a class of `classes_of` are trained as."""
+    return name.partition(",")[0]
+
+
 def context_of(clip: Clip, samples: Samples, n_context: int) -> Samples:
     """A context [T] with the middle of the word in its middle; silence where the clip does not reach."""
     first = (clip.word_start + clip.word_end - n_context) // 2
@@ -86,23 +89,17 @@ def inspect(
     `offsets` are the first samples of the files in the pack.
     """
     index, n_context = recognizer.labels.index(label), recognizer.info.spec.context_samples
+    audio = [from_int16(pack.samples_of(clip)) for clip in clips]
+    contexts = [context_of(clip, samples, n_context) for clip, samples in zip(clips, audio, strict=True)]
     rows = []
-    for some in _batches(clips):
-        audio = [from_int16(pack.samples_of(clip)) for clip in some]
-        contexts = [context_of(clip, samples, n_context) for clip, samples in zip(some, audio, strict=True)]
-        for clip, samples, row in zip(some, audio, recognizer.posteriors(np.stack(contexts)), strict=True):
-            word = samples[clip.word_start : clip.word_end]
-            start_s = (clip.offset + clip.word_start - offsets[clip.path]) / TRAINING_RATE_HZ
-            level_db, peak = rms_db(word), float(np.abs(samples).max(initial=0))
-            opinion = recognizer.labels[int(row.argmax())], float(row[index])
-            one = Inspected(clip.path, start_s, len(word) / TRAINING_RATE_HZ, level_db, peak, *opinion)
-            rows.append((one, clip))
+    for clip, samples, row in zip(clips, audio, recognizer.classify_all(contexts), strict=True):
+        word = samples[clip.word_start : clip.word_end]
+        start_s = (clip.offset + clip.word_start - offsets[clip.path]) / TRAINING_RATE_HZ
+        level_db, peak = rms_db(word), float(np.abs(samples).max(initial=0))
+        opinion = recognizer.labels[int(row.argmax())], float(row[index])
+        one = Inspected(clip.path, start_s, len(word) / TRAINING_RATE_HZ, level_db, peak, *opinion)
+        rows.append((one, clip))
     return sorted(rows, key=lambda row: row[0].score)
-
-
-def _batches(clips: list[Clip]) -> Iterator[list[Clip]]:
-    for first in range(0, len(clips), _N_AT_ONCE):
-        yield clips[first : first + _N_AT_ONCE]
 
 
 def to_listen(clips: list[Clip], pack: Pack) -> Samples:
@@ -140,7 +137,7 @@ def draw(found: dict[str, list[Inspected]]) -> Figure:
     return figure
 
 
-def to_table(found: dict[str, list[Inspected]], labels: dict[str, str]) -> Table:
+def to_table(found: dict[str, list[Inspected]]) -> Table:
     """Medians of each class, and how much of it the model takes for what it is trained as."""
     rows = [
         (
@@ -149,23 +146,21 @@ def to_table(found: dict[str, list[Inspected]], labels: dict[str, str]) -> Table
             f"{np.median([one.word_s for one in some]):.2f}",
             f"{np.median([one.level_db for one in some]):.0f}",
             percent(float(np.mean([one.peak >= 1 - 2**-14 for one in some]))),
-            percent(float(np.mean([one.label == labels[name] for one in some]))),
+            percent(float(np.mean([one.label == label_of(name) for one in some]))),
         )
         for name, some in found.items()
     ]
     return Table(("class", "clips", "length s", "level dB", "at full scale", "taken for it"), "<>>>>>", rows)
 
 
-def to_csv(found: dict[str, list[Inspected]]) -> str:
-    """All clips, one a line, by class and doubt."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("class", *Inspected._fields))
-    for name, some in found.items():
-        for one in some:
-            seconds = (f"{number:.2f}" for number in (one.start_s, one.word_s))
-            writer.writerow((name, one.path, *seconds, f"{one.level_db:.1f}", f"{one.peak:.3f}", one.label, one.score))
-    return text.getvalue()
+def to_list(found: dict[str, list[Inspected]]) -> str:
+    """All clips as lines of CSV, by class and doubt."""
+    rows = [
+        (name, one.path, f"{one.start_s:.2f}", f"{one.word_s:.2f}", f"{one.level_db:.1f}", f"{one.peak:.3f}", *one[-2:])
+        for name, some in found.items()
+        for one in some
+    ]
+    return to_csv([("class", *Inspected._fields), *rows])
 
 
 def main() -> None:
@@ -177,17 +172,17 @@ def main() -> None:
     picture = arguments.output / "clips.png"
     check_picture(picture)
     recognizer = load(arguments.model)
-    spec, data = recognizer.info.spec, load_experiment(arguments.config, data_dir=arguments.data)
-    pack = pack_audio(data)
-    whole = pack_audio(msgspec.structs.replace(data, data=data.data.without_lists()))
+    spec, experiment = recognizer.info.spec, load_experiment(arguments.config, data_dir=arguments.data)
+    data = experiment.data
+    whole = pack_audio(msgspec.structs.replace(experiment, data=data.without_lists()))
     offsets = {clip.path: clip.offset for clip in whole.clips}
-    random, found, labels = np.random.default_rng(0), dict[str, list[Inspected]](), dict[str, str]()
-    classes = classes_of(ClipsByClass(pack, spec, data.data, "training"))
+    pack = with_lists(whole, data, experiment.model.labels.keywords)
+    random, found = np.random.default_rng(0), dict[str, list[Inspected]]()
+    classes = classes_of(ClipsByClass(pack, spec, data, "training"))
     for name, clips in track(classes.items(), len(classes), "inspecting"):
         n = min(len(clips), arguments.max_per_class)
         chosen = [clips[i] for i in random.choice(len(clips), n, replace=False)]
-        labels[name] = name.partition(",")[0]
-        inspected = inspect(chosen, labels[name], pack, offsets, recognizer)
+        inspected = inspect(chosen, label_of(name), pack, offsets, recognizer)
         found[name] = [one for one, _ in inspected]
         doubtful = to_listen([clip for _, clip in inspected[:_N_LISTENED]], pack)
         file = arguments.output / f"{name.replace(', ', '-')}.wav"
@@ -195,8 +190,8 @@ def main() -> None:
             soundfile.write(file, doubtful, TRAINING_RATE_HZ, subtype="PCM_16")
     with writing(picture):
         draw(found).savefig(picture, dpi=150)
-    write_whole(arguments.output / "clips.csv", to_csv(found))
-    print("\n".join(to_table(found, labels).to_lines()))
+    write_whole(arguments.output / "clips.csv", to_list(found))
+    print("\n".join(to_table(found).to_lines()))
 
 
 if __name__ == "__main__":

@@ -118,10 +118,11 @@ class FrameSpotter:
 
         None stands for a context that is digital silence.
         """
-        starts = [number * self._step_frames for number in range(min(n, self.n_ready)) if self._is_audible(number)]
+        numbers = range(min(n, self.n_ready))
+        starts = [number * self._step_frames for number in numbers if self._is_audible(number)]
         frames = self._computed(starts[-1] + self._network.n_frames) if starts else self._frames.rows
         found = {start: frames[start : start + self._network.n_frames] for start in starts}
-        return [found.get(number * self._step_frames) for number in range(min(n, self.n_ready))]
+        return [found.get(number * self._step_frames) for number in numbers]
 
     def _is_audible(self, number: int) -> bool:
         """Whether the context of one of the next steps is more than digital silence."""

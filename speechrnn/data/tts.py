@@ -27,8 +27,7 @@ from speechrnn.data.lexicon import Excluded, words
 from speechrnn.errors import DataError
 
 TTS_RATE_HZ = 16000
-PROGRAM = "espeak-ng"
-"""The synthesiser."""
+_PROGRAM = "espeak-ng"
 _ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
 _REFERENCE_ACCENT = "en-gb"
 _VARIANTS = (
@@ -121,7 +120,7 @@ def pronunciations(folder: Path, words: tuple[str, ...]) -> dict[str, Sounds]:
 
 def _sounds(word: str) -> Sounds:
     options = ["-v", _REFERENCE_ACCENT, "-q", "-x", "--sep=_"]
-    said = subprocess.run([PROGRAM, *options, "--", word], capture_output=True, check=True, text=True).stdout
+    said = subprocess.run([_PROGRAM, *options, "--", word], capture_output=True, check=True, text=True).stdout
     return tuple(sound for part in said.split("_") if (sound := part.strip().strip(_STRESS)))
 
 
@@ -161,10 +160,15 @@ def synthesise(
         part.replace(path)
 
 
+def can_speak() -> bool:
+    """Whether espeak-ng is installed."""
+    return shutil.which(_PROGRAM) is not None
+
+
 def _check_program() -> None:
-    if shutil.which(PROGRAM) is None:
+    if not can_speak():
         raise DataError(
-            f"{PROGRAM}: not found; install it (Debian: apt install espeak-ng), "
+            f"{_PROGRAM}: not found; install it (Debian: apt install espeak-ng), "
             "or set data.n_tts_per_keyword, data.unknown.tts.n_per_word and data.unknown.confusable.n_per_keyword to 0"
         )
 
@@ -172,7 +176,7 @@ def _check_program() -> None:
 def speak(spoken: TtsClip) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
     """The word as espeak-ng says it, int16 [T] at 16 kHz, without the silence around it."""
     options = ["-v", spoken.voice, "-p", str(spoken.pitch), "-s", str(spoken.words_per_minute), "--stdout"]
-    wav = subprocess.run([PROGRAM, *options, "--", spoken.word], capture_output=True, check=True).stdout
+    wav = subprocess.run([_PROGRAM, *options, "--", spoken.word], capture_output=True, check=True).stdout
     samples, rate_hz = soundfile.read(io.BytesIO(wav), dtype="float32")
     samples = soxr.resample(samples, rate_hz, TTS_RATE_HZ)
     loud = np.flatnonzero(np.abs(samples) > _QUIET)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import speechrnn
+from speechrnn.data.tts import can_speak
 from speechrnn.errors import ConfigError, Report
 from speechrnn.files import check_place, write_whole
 from speechrnn.labels import SILENCE, UNKNOWN, Labels
@@ -36,7 +37,7 @@ from speechrnn.teaching.model_file import Columns, Layer, base_scores, extended
 from speechrnn.teaching.negatives import N_POSITIONS, Negatives, embed_all, find_negatives
 from speechrnn.teaching.recordings import OwnRecordings, Take, read_folder, unpacked
 from speechrnn.teaching.report import CHOSEN, Point, TeachReport, WordReport, bound_per_hour, figures
-from speechrnn.teaching.voices import can_speak, speak_word
+from speechrnn.teaching.voices import speak_word
 
 RATES = {"strict": 0.5, "balanced": 2.0, "sensitive": 10.0}
 """False alarms per hour of all own words together that each operating point is chosen for."""

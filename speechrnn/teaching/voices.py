@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from speechrnn.audio import from_int16
-from speechrnn.data.tts import PROGRAM, TTS_RATE_HZ, draw_voices, speak
+from speechrnn.data.tts import TTS_RATE_HZ, draw_voices, speak
 from speechrnn.teaching.judging import MIN_WORD_MS
 from speechrnn.teaching.recordings import Take
 
 N_VOICES = 30
 """Synthetic voices that say a word."""
-
-
-def can_speak() -> bool:
-    """Whether espeak-ng is installed."""
-    return shutil.which(PROGRAM) is not None
 
 
 def speak_word(word: str, rate_hz: int) -> list[Take]:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from pipelines.studies import inspect_clips
-from pipelines.studies.inspect_clips import Inspected, context_of, draw, inspect, to_csv, to_listen, to_table
+from pipelines.studies.inspect_clips import Inspected, context_of, draw, inspect, to_list, to_listen, to_table
 from speechrnn.audio import from_int16, to_int16
 from speechrnn.data.clips import Clip, Pack, Source
 from tests.conftest import CONFIGS
@@ -58,8 +58,8 @@ def test_what_is_listened_to_is_the_words_with_pauses() -> None:
 
 
 def test_the_table_and_the_list_say_what_was_found() -> None:
-    assert to_table(FOUND, {"yes": "yes"}).rows == [("yes", "2", "0.40", "-15", "50.0 %", "50.0 %")]
-    assert to_csv(FOUND).splitlines()[1] == "yes,a.wav,1.50,0.30,-20.0,0.900,no,0.1"
+    assert to_table(FOUND).rows == [("yes", "2", "0.40", "-15", "50.0 %", "50.0 %")]
+    assert to_list(FOUND).splitlines()[1] == "yes,a.wav,1.50,0.30,-20.0,0.900,no,0.1"
 
 
 def test_the_picture_shows_medians_by_class() -> None:

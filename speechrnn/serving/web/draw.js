@@ -1,5 +1,7 @@
 // Pictures of sound: waveforms, words, posteriors. All times in seconds.
 
+import { peakOf } from "./level.js";
+
 const SHOWN_S = 10;
 const BINS_PER_S = 100;
 const BEHIND_S = 0.06; // the right edge shows only what has arrived
@@ -57,10 +59,9 @@ export class Strip {
     const size = Math.round(this.rate / BINS_PER_S);
     let loudest = 0;
     for (let start = 0; start < block.length; start += size) {
-      let peak = 0;
-      for (const sample of block.subarray(start, start + size)) peak = Math.max(peak, Math.abs(sample));
-      this.bins.push({ time: (this.pushed + start) / this.rate, peak: peak / 32768 });
-      loudest = Math.max(loudest, peak / 32768);
+      const peak = peakOf(block.subarray(start, start + size));
+      this.bins.push({ time: (this.pushed + start) / this.rate, peak });
+      loudest = Math.max(loudest, peak);
     }
     this.pushed += block.length;
     const began = performance.now() / 1000 - this.pushed / this.rate;
